@@ -1,0 +1,125 @@
+"""The datalist: one JSON file that says which scans there are, their slice labels and folds.
+
+Its shape is the one MONAI's Auto3DSeg reads: ``{"training": [{"image": ..., "fold": ...}, ...]}`` with paths
+relative to the file. ichseg adds, per scan: ``case``, ``patient``, ``slice_labels`` (0 or 1 per slice, in the
+order the slices are stored), and, where pixel masks exist, ``label`` and ``label_slices`` (the annotated slices).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ichseg.data.folds import parse_folds
+from ichseg.data.subtypes import SUBTYPES
+from ichseg.errors import IchsegError
+from ichseg.io import write_text
+
+REQUIRED = ("case", "image")
+
+
+def load_datalist(
+    path: str | Path,
+    folds: Sequence[int] | str | int | None = None,
+    require: Sequence[str] = (),
+    check_files: bool = True,
+) -> list[dict[str, Any]]:
+    """Read a datalist and return its scans as MONAI data dictionaries with absolute paths.
+
+    Args:
+        path: the JSON file.
+        folds: keep only these folds (``[0, 1]`` or ``"0-2"``); None keeps all.
+        require: keys every kept scan must have, e.g. ``("slice_labels",)``.
+        check_files: verify that every image and label file exists.
+
+    Raises:
+        IchsegError: names the file, the entry and the key that is wrong.
+    """
+    path = Path(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise IchsegError(f"{path}: datalist not found; make one with 'ichseg prepare'") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise IchsegError(f"{path}: not a JSON file ({error})") from None
+    except OSError as error:
+        raise IchsegError(f"{path}: cannot be read ({error.strerror})") from None
+    entries = content.get("training") if isinstance(content, dict) else None
+    if not isinstance(entries, list) or not entries:
+        raise IchsegError(f"{path}: key 'training' must hold a list of scans")
+    wanted = None if folds is None else set(parse_folds(folds))
+    scans: list[dict[str, Any]] = []
+    for index, entry in enumerate(entries):
+        where = f"{path}: training[{index}]"
+        if not isinstance(entry, dict):
+            raise IchsegError(f"{where} must be an object with keys {', '.join(REQUIRED)}")
+        where += f" (case {entry.get('case', '?')})"
+        for key in REQUIRED:
+            if not isinstance(entry.get(key), str):
+                raise IchsegError(f"{where}: key '{key}' is missing or not text")
+        if wanted is not None and entry.get("fold") not in wanted:
+            continue
+        for key in require:
+            if key not in entry:
+                raise IchsegError(f"{where}: key '{key}' is missing")
+        labels = entry.get("slice_labels")
+        if labels is not None and (
+            not isinstance(labels, list) or not labels or any(v not in (0, 1) for v in labels)
+        ):
+            raise IchsegError(f"{where}: key 'slice_labels' must hold one 0 or 1 per slice")
+        scan = dict(entry)
+        for key in ("image", "label"):
+            if key in entry:
+                file = (path.parent / entry[key]).resolve()
+                if check_files and not file.is_file():
+                    raise IchsegError(f"{where}: {key} file not found: {file}")
+                scan[key] = str(file)
+        scans.append(scan)
+    if not scans:
+        raise IchsegError(f"{path}: no scan in fold(s) {sorted(wanted or [])}; key 'fold' of the scans says which exist")
+    return scans
+
+
+def attach_pseudo_labels(scans: list[dict[str, Any]], folder: str | Path) -> list[dict[str, Any]]:
+    """Point ``label`` of every scan at ``folder/<case>_pseudo.nii.gz``.
+
+    Raises:
+        IchsegError: names the first scan without a pseudo-mask and how many lack one.
+    """
+    paired = [{**scan, "label": str(Path(folder) / f"{scan['case']}_pseudo.nii.gz")} for scan in scans]
+    missing = [scan for scan in paired if not Path(scan["label"]).is_file()]
+    if missing:
+        raise IchsegError(
+            f"{missing[0]['label']}: pseudo-mask not found ({len(missing)} of {len(paired)} scans lack one); "
+            "run 'ichseg pseudo-label' on the same datalist first"
+        )
+    return paired
+
+
+def write_datalist(folder: Path, name: str, scans: list[dict[str, Any]], **about: Any) -> None:
+    """Write ``datalist.json`` and ``slice_labels.csv`` into ``folder``.
+
+    Every scan may carry ``slices``: one dict per slice with ``slice_number`` (as in the source),
+    ``hemorrhage`` and, where known, the subtypes; it goes into the CSV, the labels into the JSON.
+    """
+    subtypes = list(SUBTYPES.values())
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["case", "slice_index", "slice_number", "hemorrhage", *subtypes])
+    entries = []
+    for scan in scans:
+        slices = scan.pop("slices", [])
+        for index, row in enumerate(slices):
+            writer.writerow(
+                [scan["case"], index, row.get("slice_number", index + 1), row["hemorrhage"]]
+                + [row.get(subtype, "") for subtype in subtypes]
+            )
+        entries.append({**scan, "slice_labels": [int(row["hemorrhage"]) for row in slices]} if slices else scan)
+    head = json.dumps({"name": name, **about})[:-1]
+    lines = ",\n  ".join(json.dumps(entry) for entry in entries)  # one scan a line: readable and easy to diff
+    write_text(folder / "slice_labels.csv", table.getvalue())
+    write_text(folder / "datalist.json", f'{head},\n "training": [\n  {lines}\n ]}}\n')

@@ -1,0 +1,69 @@
+"""Patient folds with equal shares of slices and of positive slices."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+
+Counts = tuple[int, int]  # (slices, positive slices)
+
+
+def assign_folds(
+    patients: Mapping[str, Counts], folds: int = 5, tolerance: float = 0.03, tries: int = 200
+) -> dict[str, int]:
+    """Give every patient a fold, so that folds hold equal shares of slices and equal positive rates.
+
+    Patients are placed largest first into the fold that is left most even; ties are broken by a seeded
+    shuffle, and the most even of several tries is kept, the first within ``tolerance`` ends the search.
+    The same patients always get the same folds.
+
+    Args:
+        patients: patient -> (slices, positive slices).
+        folds: how many folds.
+        tolerance: largest accepted difference of a fold's share of slices, or of its positive rate, from
+            the even value, as a fraction (methods: D3).
+        tries: how many shuffles at most.
+    """
+    names = sorted(patients)
+    total = sum(patients[n][0] for n in names) or 1
+    positive = sum(patients[n][1] for n in names)
+    best: dict[str, int] = {}
+    best_error = float("inf")
+    for seed in range(tries):
+        order = list(names)
+        random.Random(seed).shuffle(order)
+        order.sort(key=lambda n: (patients[n][1], patients[n][0]), reverse=True)
+        slices, positives = [0] * folds, [0] * folds
+        chosen: dict[str, int] = {}
+        for name in order:
+            n, p = patients[name]
+            # Positive patients are balanced by positive slices first, the others by slices.
+            fold = min(range(folds), key=lambda f: (positives[f] if p else 0, slices[f], (f + seed) % folds))
+            chosen[name] = fold
+            slices[fold] += n
+            positives[fold] += p
+        error = max(
+            max(
+                abs(slices[f] / total - 1 / folds),
+                abs((positives[f] / slices[f] if slices[f] else 0) - positive / total),
+            )
+            for f in range(folds)
+        )
+        if error < best_error:
+            best, best_error = chosen, error
+        if best_error <= tolerance:
+            break
+    return best
+
+
+def parse_folds(folds: Sequence[int] | str | int) -> tuple[int, ...]:
+    """``"0-2,4"``, ``3`` or ``[0, 1]`` -> a tuple of fold numbers."""
+    if isinstance(folds, int):
+        return (folds,)
+    if not isinstance(folds, str):
+        return tuple(int(f) for f in folds)
+    chosen: list[int] = []
+    for part in folds.split(","):
+        first, _, last = part.strip().partition("-")
+        chosen.extend(range(int(first), int(last or first) + 1))
+    return tuple(chosen)

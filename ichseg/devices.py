@@ -1,0 +1,40 @@
+"""Which device a run uses, and saying so."""
+
+from __future__ import annotations
+
+import logging
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from ichseg.errors import IchsegError
+
+logger = logging.getLogger(__name__)
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """``auto`` (CUDA if there is one, else CPU), ``cpu``, ``cuda`` or ``cuda:N`` -> device; the choice is logged.
+
+    Raises:
+        IchsegError: the device is not there.
+    """
+    text = str(name)
+    count = torch.cuda.device_count()
+    if text == "auto":
+        text = "cuda:0" if count else "cpu"
+    kind, _, index = text.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
+        raise IchsegError(f"device '{name}' is unknown; use auto, cpu, cuda or cuda:N")
+    if kind == "cuda" and int(index or 0) >= count:
+        raise IchsegError(f"device '{name}' is not there: {count} CUDA device(s) found; use --device auto or cpu")
+    device = torch.device(text)
+    label = torch.cuda.get_device_name(device) if kind == "cuda" else f"{torch.get_num_threads()} threads"
+    logger.info("device: %s (%s)", device, label)
+    return device
+
+
+def place(network: Network, device: torch.device | str) -> Network:
+    """Move a 2-D network to the device in channels-last layout, which is the faster one on CPU and GPU."""
+    return network.to(device=torch.device(device), memory_format=torch.channels_last)  # type: ignore[call-overload]

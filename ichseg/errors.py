@@ -1,0 +1,28 @@
+"""Errors a user can mend. Their message is one line that names the file or key and says what to do."""
+
+from __future__ import annotations
+
+
+class IchsegError(Exception):
+    """Wrong usage or set-up: the command ends with exit code 2 and this one line."""
+
+
+class ScanError(IchsegError):
+    """One scan cannot be used: its case fails, the others go on."""
+
+
+def one_line(error: BaseException) -> str:
+    """The most telling single line of an exception chain.
+
+    MONAI wraps what a transform raises several times over; the innermost error of ours says what is
+    wrong with which file, and where there is none, the first cause says most.
+    """
+    chain: list[BaseException] = []
+    current: BaseException | None = error
+    while current is not None and current not in chain:
+        chain.append(current)
+        current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
+    ours = [link for link in chain if isinstance(link, IchsegError)]
+    told = ours[0] if ours else chain[-1]
+    text = " ".join(str(told).split())
+    return text if ours else f"{type(told).__name__}: {text}" if text else type(told).__name__

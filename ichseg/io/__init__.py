@@ -1,0 +1,22 @@
+"""Files: NIfTI in and out, header checks, atomic writes."""
+
+from ichseg.io.atomic import atomic_path, staged_folder, write_text
+from ichseg.io.folder import find_scans
+from ichseg.io.geometry import slice_axis, spacing_mm, voxel_volume_ml
+from ichseg.io.volume import Volume, read_mask, read_volume, scan_name, write_like, write_volume
+
+__all__ = [
+    "Volume",
+    "atomic_path",
+    "find_scans",
+    "read_mask",
+    "read_volume",
+    "scan_name",
+    "slice_axis",
+    "spacing_mm",
+    "staged_folder",
+    "voxel_volume_ml",
+    "write_like",
+    "write_text",
+    "write_volume",
+]

@@ -1,0 +1,60 @@
+"""Files that are either whole or absent: write to a temporary name, flush, replace."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ichseg.errors import IchsegError
+
+TEMPORARY_PREFIX = ".ichseg-tmp-"
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path`` that becomes ``path`` when the block ends without error.
+
+    The temporary name ends in the full name of the target, so that writers which choose a format by the
+    ending (``.nii.gz``, ``.png``) choose the same one. On any error the temporary file is removed.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
+    try:
+        yield temporary
+        with temporary.open("rb+") as written:
+            os.fsync(written.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def staged_folder(target: str | Path) -> Iterator[Path]:
+    """Yield a temporary folder beside ``target`` that becomes ``target`` when the block ends without error.
+
+    Raises:
+        IchsegError: ``target`` exists and is not an empty folder.
+    """
+    target = Path(target)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise IchsegError(f"{target}: already exists and is not empty; choose another output folder or remove it")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staged = target.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{target.name}")
+    staged.mkdir()
+    try:
+        yield staged
+        if target.exists():
+            target.rmdir()
+        os.replace(staged, target)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)

@@ -1,0 +1,39 @@
+"""Which files of a folder are scans."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ichseg.errors import IchsegError
+from ichseg.io.volume import is_nifti, scan_name
+
+OUTPUT_POSTFIXES = ("_ich", "_pseudo")
+
+
+def find_scans(path: str | Path, exclude: str | Path | None = None) -> list[Path]:
+    """Every NIfTI scan at or below ``path``, sorted; links are not followed into folders.
+
+    Args:
+        path: a NIfTI file or a folder.
+        exclude: a folder to leave out, such as an output folder inside the input folder.
+
+    Raises:
+        IchsegError: ``path`` does not exist or holds no scan.
+    """
+    path = Path(path)
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise IchsegError(f"{path}: no such file or folder")
+    left_out = Path(exclude).resolve() if exclude is not None else None
+    if left_out == path.resolve():
+        left_out = None  # own outputs are told by their names below
+    found = []
+    for folder, subfolders, names in os.walk(path, followlinks=False):
+        here = Path(folder)
+        subfolders[:] = sorted(s for s in subfolders if (here / s).resolve() != left_out)
+        found += [here / n for n in names if is_nifti(n) and not scan_name(n).endswith(OUTPUT_POSTFIXES)]
+    if not found:
+        raise IchsegError(f"{path}: no .nii or .nii.gz file in this folder")
+    return sorted(found)

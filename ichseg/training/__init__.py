@@ -1,0 +1,14 @@
+"""Training on ignite engines: checkpoints that resume, early stopping, a history per epoch."""
+
+from ichseg.training.checkpoint import TrainingCheckpoint
+from ichseg.training.history import EpochHistory
+from ichseg.training.outputs import logits_and_labels, mask_and_truth, score_and_label, slice_score_and_label
+
+__all__ = [
+    "EpochHistory",
+    "TrainingCheckpoint",
+    "logits_and_labels",
+    "mask_and_truth",
+    "score_and_label",
+    "slice_score_and_label",
+]

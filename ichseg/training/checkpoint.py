@@ -1,0 +1,102 @@
+"""Keep the best weights, resume from the last epoch, stop when validation no longer improves."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from torch import nn
+
+from ichseg.io import atomic_path
+from ichseg.networks import read_checkpoint
+
+logger = logging.getLogger(__name__)
+
+
+class TrainingCheckpoint:
+    """Ignite handler for the trainer; put it after the ValidationHandler.
+
+    After every epoch it writes ``checkpoint.pt`` (all that is needed to go on) and, when the validation metric
+    is the best so far, ``model.pt`` (a plain state dict). Both appear whole or not at all. If ``checkpoint.pt``
+    exists when training starts, training goes on from it.
+
+    Args:
+        folder: where the two files go.
+        network: its weights are kept.
+        optimizer: its state is kept.
+        evaluator: the validation engine whose metrics decide.
+        metric: name of the deciding metric.
+        mode: ``"min"`` or ``"max"``.
+        patience: stop after this many epochs without a new best.
+        scheduler: a learning-rate scheduler whose state is kept, if there is one.
+        save: False keeps no files (ranks above 0 of a distributed run).
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        evaluator: Engine,
+        metric: str,
+        mode: str = "max",
+        patience: int = 20,
+        scheduler: Any = None,
+        save: bool = True,
+    ) -> None:
+        if mode not in ("min", "max"):
+            raise ValueError(f"mode must be min or max, not {mode}")
+        self.folder = Path(folder)
+        self.network = network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
+        self.optimizer, self.scheduler = optimizer, scheduler
+        self.evaluator, self.metric, self.sign = evaluator, metric, 1.0 if mode == "max" else -1.0
+        self.patience, self.save = patience, save
+        self.best = float("-inf")
+        self.since_best = 0
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self.resume)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.epoch_completed)
+
+    def resume(self, engine: Engine) -> None:
+        """Go on where ``checkpoint.pt`` says."""
+        path = self.folder / "checkpoint.pt"
+        if not path.is_file():
+            return
+        state = read_checkpoint(path)
+        self.network.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scheduler is not None and state["scheduler"] is not None:
+            self.scheduler.load_state_dict(state["scheduler"])
+        self.best, self.since_best = state["best"], state["since_best"]
+        finished = self.since_best >= self.patience
+        engine.state.epoch = engine.state.max_epochs if finished else state["epoch"]
+        engine.state.iteration = engine.state.epoch * (engine.state.epoch_length or 0)
+        logger.info("resumed %s after epoch %d%s", path, state["epoch"], " (finished)" if finished else "")
+
+    def epoch_completed(self, engine: Engine) -> None:
+        """Save the last, perhaps the best, perhaps stop."""
+        score = self.sign * float(self.evaluator.state.metrics[self.metric])
+        improved = score > self.best
+        self.best = max(self.best, score)
+        self.since_best = 0 if improved else self.since_best + 1
+        if self.save:
+            if improved:
+                with atomic_path(self.folder / "model.pt") as temporary:
+                    torch.save(self.network.state_dict(), temporary)
+            with atomic_path(self.folder / "checkpoint.pt") as temporary:
+                state = {
+                    "model": self.network.state_dict(),
+                    "optimizer": self.optimizer.state_dict(),
+                    "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
+                    "epoch": engine.state.epoch,
+                    "best": self.best,
+                    "since_best": self.since_best,
+                }
+                torch.save(state, temporary)
+        if self.since_best >= self.patience:
+            logger.info("no better %s for %d epochs: stopping", self.metric, self.patience)
+            engine.terminate()

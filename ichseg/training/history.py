@@ -1,0 +1,69 @@
+"""One line per epoch: on the screen, in a CSV that survives an interruption, and in TensorBoard."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import time
+from pathlib import Path
+
+from ignite.engine import Engine, Events
+from torch.utils.tensorboard import SummaryWriter
+
+logger = logging.getLogger(__name__)
+
+
+class EpochHistory:
+    """Ignite handler for the trainer; put it after the ValidationHandler.
+
+    Writes ``history.csv`` and TensorBoard scalars: epoch, seconds, learning rate, mean training loss, and every
+    validation metric.
+
+    Args:
+        folder: where ``history.csv`` goes.
+        evaluator: the validation engine.
+        optimizer: its first group tells the learning rate.
+        save: False only logs (ranks above 0 of a distributed run).
+    """
+
+    def __init__(self, folder: str | Path, evaluator: Engine, optimizer, save: bool = True) -> None:
+        self.path = Path(folder) / "history.csv"
+        self.evaluator, self.optimizer, self.save = evaluator, optimizer, save
+        self.losses: list[float] = []
+        self.started = 0.0
+        self.board: SummaryWriter | None = None
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EPOCH_STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._iteration)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._write)
+
+    def _start(self, engine: Engine) -> None:
+        self.losses, self.started = [], time.perf_counter()
+
+    def _iteration(self, engine: Engine) -> None:
+        self.losses.append(float(engine.state.output["loss"]))
+
+    def _write(self, engine: Engine) -> None:
+        row = {
+            "epoch": engine.state.epoch,
+            "seconds": round(time.perf_counter() - self.started, 1),
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "train_loss": round(sum(self.losses) / max(len(self.losses), 1), 5),
+            **{name: round(float(value), 5) for name, value in sorted(self.evaluator.state.metrics.items())},
+        }
+        logger.info("%s", "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()))
+        if not self.save:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        new = not self.path.is_file()
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(row), lineterminator="\n")
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+        if self.board is None:
+            self.board = SummaryWriter(str(self.path.parent))
+        for name, value in row.items():
+            self.board.add_scalar(name, value, engine.state.epoch)
+        self.board.flush()

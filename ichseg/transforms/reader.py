@@ -1,0 +1,73 @@
+"""Reading and writing for MONAI's LoadImaged and SaveImaged through :mod:`ichseg.io`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import ImageReader, NibabelWriter
+from monai.utils.enums import MetaKeys, SpaceKeys
+
+from ichseg.errors import ScanError
+from ichseg.io import read_mask, read_volume, write_like
+
+
+class HeadCTReader(ImageReader):
+    """``LoadImaged(reader=HeadCTReader())``: checked NIfTI reading with errors that name the file.
+
+    Unlike MONAI's own reader it takes the affine from the forms rather than rebuilding it from ``pixdim``, so
+    that gantry tilt (shear) survives, and it reads to the end of the file before it believes it.
+
+    Args:
+        labels: read whole label codes instead of Hounsfield units.
+    """
+
+    def __init__(self, labels: bool = False) -> None:
+        super().__init__()
+        self.labels = labels
+
+    def verify_suffix(self, filename: Any) -> bool:
+        return True
+
+    def read(self, data: Any, **kwargs: Any) -> Any:
+        # Reading happens in get_data: LoadImage swallows what this method raises and tells only a summary.
+        return data[0] if isinstance(data, Sequence) and not isinstance(data, str) and len(data) == 1 else data
+
+    def get_data(self, img: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        """The voxels (X, Y, Z) and MONAI's meta data."""
+        if not isinstance(img, str | Path):
+            raise ScanError(f"{img}: expected the path of one NIfTI file")
+        flags: tuple[str, ...] = ()
+        if self.labels:
+            array, affine = read_mask(img)
+        else:
+            volume = read_volume(img)
+            array, affine, flags = volume.array, volume.affine, volume.flags
+        meta = {
+            MetaKeys.AFFINE: affine.copy(),
+            MetaKeys.ORIGINAL_AFFINE: affine.copy(),
+            MetaKeys.SPACE: SpaceKeys.RAS,
+            MetaKeys.SPATIAL_SHAPE: np.asarray(array.shape),
+            MetaKeys.ORIGINAL_CHANNEL_DIM: float("nan"),
+            "flags": list(flags),
+        }
+        return array, meta
+
+
+class MaskWriter(NibabelWriter):
+    """``SaveImaged(writer=MaskWriter, resample=False)``: a uint8 mask in the geometry of the scan it belongs to.
+
+    Shape, both forms and both codes are those of the scan's own file; the file appears whole or not at all.
+    """
+
+    def set_metadata(self, meta_dict: Any = None, resample: bool = False, **options: Any) -> None:
+        self.reference = (meta_dict or {}).get("filename_or_obj")
+
+    def write(self, filename: Any, verbose: bool = False, **kwargs: Any) -> None:
+        if self.reference is None:
+            raise ScanError(f"{filename}: the mask does not know which scan it belongs to (no 'filename_or_obj')")
+        array = self.data_obj.numpy() if isinstance(self.data_obj, torch.Tensor) else np.asarray(self.data_obj)
+        write_like(filename, np.rint(array).astype(np.uint8), self.reference)
