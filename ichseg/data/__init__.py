@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ichseg.data.bcihm import prepare_bcihm
 from ichseg.data.bhsd import prepare_bhsd
-from ichseg.data.datalist import attach_pseudo_labels, load_datalist, write_datalist
+from ichseg.data.datalist import attach_pseudo_labels, load_datalist, load_masked, write_datalist
 from ichseg.data.folds import assign_folds
 from ichseg.data.manifest import load_manifest, manifest_names
 from ichseg.data.subtypes import SUBTYPE_NAMES, SUBTYPES
@@ -24,6 +24,7 @@ __all__ = [
     "balanced_sampler",
     "load_datalist",
     "load_manifest",
+    "load_masked",
     "manifest_names",
     "prepare_bcihm",
     "prepare_bhsd",

@@ -17,7 +17,7 @@ from typing import Any
 from ichseg.data.folds import parse_folds
 from ichseg.data.subtypes import SUBTYPES
 from ichseg.errors import IchsegError
-from ichseg.io import write_text
+from ichseg.io import scan_name, write_text
 
 REQUIRED = ("case", "image")
 
@@ -85,12 +85,16 @@ def load_datalist(
 
 
 def attach_pseudo_labels(scans: list[dict[str, Any]], folder: str | Path) -> list[dict[str, Any]]:
-    """Point ``label`` of every scan at ``folder/<case>_pseudo.nii.gz``.
+    """Point ``label`` of every scan at ``folder/<image name>_pseudo.nii.gz``.
 
     Raises:
         IchsegError: names the first scan without a pseudo-mask and how many lack one.
     """
-    paired = [{**scan, "label": str(Path(folder) / f"{scan['case']}_pseudo.nii.gz")} for scan in scans]
+    paired = []
+    for scan in scans:
+        file = Path(folder) / f"{scan_name(scan['image'])}_pseudo.nii.gz"
+        # A pseudo-mask covers every slice, whatever the real masks covered.
+        paired.append({**{k: v for k, v in scan.items() if k != "label_slices"}, "label": str(file)})
     missing = [scan for scan in paired if not Path(scan["label"]).is_file()]
     if missing:
         raise IchsegError(
@@ -98,6 +102,19 @@ def attach_pseudo_labels(scans: list[dict[str, Any]], folder: str | Path) -> lis
             "run 'ichseg pseudo-label' on the same datalist first"
         )
     return paired
+
+
+def load_masked(
+    path: str | Path, folds: Sequence[int] | str | int | None = None, pseudo_dir: str | Path | None = None
+) -> list[dict[str, Any]]:
+    """Scans with a mask under ``label``: pseudo-masks of ``pseudo_dir``, or the datalist's own if it is None.
+
+    Raises:
+        IchsegError: a mask is missing.
+    """
+    if pseudo_dir is None:
+        return load_datalist(path, folds, require=("label",))
+    return attach_pseudo_labels(load_datalist(path, folds), pseudo_dir)
 
 
 def write_datalist(folder: Path, name: str, scans: list[dict[str, Any]], **about: Any) -> None:

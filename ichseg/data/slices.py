@@ -40,8 +40,8 @@ class SliceDataset(Dataset):
         data: data dictionaries of :func:`ichseg.data.load_datalist`.
         transform: volume transform that leaves ``image`` (and ``label`` for masks) as (1, X, Y, Z) MetaTensor.
         augment: slice transform applied to every item each time it is drawn.
-        target: ``"slice"`` gives ``label`` as the slice label (int 0 or 1); ``"mask"`` as mask (1, H, W);
-            ``"both"`` gives the mask as ``label`` and the slice label as ``slice_label``.
+        target: ``"slice"`` gives ``label`` as the slice label (int 0 or 1); ``"mask"`` as mask (1, H, W), and
+            leaves out slices that ``label_slices`` of the datalist says are not annotated.
         progress: show a progress bar while reading.
 
     Items: ``image`` (1, H, W) float32, ``label``, ``case``, ``slice_index`` (in stored order).
@@ -60,65 +60,61 @@ class SliceDataset(Dataset):
     ) -> None:
         from tqdm import tqdm
 
-        if target not in ("slice", "mask", "both"):
-            raise IchsegError(f"target must be slice, mask or both, not '{target}'")
+        if target not in ("slice", "mask"):
+            raise IchsegError(f"target must be slice or mask, not '{target}'")
         self.augment, self.target = augment, target
-        images: list[torch.Tensor] = []
-        masks: list[torch.Tensor] = []
-        labels: list[np.ndarray] = []
+        images, labels = [], []
         self.index: list[tuple[str, int]] = []
         for scan in tqdm(data, desc="reading scans", unit="scan", disable=not progress):
-            try:
-                item = transform(dict(scan))
-            except Exception as error:  # any reader or transform error, told with the file it concerns
-                raise IchsegError(f"{scan['image']}: {one_line(error)}") from error
-            affine = np.asarray(item["image"].affine)
-            image = slices_first(item["image"].as_tensor(), affine)
-            stored = np.asarray(item["image"].meta.get("original_affine", affine))
-            images.append(image.to(torch.float16))
-            order = range(len(image))
-            if "slice_labels" in scan:
-                if len(scan["slice_labels"]) != len(image):
-                    raise IchsegError(
-                        f"{scan['image']}: {len(image)} slices, but the datalist gives "
-                        f"{len(scan['slice_labels'])} slice_labels for case {scan['case']}"
-                    )
-                labels.append(slice_labels_in_order(scan["slice_labels"], stored, affine))
-                order = slice_labels_in_order(range(len(image)), stored, affine).tolist()
-            elif target != "mask":
-                raise IchsegError(f"case {scan['case']}: the datalist has no slice_labels")
-            if target != "slice":
-                masks.append(slices_first(item["label"].as_tensor(), affine) > 0)
-            self.index += [(scan["case"], int(i)) for i in order]
-        self.images = torch.cat(images)
-        self.masks = torch.cat(masks) if masks else None
-        self.labels = torch.from_numpy(np.concatenate(labels)).long() if labels else None
+            image, label, stored = self._read(scan, transform)
+            images.append(image)
+            labels.append(label)
+            self.index += [(scan["case"], i) for i in stored]
+        self.images, self.labels = torch.cat(images), torch.cat(labels)
+
+    def _read(self, scan: dict[str, Any], transform: Callable) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+        """Slices (n, 1, H, W), their labels, and where each slice stands in the file."""
+        try:
+            item = transform(dict(scan))
+        except Exception as error:  # any reader or transform error, told with the file it concerns
+            raise IchsegError(_naming(scan["image"], one_line(error))) from error
+        affine = np.asarray(item["image"].affine)
+        image = slices_first(item["image"].as_tensor(), affine).to(torch.float16)
+        before = np.asarray(item["image"].meta.get("original_affine", affine))
+        stored = slice_labels_in_order(range(len(image)), before, affine).tolist()
+        if self.target == "mask":
+            mask = slices_first(item["label"].as_tensor(), affine) > 0
+            annotated = set(scan.get("label_slices", stored))
+            kept = [at for at, i in enumerate(stored) if i in annotated]
+            return image[kept], mask[kept], [stored[at] for at in kept]
+        given = scan.get("slice_labels")
+        if given is None or len(given) != len(image):
+            count = "no" if given is None else str(len(given))
+            raise IchsegError(f"{scan['image']}: {len(image)} slices, but the datalist gives {count} slice_labels")
+        return image, torch.tensor([given[i] for i in stored]), stored
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         case, slice_index = self.index[i]
-        item: dict[str, Any] = {"image": self.images[i].float(), "case": case, "slice_index": slice_index}
-        if self.masks is not None:
-            item["label"] = self.masks[i].float()
-        if self.labels is not None:
-            item["label" if self.target == "slice" else "slice_label"] = self.labels[i]
-        if self.augment is None:
-            return item
-        keys = ("image", "label") if self.masks is not None else ("image",)
-        augmented = self.augment({key: item[key] for key in keys})
-        # MONAI's transforms leave traces of what they did; a training batch needs none of them.
-        return {**item, **{key: torch.as_tensor(getattr(augmented[key], "array", augmented[key])) for key in keys}}
+        label = self.labels[i].float() if self.target == "mask" else self.labels[i]
+        item = {"image": self.images[i].float(), "label": label}
+        if self.augment is not None:
+            changed = item if self.target == "mask" else {"image": item["image"]}
+            augmented = self.augment(changed)
+            # MONAI's transforms leave traces of what they did; a training batch needs none of them.
+            item |= {key: torch.as_tensor(getattr(augmented[key], "array", augmented[key])) for key in changed}
+        return {**item, "case": case, "slice_index": slice_index}
 
     @property
     def positive(self) -> torch.Tensor:
-        """(n,) bool: slices with hemorrhage by their mask if masks were asked for, else by their label."""
-        if self.masks is not None:
-            return self.masks.flatten(1).any(1)
-        if self.labels is None:
-            raise IchsegError("the data set has neither masks nor slice labels")
-        return self.labels > 0
+        """(n,) bool: slices with hemorrhage, by mask or label."""
+        return self.labels.flatten(1).any(1) if self.target == "mask" else self.labels > 0
+
+
+def _naming(path: str, message: str) -> str:
+    return message if path in message else f"{path}: {message}"
 
 
 def balanced_sampler(

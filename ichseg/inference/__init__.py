@@ -1,5 +1,8 @@
-"""Running networks over scans: precision, the folder runner, pseudo-masks."""
+"""Running networks over folders of scans."""
 
 from ichseg.inference.precision import PRECISIONS, PrecisionInferer
+from ichseg.inference.runner import FolderRunner
+from ichseg.inference.scans import ScanDataset, list_scans
+from ichseg.inference.scoring import SliceScorer
 
-__all__ = ["PRECISIONS", "PrecisionInferer"]
+__all__ = ["PRECISIONS", "FolderRunner", "PrecisionInferer", "ScanDataset", "SliceScorer", "list_scans"]

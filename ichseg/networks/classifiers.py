@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 from monai.networks.nets import resnet34, resnet50
 from torch import nn
 
 from ichseg.errors import IchsegError
+from ichseg.networks.weights import load_weights
 
 # Backbone -> (constructor, module paths of CAM layer 1 and CAM layer 2), methods: 1.15.
 _BACKBONES = {
@@ -43,16 +45,28 @@ class ClassifierEnsemble(nn.Module):
 
     Args:
         networks: the classifiers; they stay reachable as ``networks``.
+        layers: module paths of CAM layer 1 and 2 of each classifier; kept as ``cam_layers``.
     """
 
-    def __init__(self, networks: Sequence[nn.Module]) -> None:
+    def __init__(self, networks: Sequence[nn.Module], layers: Sequence[Sequence[str]] = ()) -> None:
         super().__init__()
         if not networks:
             raise IchsegError("an ensemble needs at least one classifier")
         self.networks = nn.ModuleList(networks)
+        self.cam_layers = [list(names) for names in layers]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.stack([network(x).softmax(dim=1) for network in self.networks]).mean(dim=0)
+
+
+def load_ensemble(classifiers: Mapping[str, str | Path]) -> ClassifierEnsemble:
+    """Backbone name -> weight file, as one ensemble in evaluation mode.
+
+    Raises:
+        IchsegError: a file is missing or belongs to another backbone.
+    """
+    networks = [load_weights(slice_classifier(name), path) for name, path in classifiers.items()]
+    return ClassifierEnsemble(networks, [cam_layers(name) for name in classifiers]).eval()
 
 
 def _lookup(backbone: str):

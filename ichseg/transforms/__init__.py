@@ -1,7 +1,34 @@
-"""MONAI transforms over the rooms of ichseg; no arithmetic of their own."""
+"""MONAI transforms over the rooms of ichseg; no arithmetic of their own.
 
+Volumes are (C, X, Y, Z) MetaTensors; the slice axis is found from the affine and the order of slices is kept. Each
+transform works alone in any Compose. The way to a pseudo-mask: ShallowFeatureCAMd -> SpatialContextFusiond ->
+LayerAggregationd -> DenseCRFd.
+"""
+
+from ichseg.transforms.aggregation import LayerAggregation, LayerAggregationd
+from ichseg.transforms.cam import ShallowFeatureCAM, ShallowFeatureCAMd
+from ichseg.transforms.crf import DenseCRF, DenseCRFd
+from ichseg.transforms.foreground import HemorrhageMask, HemorrhageMaskd
+from ichseg.transforms.fusion import SpatialContextFusion, SpatialContextFusiond
 from ichseg.transforms.reader import HeadCTReader, MaskWriter
 from ichseg.transforms.resize import SliceResize, SliceResized
 from ichseg.transforms.window import BrainWindow, BrainWindowd
 
-__all__ = ["BrainWindow", "BrainWindowd", "HeadCTReader", "MaskWriter", "SliceResize", "SliceResized"]
+__all__ = [
+    "BrainWindow",
+    "BrainWindowd",
+    "DenseCRF",
+    "DenseCRFd",
+    "HeadCTReader",
+    "HemorrhageMask",
+    "HemorrhageMaskd",
+    "LayerAggregation",
+    "LayerAggregationd",
+    "MaskWriter",
+    "ShallowFeatureCAM",
+    "ShallowFeatureCAMd",
+    "SliceResize",
+    "SliceResized",
+    "SpatialContextFusion",
+    "SpatialContextFusiond",
+]

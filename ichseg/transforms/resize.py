@@ -12,7 +12,7 @@ from monai.data import MetaTensor
 from monai.transforms import InvertibleTransform, MapTransform
 from monai.utils.enums import TraceKeys
 
-from ichseg.io import slice_axis
+from ichseg.transforms.volumes import like, plain, volume_slice_axis
 
 MODES = ("bilinear", "nearest")
 
@@ -36,12 +36,12 @@ class SliceResize(InvertibleTransform):
 
     def __call__(self, volume: torch.Tensor) -> torch.Tensor:
         """(C, X, Y, Z) -> the same with resized slices; a plain tensor has its slices along the last axis."""
-        affine = np.asarray(volume.affine) if isinstance(volume, MetaTensor) else np.eye(4)
-        axis = slice_axis(affine)
+        axis = volume_slice_axis(volume)
         before = tuple(volume.shape[1:])
         resized = _resize(volume, axis, self.size, self.mode)
         if not isinstance(volume, MetaTensor):
             return resized
+        affine = np.asarray(volume.affine)
         resized.affine = torch.as_tensor(_scaled(affine, before, tuple(resized.shape[1:])))
         self.push_transform(resized, orig_size=before, extra_info={"mode": self.mode, "axis": axis, "affine": affine})
         return resized
@@ -87,17 +87,13 @@ class SliceResized(MapTransform, InvertibleTransform):
 
 
 def _resize(volume: torch.Tensor, axis: int, size: Sequence[int], mode: str) -> torch.Tensor:
-    plain = volume.as_tensor() if isinstance(volume, MetaTensor) else volume
-    slices = plain.movedim(1 + axis, 0).float()  # (slices, C, H, W)
+    slices = plain(volume).movedim(1 + axis, 0).float()  # (slices, C, H, W)
     if tuple(slices.shape[2:]) != tuple(size):
         if mode == "nearest":
             slices = torch.nn.functional.interpolate(slices, size=tuple(size), mode="nearest-exact")
         else:
             slices = torch.nn.functional.interpolate(slices, size=tuple(size), mode="bilinear", antialias=True)
-    resized = slices.movedim(0, 1 + axis).contiguous()
-    if isinstance(volume, MetaTensor):
-        return MetaTensor(resized, meta=volume.meta, applied_operations=volume.applied_operations)
-    return resized
+    return like(slices.movedim(0, 1 + axis), volume)
 
 
 def _scaled(affine: np.ndarray, before: Sequence[int], after: Sequence[int]) -> np.ndarray:

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from monai.config import KeysCollection
-from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
+
+from ichseg.transforms.volumes import like, plain
 
 
 class BrainWindow(Transform):
@@ -29,11 +30,7 @@ class BrainWindow(Transform):
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
         """Any shape in HU -> same shape, float32 in [0, 1]."""
         low = self.level - self.width / 2
-        plain = image.as_tensor() if isinstance(image, MetaTensor) else image
-        scaled = torch.as_tensor(plain).float().sub(low).div_(self.width).clamp_(0, 1)
-        return MetaTensor(scaled, meta=image.meta, applied_operations=image.applied_operations) if isinstance(
-            image, MetaTensor
-        ) else scaled  # fmt: skip
+        return like(torch.as_tensor(plain(image)).float().sub(low).div_(self.width).clamp_(0, 1), image)
 
 
 class BrainWindowd(MapTransform):

@@ -1,0 +1,67 @@
+"""SF-CAM: a class activation map gated by the first principal component of the same layer's features."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ichseg.cam.maps import min_max
+
+COMBINATIONS = ("gated", "additive", "literal")
+# Below this correlation with the map, the sign of the component is decided by the image border instead.
+MINIMUM_CORRELATION = 0.02
+
+
+def shallow_feature_cam(cam: Tensor, component: Tensor, combine: str = "gated") -> Tensor:
+    """Combine a normalized map C with the first principal component P of the same layer (methods: 1.5).
+
+    The component is first oriented (:func:`oriented`) and scaled to [0, 1]; a constant one counts as 1.
+
+    - ``"gated"`` (default, D10): ``(C + P * C) / 2``. Read from the paper's text: the component, cleaned of its
+      background by multiplication with the map, is averaged with the map. Stays within [C/2, C].
+    - ``"additive"``: ``(C + P) / 2``.
+    - ``"literal"``: ``(2 C + P) / 2``, the expression as printed, with its operators lost; reaches 1.5.
+
+    Args:
+        cam: (B, h, w) in [0, 1], e.g. ``min_max(layer_cam(...))``.
+        component: (B, h, w) of any sign and scale.
+        combine: one of the three above.
+
+    Returns:
+        (B, h, w).
+
+    Raises:
+        ValueError: shapes differ or ``combine`` is unknown.
+    """
+    if cam.shape != component.shape:
+        raise ValueError(f"cam {tuple(cam.shape)} and component {tuple(component.shape)} must have one shape")
+    if combine not in COMBINATIONS:
+        raise ValueError(f"combine must be one of {', '.join(COMBINATIONS)}, not '{combine}'")
+    shown = min_max(oriented(component, cam))
+    constant = component.amax(dim=(-2, -1), keepdim=True) == component.amin(dim=(-2, -1), keepdim=True)
+    gate = torch.where(constant, torch.ones_like(shown), shown).to(cam.dtype)
+    if combine == "gated":
+        return (cam + gate * cam) / 2
+    return (cam + gate) / 2 if combine == "additive" else (2 * cam + gate) / 2
+
+
+def oriented(component: Tensor, cam: Tensor) -> Tensor:
+    """Fix the arbitrary sign of a component so that it agrees with the map (methods: D9).
+
+    The sign with a non-negative Pearson correlation to the map wins; where the correlation is too weak to tell,
+    the one whose one-pixel border frame, which is air, lies mostly below the mean.
+
+    Args:
+        component: (B, h, w).
+        cam: (B, h, w).
+    """
+    p = (component - component.mean(dim=(-2, -1), keepdim=True)).double()
+    c = (cam - cam.mean(dim=(-2, -1), keepdim=True)).double()
+    length = (p.square().sum(dim=(-2, -1)) * c.square().sum(dim=(-2, -1))).sqrt()
+    correlation = (p * c).sum(dim=(-2, -1)) / length.clamp_min(torch.finfo(torch.float64).tiny)
+    frame = torch.ones(p.shape[-2:], dtype=torch.bool, device=p.device)
+    frame[1:-1, 1:-1] = False
+    border = p[:, frame]
+    bright_border = (border > 0).double().mean(dim=1) - (border < 0).double().mean(dim=1)
+    flip = torch.where(correlation.abs() < MINIMUM_CORRELATION, bright_border > 0, correlation < 0)
+    return torch.where(flip[:, None, None], -component, component)

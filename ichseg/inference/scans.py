@@ -1,0 +1,46 @@
+"""A folder of scans as a data set that survives bad files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import Dataset
+
+from ichseg.errors import one_line
+from ichseg.io import find_scans
+
+
+def list_scans(folder: str | Path, exclude: str | Path | None = None) -> list[dict[str, str]]:
+    """Every scan at or below ``folder`` (or the one file) as ``{"case": ..., "image": ...}``.
+
+    ``case`` is the path relative to ``folder``, so that equal names in different folders stay apart.
+
+    Raises:
+        IchsegError: nothing is there.
+    """
+    folder = Path(folder)
+    root = folder.parent if folder.is_file() else folder
+    return [{"case": str(p.relative_to(root)), "image": str(p)} for p in find_scans(folder, exclude)]
+
+
+class ScanDataset(Dataset):
+    """Whole scans, read and preprocessed one at a time; a scan that fails becomes ``{"failed": reason}``.
+
+    Args:
+        data: data dictionaries with ``image``.
+        transform: the preprocessing.
+    """
+
+    def __init__(self, data: Sequence[dict[str, Any]], transform: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        self.data, self.transform = list(data), transform
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        try:
+            return self.transform(dict(self.data[index]))
+        except Exception as error:  # whatever is wrong with one file must not stop the others
+            return {**self.data[index], "failed": one_line(error)}

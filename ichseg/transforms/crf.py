@@ -1,0 +1,75 @@
+"""The dense CRF as a transform, to be put after any network or pseudo-mask."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform, Transform
+
+from ichseg.crf import DenseCRF as DenseCRFSolver
+from ichseg.transforms.volumes import like, plain, volume_slice_axis
+
+
+class DenseCRF(Transform):
+    """Sharpen a mask or probabilities against the scan, slice by slice, with :class:`ichseg.crf.DenseCRF`.
+
+    Args:
+        image_range: what 0 and 255 gray levels are in the image; (0, 1) for a windowed scan.
+        label_probability: how sure a binary mask is taken to be (methods: D15).
+        argmax: True gives a binary mask back, False the probabilities.
+        batch_size: slices per call.
+        **crf: as in :class:`ichseg.crf.DenseCRF`.
+    """
+
+    def __init__(
+        self,
+        image_range: tuple[float, float] = (0.0, 1.0),
+        label_probability: float = 0.7,
+        argmax: bool = True,
+        batch_size: int = 1,
+        **crf: Any,
+    ) -> None:
+        self.low, self.high = image_range
+        self.label_probability, self.argmax, self.batch_size = label_probability, argmax, batch_size
+        self.crf = DenseCRFSolver(**crf)
+
+    def __call__(self, mask: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        """Mask (1, X, Y, Z) of 0 and 1, or probabilities (C, X, Y, Z), and the scan (1, X, Y, Z).
+
+        Slices whose mask is empty stay empty: the field must not invent foreground.
+        """
+        axis = volume_slice_axis(image)
+        p = plain(mask).movedim(1 + axis, 0).float()  # (n, C, H, W)
+        gray = ((plain(image).movedim(1 + axis, 0).float() - self.low) / (self.high - self.low) * 255).clamp(0, 255)
+        binary = p.shape[1] == 1
+        touched = p.flatten(1).any(1) if binary else torch.ones(len(p), dtype=torch.bool)
+        if binary:
+            sure = self.label_probability
+            foreground = torch.where(p > 0, sure, 1 - sure)
+            p = torch.cat([1 - foreground, foreground], dim=1)
+        refined = torch.zeros_like(p)
+        refined[:, 0] = 1
+        numbers = touched.nonzero().flatten()
+        for batch in numbers.split(self.batch_size):
+            refined[batch] = self.crf(p[batch], gray[batch].round())
+        result = refined.argmax(1, keepdim=True).float() if self.argmax else refined
+        return like(result.movedim(0, 1 + axis), mask if isinstance(mask, MetaTensor) else image)
+
+
+class DenseCRFd(MapTransform):
+    """Dictionary version of :class:`DenseCRF`; ``image_key`` holds the scan."""
+
+    def __init__(self, keys: KeysCollection, image_key: str = "image", allow_missing_keys: bool = False, **options) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.image_key = image_key
+        self.crf = DenseCRF(**options)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        item = dict(data)
+        for key in self.key_iterator(item):
+            item[key] = self.crf(item[key], item[self.image_key])
+        return item

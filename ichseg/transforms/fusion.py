@@ -1,0 +1,51 @@
+"""Spatial context fusion over the runs of positive slices of a volume."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform, Transform
+
+from ichseg.context import fuse, positive_runs
+from ichseg.transforms.volumes import like, plain, volume_slice_axis
+
+
+class SpatialContextFusion(Transform):
+    """Fuse every run of positive slices with its neighbors, see :func:`ichseg.context.fuse`.
+
+    Args:
+        window: how many slices away a neighbor may be.
+        weight: the neighbors' weight; 0 leaves the maps as they are.
+        gate: probability that makes a slice positive.
+    """
+
+    def __init__(self, window: int = 2, weight: float = 0.5, gate: float = 0.5) -> None:
+        self.window, self.weight, self.gate = window, weight, gate
+
+    def __call__(self, maps: torch.Tensor, probabilities: torch.Tensor | Sequence[float]) -> torch.Tensor:
+        """(1, ...) volume of maps and (slices,) probabilities -> fused volume; slices outside runs stay as they are."""
+        axis = volume_slice_axis(maps)
+        slices = plain(maps)[0].movedim(axis, 0).clone()
+        for start, stop in positive_runs([float(p) >= self.gate for p in probabilities]):
+            slices[start:stop] = fuse(slices[start:stop].clone(), self.window, self.weight)
+        return like(slices.movedim(0, axis)[None], maps)
+
+
+class SpatialContextFusiond(MapTransform):
+    """Dictionary version of :class:`SpatialContextFusion`; ``probability_key`` holds the slices' probabilities."""
+
+    def __init__(
+        self, keys: KeysCollection, probability_key: str, window: int = 2, weight: float = 0.5, gate: float = 0.5
+    ) -> None:
+        super().__init__(keys)
+        self.probability_key = probability_key
+        self.fusion = SpatialContextFusion(window, weight, gate)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        item = dict(data)
+        for key in self.key_iterator(item):
+            item[key] = self.fusion(item[key], item[self.probability_key])
+        return item
