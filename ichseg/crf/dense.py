@@ -84,11 +84,15 @@ class DenseCRF:
             return self._pydensecrf(p, unary, gray, sigmas)
         kernels = self._kernels(gray, sigmas)
         q = unary.softmax(dim=1)
+        if not kernels:
+            return q
+        # The labels sum to 1, so the last label's message is that of all ones less the others': filter C - 1.
+        ones = torch.ones_like(gray)
+        total = sum(weight * kernel(ones) for weight, kernel in kernels)
         for _ in range(self.iterations):
-            message = unary
-            for weight, kernel in kernels:
-                message = message + weight * kernel(q)
-            q = message.softmax(dim=1)
+            some = sum(weight * kernel(q[:, :-1]) for weight, kernel in kernels)
+            last = total - some.sum(dim=1, keepdim=True)
+            q = (unary + torch.cat([some, last], dim=1)).softmax(dim=1)
         return q
 
     def _kernels(self, gray: Tensor, scale: Sequence[float]) -> list[tuple[float, Callable[[Tensor], Tensor]]]:

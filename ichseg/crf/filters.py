@@ -37,11 +37,9 @@ class SpatialFilter:
 
     def __call__(self, values: Tensor) -> Tensor:
         """(B, C, *S) -> same shape."""
-        for axis, matrix in enumerate(self.matrices, start=2):
-            values = torch.matmul(matrix, values.movedim(axis, -2)).movedim(-2, axis) if axis < values.ndim - 1 else (
-                values @ matrix.T
-            )  # fmt: skip
-        return values
+        for axis, matrix in enumerate(self.matrices[:-1], start=2):
+            values = _along(matrix, values, axis)
+        return values @ self.matrices[-1].T
 
 
 class GridBilateralFilter:
@@ -62,38 +60,34 @@ class GridBilateralFilter:
     """
 
     def __init__(self, image: Tensor, sigmas: Sequence[float], intensity_sigma: float) -> None:
-        self.shape = tuple(image.shape[2:])
-        device, dtype = image.device, image.dtype
-        self.spread, self.blur = [], []
-        for n, sigma in zip(self.shape, sigmas, strict=True):
-            spread, blur = _nodes(n, sigma, device, dtype)
-            self.spread.append(spread)
-            self.blur.append(blur)
-        levels = torch.arange(GRAY_LEVELS, device=device, dtype=dtype)
-        self.blur_levels = gaussian_matrix(levels, levels, intensity_sigma)
-        # Pixels are scattered along the last axis: two nodes each, beside their own gray level.
-        matrix = self.spread[-1]  # (n, nodes), two non-zeros a row at most
-        weights, nodes = matrix.topk(min(2, matrix.shape[1]), dim=1)
+        shape, device, dtype = image.shape[2:], image.device, image.dtype
+        axes = [_nodes(n, sigma, device, dtype) for n, sigma in zip(shape, sigmas, strict=True)]
+        # All axes but the last are spread and blurred by one matrix, and read back by another.
+        self.inward = [blur @ spread.T for spread, blur in axes[:-1]]
+        self.outward = [spread for spread, _ in axes[:-1]]
+        # Along the last axis pixels are scattered: two nodes each, beside their own gray level.
+        spread, self.blur_last = axes[-1]
+        self.weights, nodes = spread.topk(min(2, spread.shape[1]), dim=1)
         gray = image[:, 0].round().clamp(0, GRAY_LEVELS - 1).long()  # (B, *S)
-        self.index = nodes * GRAY_LEVELS + gray[..., None]  # (B, *S, 2)
-        self.weights = weights
-        self.nodes = matrix.shape[1]
+        gray = gray - gray.min()
+        self.levels = int(gray.max()) + 1
+        levels = torch.arange(self.levels, device=device, dtype=dtype)
+        self.blur_levels = gaussian_matrix(levels, levels, intensity_sigma)
+        self.nodes = spread.shape[1]
+        self.index = (nodes * self.levels + gray[..., None])[:, None].flatten(-2)  # (B, 1, ..., 2 n)
 
     def __call__(self, values: Tensor) -> Tensor:
         """(B, C, *S) -> same shape."""
-        batch, channels, *shape = values.shape
-        index = self.index[:, None].expand(batch, channels, *self.index.shape[1:]).flatten(-2)
-        # Scatter rows: (B, C, ..., nodes * levels)
-        spread = (values[..., None] * self.weights).flatten(-2)
-        grid = values.new_zeros(batch, channels, *shape[:-1], self.nodes * GRAY_LEVELS)
-        grid = grid.scatter_add(-1, index, spread)
-        for axis in range(len(shape) - 1):
-            grid = _along(self.blur[axis] @ self.spread[axis].T, grid, 2 + axis)
-        grid = grid.unflatten(-1, (self.nodes, GRAY_LEVELS)) @ self.blur_levels
-        grid = torch.matmul(self.blur[-1], grid).flatten(-2)
-        for axis in reversed(range(len(shape) - 1)):
-            grid = _along(self.spread[axis], grid, 2 + axis)
-        read = grid.gather(-1, index).unflatten(-1, (shape[-1], self.weights.shape[1]))
+        index = self.index.expand(*values.shape[:2], *self.index.shape[2:])
+        entries = (values[..., None] * self.weights).flatten(-2)
+        grid = values.new_zeros(*values.shape[:-1], self.nodes * self.levels).scatter_add_(-1, index, entries)
+        for axis, matrix in enumerate(self.inward, start=2):
+            grid = _along(matrix, grid, axis)
+        grid = grid.unflatten(-1, (self.nodes, self.levels)) @ self.blur_levels
+        grid = torch.matmul(self.blur_last, grid).flatten(-2)
+        for axis, matrix in reversed(list(enumerate(self.outward, start=2))):
+            grid = _along(matrix, grid, axis)
+        read = grid.gather(-1, index).unflatten(-1, self.weights.shape)
         return (read * self.weights).sum(-1)
 
 

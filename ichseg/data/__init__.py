@@ -10,6 +10,7 @@ from ichseg.data.bhsd import prepare_bhsd
 from ichseg.data.datalist import attach_pseudo_labels, load_datalist, load_masked, write_datalist
 from ichseg.data.folds import assign_folds
 from ichseg.data.manifest import load_manifest, manifest_names
+from ichseg.data.nifti import prepare_nifti
 from ichseg.data.subtypes import SUBTYPE_NAMES, SUBTYPES
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ __all__ = [
     "manifest_names",
     "prepare_bcihm",
     "prepare_bhsd",
+    "prepare_nifti",
     "write_datalist",
 ]
 

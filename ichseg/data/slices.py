@@ -101,10 +101,9 @@ class SliceDataset(Dataset):
         label = self.labels[i].float() if self.target == "mask" else self.labels[i]
         item = {"image": self.images[i].float(), "label": label}
         if self.augment is not None:
-            changed = item if self.target == "mask" else {"image": item["image"]}
-            augmented = self.augment(changed)
+            augmented = self.augment(dict(item))
             # MONAI's transforms leave traces of what they did; a training batch needs none of them.
-            item |= {key: torch.as_tensor(getattr(augmented[key], "array", augmented[key])) for key in changed}
+            item = {key: torch.as_tensor(getattr(augmented[key], "array", augmented[key])) for key in item}
         return {**item, "case": case, "slice_index": slice_index}
 
     @property

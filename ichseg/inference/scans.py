@@ -20,9 +20,14 @@ def list_scans(folder: str | Path, exclude: str | Path | None = None) -> list[di
     Raises:
         IchsegError: nothing is there.
     """
-    folder = Path(folder)
-    root = folder.parent if folder.is_file() else folder
+    root = scan_root(folder)
     return [{"case": str(p.relative_to(root)), "image": str(p)} for p in find_scans(folder, exclude)]
+
+
+def scan_root(folder: str | Path) -> str:
+    """The folder itself, or the folder of a single file."""
+    folder = Path(folder)
+    return str(folder.parent if folder.is_file() else folder)
 
 
 class ScanDataset(Dataset):

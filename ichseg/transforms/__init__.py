@@ -10,6 +10,7 @@ from ichseg.transforms.cam import ShallowFeatureCAM, ShallowFeatureCAMd
 from ichseg.transforms.crf import DenseCRF, DenseCRFd
 from ichseg.transforms.foreground import HemorrhageMask, HemorrhageMaskd
 from ichseg.transforms.fusion import SpatialContextFusion, SpatialContextFusiond
+from ichseg.transforms.implant import RandImplantHemorrhaged
 from ichseg.transforms.reader import HeadCTReader, MaskWriter
 from ichseg.transforms.resize import SliceResize, SliceResized
 from ichseg.transforms.window import BrainWindow, BrainWindowd
@@ -25,6 +26,7 @@ __all__ = [
     "LayerAggregation",
     "LayerAggregationd",
     "MaskWriter",
+    "RandImplantHemorrhaged",
     "ShallowFeatureCAM",
     "ShallowFeatureCAMd",
     "SliceResize",

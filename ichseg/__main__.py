@@ -1,0 +1,7 @@
+"""``python -m ichseg``."""
+
+import sys
+
+from ichseg.cli import main
+
+sys.exit(main())

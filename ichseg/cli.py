@@ -1,0 +1,364 @@
+"""The command line: words to calls. Steps live in the bundles' configs, which are started through monai.bundle."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ichseg.errors import IchsegError, one_line
+from ichseg.version import __version__
+
+DONE, SOME_FAILED, USAGE = 0, 1, 2
+BACKBONE_CHOICES = ("resnet34", "resnet50")
+
+EXAMPLES = """examples:
+  ichseg demo                                        see it work on phantoms, in about a minute
+  ichseg segment SCANS MASKS                         outline hemorrhage in a folder of NIfTI scans
+  ichseg prepare bcihm DOWNLOAD DATA                 convert a public data set
+  ichseg prepare nifti SCANS LABELS.csv DATA         your own scans and slice labels
+  ichseg train-classifier --datalist DATA/datalist.json --output runs/classifiers
+  ichseg pseudo-label --datalist DATA/datalist.json --classifiers runs/classifiers --output runs/pseudo
+  ichseg train-segmenter --datalist DATA/datalist.json --pseudo-labels runs/pseudo --output runs/unet
+  ichseg segment SCANS MASKS --weights runs/unet/model.pt
+
+exit codes: 0 all done, 1 some scans failed (see results.csv), 2 wrong usage or set-up.
+Not the R package of the same name. Research only, not for clinical use."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    args = _parser().parse_args(arguments)
+    _quiet(args.debug)
+    try:
+        return args.call(args)
+    except KeyboardInterrupt:
+        print("ichseg: interrupted; run the same command again to go on", file=sys.stderr)
+        return 130
+    except SystemExit as stop:  # a bundle's own exit code
+        return int(stop.code or 0)
+    except Exception as error:
+        if args.debug:
+            raise
+        print(f"ichseg: error: {one_line(error)}", file=sys.stderr)
+        if not _is_ours(error):
+            print("ichseg: this looks like a fault of ichseg; --debug shows where", file=sys.stderr)
+        return USAGE
+
+
+def _parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog="ichseg",
+        description="Outline intracranial hemorrhage on head CT, learned from slice labels alone.",
+        epilog=EXAMPLES,
+        formatter_class=raw,
+    )
+    parser.add_argument("--version", action="version", version=f"ichseg {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, call: Any, text: str, example: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name, help=text, description=text, epilog=f"example:\n  {example}", formatter_class=raw
+        )
+        sub.add_argument("--debug", action="store_true", help="show where an error arose")
+        sub.set_defaults(call=call)
+        return sub
+
+    prepare = command(
+        "prepare",
+        _prepare,
+        "Convert a data set into images, labels, slice_labels.csv and datalist.json.",
+        "ichseg prepare bcihm DOWNLOAD DATA\n  ichseg prepare nifti SCANS LABELS.csv DATA\n"
+        "  ichseg prepare phantom DATA --scans 10",
+    )
+    prepare.add_argument("dataset", choices=["bcihm", "bhsd", "nifti", "phantom"])
+    prepare.add_argument("paths", nargs="+", metavar="PATH", help="SOURCE OUTPUT; nifti: SCANS LABELS.csv OUTPUT; phantom: OUTPUT")
+    prepare.add_argument("--masks", metavar="DIR", help="bcihm v1.0.0: extra slice masks NNN_S.png")
+    prepare.add_argument("--spacing", metavar="CSV", help="bcihm v1.0.0: in-plane spacing table")
+    prepare.add_argument("--scans", type=int, default=10, help="phantom: how many (default 10)")
+    prepare.add_argument("--seed", type=int, default=0, help="phantom: seed (default 0)")
+    prepare.add_argument("--size", type=int, default=256, help="phantom: pixels per side (default 256)")
+    prepare.add_argument("--slices", type=int, default=24, help="phantom: slices per scan (default 24)")
+
+    classifier = command(
+        "train-classifier",
+        _train_classifier,
+        "Train the slice classifiers from slice labels; resumes where it stopped.",
+        "ichseg train-classifier --datalist DATA/datalist.json --output runs/classifiers --size 256 --epochs 20",
+    )
+    classifier.add_argument("--datalist", required=True, metavar="JSON")
+    classifier.add_argument("--output", required=True, metavar="DIR", help="gets one folder per backbone")
+    classifier.add_argument(
+        "--backbone", action="append", choices=BACKBONE_CHOICES, help="may be repeated; default: both"
+    )
+    _training_options(classifier)
+
+    pseudo = command(
+        "pseudo-label",
+        _pseudo_label,
+        "Make pseudo-masks from trained classifiers: DIR/NAME_pseudo.nii.gz.",
+        "ichseg pseudo-label --datalist DATA/datalist.json --classifiers runs/classifiers --output runs/pseudo",
+    )
+    pseudo.add_argument("--datalist", required=True, metavar="JSON")
+    pseudo.add_argument("--classifiers", required=True, metavar="DIR", help="output of train-classifier")
+    pseudo.add_argument("--output", required=True, metavar="DIR")
+    pseudo.add_argument("--folds", help="only these folds, e.g. 0-2 or 3,4")
+    pseudo.add_argument("--threshold", type=float, help="on the fused maps (default 0.22)")
+    pseudo.add_argument("--size", type=int, help="as in training (default 384)")
+    _run_options(pseudo, precision=False)
+
+    segmenter = command(
+        "train-segmenter",
+        _train_segmenter,
+        "Train the U-Net on pseudo-masks; resumes where it stopped.",
+        "ichseg train-segmenter --datalist DATA/datalist.json --pseudo-labels runs/pseudo --output runs/unet",
+    )
+    segmenter.add_argument("--datalist", required=True, metavar="JSON")
+    segmenter.add_argument("--pseudo-labels", metavar="DIR", help="output of pseudo-label; without it, the datalist's own masks")
+    segmenter.add_argument("--output", required=True, metavar="DIR")
+    _training_options(segmenter)
+
+    segment = command(
+        "segment",
+        _segment,
+        "Outline hemorrhage in every scan of a folder: OUTPUT/NAME_ich.nii.gz and OUTPUT/results.csv.",
+        "ichseg segment SCANS MASKS\n  ichseg segment scan.nii.gz MASKS --weights runs/unet/model.pt --device cuda:0",
+    )
+    segment.add_argument("input", metavar="INPUT", help="a folder of .nii or .nii.gz scans, or one file")
+    segment.add_argument("output", metavar="OUTPUT", help="folder for masks and results.csv")
+    segment.add_argument("--weights", metavar="FILE", help="default: the model shipped with ichseg")
+    segment.add_argument("--threshold", type=float, help="on the probability of hemorrhage (default 0.5)")
+    segment.add_argument("--size", type=int, help="as in training of the weights (default 256, the shipped model's)")
+    _run_options(segment)
+
+    evaluate = command(
+        "evaluate",
+        _evaluate,
+        "Compare masks with the true masks of a datalist.",
+        "ichseg evaluate MASKS DATA/datalist.json --output DIR",
+    )
+    evaluate.add_argument("predictions", metavar="MASKS", help="folder of NAME_ich.nii.gz or NAME_pseudo.nii.gz")
+    evaluate.add_argument("datalist", metavar="DATALIST", help="datalist.json whose scans have masks")
+    evaluate.add_argument("--output", metavar="DIR", help="for evaluation.csv and evaluation.json")
+    evaluate.add_argument("--folds", help="only these folds, e.g. 3-4")
+
+    demo = command(
+        "demo",
+        _demo,
+        "Segment a few phantoms with the shipped model and show true and predicted milliliters.",
+        "ichseg demo --output demo_output",
+    )
+    demo.add_argument("--output", default="demo_output", metavar="DIR", help="default: demo_output")
+    demo.add_argument("--scans", type=int, default=4, help="how many phantoms (default 4)")
+    demo.add_argument("--seed", type=int, default=0, help="seed of the phantoms (default 0)")
+    demo.add_argument("--weights", metavar="FILE", help="default: the model shipped with ichseg")
+    _run_options(demo)
+    return parser
+
+
+def _run_options(parser: argparse.ArgumentParser, precision: bool = True) -> None:
+    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
+    if precision:
+        parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="default: fp32")
+    parser.add_argument("--batch-size", type=int, help="slices per pass")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="any other value of the bundle's config"
+    )
+
+
+def _training_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--size", type=int, help="slices are resized to this many pixels per side (default 384)")
+    parser.add_argument("--epochs", type=int, help="at most (default 200, with early stopping)")
+    parser.add_argument("--train-folds", default="0-2", help="default: 0-2")
+    parser.add_argument("--val-folds", default="3", help="default: 3")
+    _run_options(parser)
+
+
+def _prepare(args: argparse.Namespace) -> int:
+    wanted = {"nifti": ["SCANS", "LABELS.csv", "OUTPUT"], "phantom": ["OUTPUT"]}.get(args.dataset, ["SOURCE", "OUTPUT"])
+    if len(args.paths) != len(wanted):
+        raise IchsegError(f"prepare {args.dataset} needs {' '.join(wanted)}, {len(args.paths)} path(s) given")
+    output = Path(args.paths[-1])
+    options: dict[str, Any] = {"progress": _progress}
+    if args.dataset == "phantom":
+        from ichseg.data.phantom import prepare_phantom
+
+        counts = prepare_phantom(output, args.scans, args.seed, args.size, args.slices, _progress)
+    else:
+        from ichseg import data
+
+        options["warn"] = lambda line: print(f"ichseg: note: {line}", file=sys.stderr)
+        if args.dataset == "bcihm":
+            counts = data.prepare_bcihm(args.paths[0], output, args.masks, args.spacing, **options)
+        elif args.dataset == "bhsd":
+            counts = data.prepare_bhsd(args.paths[0], output, **options)
+        else:
+            counts = data.prepare_nifti(args.paths[0], args.paths[1], output, **options)
+    print(", ".join(f"{key.replace('_', ' ')}: {value}" for key, value in counts.items()))
+    print(f"wrote {output / 'datalist.json'}")
+    return DONE
+
+
+def _train_classifier(args: argparse.Namespace) -> int:
+    for backbone in args.backbone or BACKBONE_CHOICES:
+        overrides = {**_training_overrides(args), "backbone": backbone}
+        overrides["output_dir"] = str(Path(args.output).resolve() / backbone)
+        _run_bundle("ich_slice_classification", "train.yaml", overrides, args.set)
+        print(f"wrote {Path(args.output) / backbone / 'model.pt'}")
+    return DONE
+
+
+def _pseudo_label(args: argparse.Namespace) -> int:
+    folder = Path(args.classifiers)
+    found = {b: str((folder / b / "model.pt").resolve()) for b in BACKBONE_CHOICES if (folder / b / "model.pt").is_file()}
+    if not found:
+        raise IchsegError(f"{folder}: no <backbone>/model.pt in this folder; run 'ichseg train-classifier' first")
+    _load_check(args.datalist)
+    overrides = {
+        "datalist": str(Path(args.datalist).resolve()),
+        "output_dir": str(Path(args.output).resolve()),
+        "classifiers": found,
+        "folds": args.folds,
+        "threshold": args.threshold,
+        "size": args.size,
+        "batch_size": args.batch_size,
+        "device_name": args.device,
+    }
+    _run_bundle("ich_pseudo_segmentation", "generate.yaml", overrides, args.set)
+    return DONE
+
+
+def _train_segmenter(args: argparse.Namespace) -> int:
+    overrides = _training_overrides(args)
+    overrides["output_dir"] = str(Path(args.output).resolve())
+    pseudo = None if args.pseudo_labels is None else str(Path(args.pseudo_labels).resolve())
+    _run_bundle("ich_segmentation", "train.yaml", overrides, args.set, pseudo_dir=pseudo)
+    print(f"wrote {Path(args.output) / 'model.pt'}")
+    return DONE
+
+
+def _segment(args: argparse.Namespace) -> int:
+    overrides = {
+        "dataset_dir": str(Path(args.input).resolve()),
+        "output_dir": str(Path(args.output).resolve()),
+        "weights": None if args.weights is None else str(Path(args.weights).resolve()),
+        "threshold": args.threshold,
+        "size": args.size,
+        "batch_size": args.batch_size,
+        "precision": args.precision,
+        "device_name": args.device,
+    }
+    _run_bundle("ich_segmentation", "inference.yaml", overrides, args.set)
+    return DONE
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from ichseg.report import COLUMNS, evaluate_masks
+
+    rows = evaluate_masks(args.predictions, args.datalist, args.output, args.folds, _progress)
+    print(f"{'method':22s}" + "".join(f"{name.replace('_', ' '):>22s}" for name in COLUMNS[1:]))
+    for row in rows:
+        cells = [f"{v:.3f}" if isinstance(v, float) else str(v) for v in list(row.values())[1:]]
+        print(f"{row['method']:22s}" + "".join(f"{cell:>22s}" for cell in cells))
+    return DONE
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from ichseg.demo import run_demo
+
+    def segment(scans: Path, masks: Path) -> None:
+        words = ["segment", str(scans), str(masks), "--device", args.device, "--precision", args.precision]
+        words += ["--weights", args.weights] if args.weights else []
+        words += [f"--set={pair}" for pair in args.set]
+        code = main(words)
+        if code != DONE:
+            raise SystemExit(code)
+
+    run_demo(Path(args.output), args.scans, args.seed, segment, _progress)
+    return DONE
+
+
+def _training_overrides(args: argparse.Namespace) -> dict[str, Any]:
+    from ichseg.data.folds import parse_folds
+
+    _load_check(args.datalist)
+    return {
+        "datalist": str(Path(args.datalist).resolve()),
+        "size": args.size,
+        "epochs": args.epochs,
+        "batch_size": args.batch_size,
+        "train_folds": list(parse_folds(args.train_folds)),
+        "val_folds": list(parse_folds(args.val_folds)),
+        "device_name": args.device,
+        "precision": args.precision,
+    }
+
+
+def _load_check(datalist: str) -> None:
+    """The datalist is wrong in a second rather than after MONAI's five."""
+    from ichseg.data.datalist import load_datalist
+
+    load_datalist(datalist, check_files=False)
+
+
+def _run_bundle(bundle: str, config: str, overrides: dict[str, Any], settings: Sequence[str], **fixed: Any) -> None:
+    """Start a bundle's config through monai.bundle; None among the overrides leaves the config's value."""
+    import yaml
+
+    from ichseg.resources import bundle_folder
+
+    root = bundle_folder(bundle)
+    file = root / "configs" / config
+    known = yaml.safe_load(file.read_text(encoding="utf-8"))
+    given = {"bundle_root": str(root), **{k: v for k, v in overrides.items() if v is not None}, **fixed}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or key.split("::")[0] not in known:
+            raise IchsegError(f"--set {setting}: '{key}' is not a key of {file}; write KEY=VALUE with a key from there")
+        given[key] = yaml.safe_load(value)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from monai.bundle import run
+
+        for name in list(logging.root.manager.loggerDict):
+            if name.split(".")[0] in ("monai", "ignite"):
+                logging.getLogger(name).setLevel(logging.CRITICAL)
+        run(
+            config_file=str(file),
+            meta_file=str(root / "configs" / "metadata.json"),
+            logging_file=False,
+            **given,
+        )
+
+
+def _progress(items: Any) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(items, unit="scan")
+
+
+def _quiet(debug: bool) -> None:
+    """ichseg's own log lines on the screen, the libraries' only if they warn."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("ichseg").setLevel(logging.DEBUG if debug else logging.INFO)
+    if not debug:
+        warnings.simplefilter("ignore")
+
+
+def _is_ours(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, IchsegError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,72 @@
+"""Pictures of slices with outlines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
+
+from ichseg.io import atomic_path
+
+TRUTH_COLOR, PREDICTION_COLOR = (90, 220, 90), (255, 80, 60)
+CAPTION_PIXELS = 18
+
+
+def slice_picture(
+    hounsfield: np.ndarray,
+    prediction: np.ndarray | None = None,
+    truth: np.ndarray | None = None,
+    level: float = 40.0,
+    width: float = 100.0,
+    size: int = 256,
+) -> Image.Image:
+    """One slice as a radiologist sees it, outlines drawn: prediction red, truth green.
+
+    Args:
+        hounsfield: (H, W) HU; first axis to the left of the patient, second to the back.
+        prediction, truth: (H, W) masks.
+        level, width: display window in HU.
+        size: pixels per side of the picture.
+    """
+    gray = np.clip((hounsfield.astype(np.float32) - level + width / 2) / width, 0, 1) * 255
+    picture = Image.fromarray(gray.T.astype(np.uint8)).resize((size, size), Image.Resampling.BILINEAR).convert("RGB")
+    pixels = np.array(picture)
+    for mask, color in ((truth, TRUTH_COLOR), (prediction, PREDICTION_COLOR)):
+        if mask is not None and mask.any():
+            large = Image.fromarray((mask.T > 0).astype(np.uint8) * 255).resize((size, size), Image.Resampling.NEAREST)
+            filled = np.array(large) > 0
+            pixels[filled ^ ndimage.binary_erosion(filled)] = color
+    return Image.fromarray(pixels)
+
+
+def montage(rows: Sequence[tuple[str, Sequence[Image.Image]]], path: str | Path) -> None:
+    """Write rows of pictures, each row under its caption, as one PNG."""
+    if not rows:
+        raise ValueError("a montage needs at least one row")
+    columns = max(len(pictures) for _, pictures in rows)
+    size = rows[0][1][0].width
+    height = size + CAPTION_PIXELS + 6
+    sheet = Image.new("RGB", (columns * size, len(rows) * height + CAPTION_PIXELS + 4), (24, 24, 24))
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(13)
+    for number, (caption, pictures) in enumerate(rows):
+        draw.text((6, number * height + 3), caption, fill=(235, 235, 235), font=font)
+        for column, picture in enumerate(pictures):
+            sheet.paste(picture, (column * size, number * height + CAPTION_PIXELS + 4))
+    legend = len(rows) * height + 3
+    draw.text((6, legend), "red: prediction", fill=PREDICTION_COLOR, font=font)
+    draw.text((130, legend), "green: truth", fill=TRUTH_COLOR, font=font)
+    draw.text((240, legend), "patient's right is on the left", fill=(170, 170, 170), font=font)
+    with atomic_path(path) as temporary:
+        sheet.save(temporary, format="PNG")
+
+
+def telling_slices(mask: np.ndarray, count: int) -> list[int]:
+    """Slices (third axis) to show: spread over where the mask is, or over the middle of an empty one."""
+    positive = np.flatnonzero(mask.any(axis=(0, 1)))
+    if len(positive) == 0:
+        positive = np.arange(mask.shape[2] // 4, max(3 * mask.shape[2] // 4, 1))
+    return sorted({int(positive[round(i)]) for i in np.linspace(0, len(positive) - 1, count)})

@@ -1,0 +1,54 @@
+"""Implanted hemorrhage as a random transform for training slice classifiers."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from monai.transforms import MapTransform, RandomizableTransform
+
+from ichseg.data.implants import implant_hemorrhage
+from ichseg.transforms.volumes import plain
+
+
+class RandImplantHemorrhaged(RandomizableTransform, MapTransform):
+    """Turn some negative slices into positive ones, see :func:`ichseg.data.implants.implant_hemorrhage`.
+
+    Slices that carry real hemorrhage (label above 0) are never touched.
+
+    Args:
+        image_key: windowed slice (1, H, W) in [0, 1].
+        label_key: slice label; becomes 1 where something was implanted.
+        prob: chance for a negative slice.
+        level, width: the window the slice was scaled with, in HU.
+    """
+
+    def __init__(
+        self,
+        image_key: str = "image",
+        label_key: str = "label",
+        prob: float = 0.5,
+        level: float = 50.0,
+        width: float = 130.0,
+    ) -> None:
+        MapTransform.__init__(self, [image_key, label_key])
+        RandomizableTransform.__init__(self, prob)
+        self.image_key, self.label_key = image_key, label_key
+        self.low, self.width = level - width / 2, width
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        item = dict(data)
+        self.randomize(None)
+        seed = int(self.R.randint(2**31))
+        label = torch.as_tensor(item[self.label_key])
+        if not self._do_transform or float(label.max()) > 0:
+            return item
+        hounsfield = plain(item[self.image_key])[0].numpy() * self.width + self.low
+        made = implant_hemorrhage(hounsfield, np.random.default_rng(seed))
+        if made is not None:
+            image = torch.from_numpy((made[0] - self.low) / self.width).float().clamp(0, 1)
+            item[self.image_key] = image[None]
+            item[self.label_key] = torch.ones_like(label)
+        return item
