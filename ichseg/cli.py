@@ -78,7 +78,12 @@ def _parser() -> argparse.ArgumentParser:
         "  ichseg prepare phantom DATA --scans 10",
     )
     prepare.add_argument("dataset", choices=["bcihm", "bhsd", "nifti", "phantom"])
-    prepare.add_argument("paths", nargs="+", metavar="PATH", help="SOURCE OUTPUT; nifti: SCANS LABELS.csv OUTPUT; phantom: OUTPUT")
+    prepare.add_argument(
+        "paths",
+        nargs="+",
+        metavar="PATH",
+        help="SOURCE OUTPUT; nifti: SCANS LABELS.csv OUTPUT; phantom: OUTPUT",
+    )
     prepare.add_argument("--masks", metavar="DIR", help="bcihm v1.0.0: extra slice masks NNN_S.png")
     prepare.add_argument("--spacing", metavar="CSV", help="bcihm v1.0.0: in-plane spacing table")
     prepare.add_argument("--scans", type=int, default=10, help="phantom: how many (default 10)")
@@ -120,7 +125,9 @@ def _parser() -> argparse.ArgumentParser:
         "ichseg train-segmenter --datalist DATA/datalist.json --pseudo-labels runs/pseudo --output runs/unet",
     )
     segmenter.add_argument("--datalist", required=True, metavar="JSON")
-    segmenter.add_argument("--pseudo-labels", metavar="DIR", help="output of pseudo-label; without it, the datalist's own masks")
+    segmenter.add_argument(
+        "--pseudo-labels", metavar="DIR", help="output of pseudo-label; without it, the datalist's own masks"
+    )
     segmenter.add_argument("--output", required=True, metavar="DIR")
     _training_options(segmenter)
 
@@ -168,7 +175,11 @@ def _run_options(parser: argparse.ArgumentParser, precision: bool = True) -> Non
         parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="default: fp32")
     parser.add_argument("--batch-size", type=int, help="slices per pass")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="any other value of the bundle's config"
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="any other value of the bundle's config",
     )
 
 
@@ -216,7 +227,9 @@ def _train_classifier(args: argparse.Namespace) -> int:
 
 def _pseudo_label(args: argparse.Namespace) -> int:
     folder = Path(args.classifiers)
-    found = {b: str((folder / b / "model.pt").resolve()) for b in BACKBONE_CHOICES if (folder / b / "model.pt").is_file()}
+    found = {
+        b: str((folder / b / "model.pt").resolve()) for b in BACKBONE_CHOICES if (folder / b / "model.pt").is_file()
+    }
     if not found:
         raise IchsegError(f"{folder}: no <backbone>/model.pt in this folder; run 'ichseg train-classifier' first")
     _load_check(args.datalist)
@@ -332,7 +345,7 @@ def _run_bundle(bundle: str, config: str, overrides: dict[str, Any], settings: S
         run(
             config_file=str(file),
             meta_file=str(root / "configs" / "metadata.json"),
-            logging_file=False,
+            logging_file=False,  # type: ignore[arg-type]  # "" and None mean the default file
             **given,
         )
 

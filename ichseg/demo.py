@@ -62,11 +62,11 @@ def run_demo(
         kinds = _kinds(truth)
         shown_dice = "-" if np.isnan(row["dice"]) else f"{row['dice']:.2f}"
         print(f"{row['case']:14s}{kinds:>14s}{row['true_ml']:10.1f}{row['found_ml']:10.1f}{shown_dice:>8s}")
-        caption = f"{row['case']} ({kinds}): true {row['true_ml']:.1f} mL, found {row['found_ml']:.1f} mL, Dice {shown_dice}"
-        chosen = telling_slices(truth if truth.any() else found, PICTURES_PER_SCAN)
-        pictures.append(
-            (caption, [slice_picture(volume.array[..., i], found[..., i], truth[..., i]) for i in chosen])
+        caption = (
+            f"{row['case']} ({kinds}): true {row['true_ml']:.1f} mL, found {row['found_ml']:.1f} mL, Dice {shown_dice}"
         )
+        chosen = telling_slices(truth if truth.any() else found, PICTURES_PER_SCAN)
+        pictures.append((caption, [slice_picture(volume.array[..., i], found[..., i], truth[..., i]) for i in chosen]))
     montage(pictures, output / "demo.png")
     print(f"\nmasks and results.csv: {masks}\npicture: {output / 'demo.png'}")
     print("Phantoms show that the installation works, not how accurate the model is on patients: see the model card.")

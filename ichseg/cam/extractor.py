@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -70,7 +71,7 @@ class CAMExtractor:
                 self._remember(module, "inplace", False)
         for parameter in self.model.parameters():
             if parameter.requires_grad:
-                self._restore.append(lambda p=parameter: p.requires_grad_(True))
+                self._restore.append(partial(parameter.requires_grad_, True))
                 parameter.requires_grad_(False)
         for name, module in self.modules.items():
             self._restore.append(module.register_forward_hook(self._hook(name)).remove)

@@ -4,4 +4,13 @@ from ichseg.context.aggregation import aggregate, combined_score, upsample
 from ichseg.context.bank import MemoryBank
 from ichseg.context.fusion import amplify, ensemble, fuse, positive_runs
 
-__all__ = ["MemoryBank", "aggregate", "amplify", "combined_score", "ensemble", "fuse", "positive_runs", "upsample"]
+__all__ = [
+    "MemoryBank",
+    "aggregate",
+    "amplify",
+    "combined_score",
+    "ensemble",
+    "fuse",
+    "positive_runs",
+    "upsample",
+]

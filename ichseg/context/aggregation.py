@@ -12,7 +12,9 @@ RULES = ("or", "and")
 
 def upsample(maps: Tensor, size: Sequence[int]) -> Tensor:
     """(n, h, w) -> (n, H, W), bilinear, corners not aligned."""
-    return torch.nn.functional.interpolate(maps[:, None].float(), tuple(size), mode="bilinear", align_corners=False)[:, 0]
+    return torch.nn.functional.interpolate(maps[:, None].float(), tuple(size), mode="bilinear", align_corners=False)[
+        :, 0
+    ]
 
 
 def aggregate(maps: Sequence[Tensor], threshold: float, size: Sequence[int], rule: str = "or") -> Tensor:

@@ -72,6 +72,7 @@ def fuse(maps: Tensor, window: int = 2, weight: float = 0.5) -> Tensor:
     n = len(maps)
     distance = (torch.arange(n)[:, None] - torch.arange(n)[None, :]).abs()
     near = (distance > 0) & (distance <= window)
-    weights = torch.where(near, weight / distance.clamp_min(1), 0.0) + torch.eye(n)
+    # In double precision, so that a constant run stays constant to the last digit of the maps' own type.
+    weights = torch.where(near, weight / distance.clamp_min(1).double(), 0.0) + torch.eye(n, dtype=torch.float64)
     weights = (weights / weights.sum(dim=1, keepdim=True)).to(maps)
     return torch.einsum("lj,jhw->lhw", weights, maps)

@@ -88,9 +88,9 @@ class DenseCRF:
             return q
         # The labels sum to 1, so the last label's message is that of all ones less the others': filter C - 1.
         ones = torch.ones_like(gray)
-        total = sum(weight * kernel(ones) for weight, kernel in kernels)
+        total = _combined(kernels, ones)
         for _ in range(self.iterations):
-            some = sum(weight * kernel(q[:, :-1]) for weight, kernel in kernels)
+            some = _combined(kernels, q[:, :-1])
             last = total - some.sum(dim=1, keepdim=True)
             q = (unary + torch.cat([some, last], dim=1)).softmax(dim=1)
         return q
@@ -129,6 +129,11 @@ class DenseCRF:
             q = np.asarray(crf.inference(self.iterations)).reshape(p.shape[1], *shape)
             results.append(torch.from_numpy(q))
         return torch.stack(results).to(p)
+
+
+def _combined(kernels: list[tuple[float, Callable[[Tensor], Tensor]]], values: Tensor) -> Tensor:
+    """Weighted sum of the kernels' filterings."""
+    return torch.stack([weight * kernel(values) for weight, kernel in kernels]).sum(dim=0)
 
 
 def _normalized(kernel: Callable[[Tensor], Tensor], ones: Tensor) -> Callable[[Tensor], Tensor]:

@@ -64,7 +64,7 @@ def prepare_bcihm(
     """
     source, output = Path(source), Path(output)
     if (source / "Patients_CT").is_dir():
-        convert = _JpegRelease(source, masks, spacing)
+        convert: _JpegRelease | _NiftiRelease = _JpegRelease(source, masks, spacing)
     elif (source / "ct_scans").is_dir():
         convert = _NiftiRelease(source)
     else:
@@ -110,7 +110,9 @@ class _JpegRelease:
         missing, extra = [], []
         for patient, rows in sorted(self.rows.items()):
             expected = {f"{row['slice_number']}.jpg" for row in rows}
-            missing += [self.slices(patient) / name for name in sorted(expected) if not (self.slices(patient) / name).is_file()]
+            missing += [
+                self.slices(patient) / name for name in sorted(expected) if not (self.slices(patient) / name).is_file()
+            ]
             if self.slices(patient).is_dir():
                 found = {p.name for p in self.slices(patient).iterdir() if p.suffix == ".jpg"}
                 known = expected | {name.replace(".jpg", "_HGE_Seg.jpg") for name in expected}
@@ -162,7 +164,9 @@ class _NiftiRelease:
     def check(self) -> list[str]:
         folders = ("ct_scans", "masks") if (self.source / "masks").is_dir() else ("ct_scans",)
         names = {f"{patient}.nii" for patient in self.rows}
-        _stop_if_missing([self.source / f / n for f in folders for n in sorted(names) if not (self.source / f / n).is_file()])
+        _stop_if_missing(
+            [self.source / f / n for f in folders for n in sorted(names) if not (self.source / f / n).is_file()]
+        )
         extra = [p for f in folders for p in sorted((self.source / f).glob("*.nii")) if p.name not in names]
         return [f"{path}: no row in hemorrhage_diagnosis_raw_ct.csv, left out" for path in extra]
 
@@ -171,7 +175,9 @@ class _NiftiRelease:
         file = self.source / "ct_scans" / f"{patient}.nii"
         volume = read_volume(file)
         if volume.array.shape[2] != len(rows):
-            raise IchsegError(f"{file}: {volume.array.shape[2]} slices, but the table has {len(rows)} rows for patient {patient}")
+            raise IchsegError(
+                f"{file}: {volume.array.shape[2]} slices, but the table has {len(rows)} rows for patient {patient}"
+            )
         hounsfield = np.rint(np.clip(volume.array, -32768, 32767)).astype(np.int16)
         write_volume(output / "images" / f"{patient}.nii.gz", hounsfield, volume.affine)
         scan: dict[str, Any] = {

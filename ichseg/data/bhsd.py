@@ -19,6 +19,7 @@ from ichseg.errors import IchsegError
 from ichseg.io import read_mask, read_volume, scan_name, slice_axis, staged_folder, write_volume
 
 IMAGE_FOLDERS = ("images", "imagesTr")
+SOFT_TISSUE_SHARE = 0.04
 MASK_FOLDERS = ("ground truths", "ground_truths", "labels", "labelsTr", "masks")
 
 
@@ -104,7 +105,10 @@ def _convert(name: str, image_file: Path, mask_file: Path, output: Path, warn: C
     hounsfield = np.rint(np.clip(volume.array - offset, -32768, 32767)).astype(np.int16)
     axis = slice_axis(volume.affine)
     slices = [
-        {"hemorrhage": int(section.any()), **{short: int((section == code).any()) for code, short in SUBTYPES.items()}}
+        {
+            "hemorrhage": int(section.any()),
+            **{short: int((section == code).any()) for code, short in SUBTYPES.items()},
+        }
         for section in np.moveaxis(mask, axis, 0)
     ]
     write_volume(output / "images" / f"{name}.nii.gz", hounsfield, volume.affine)
@@ -121,9 +125,11 @@ def _convert(name: str, image_file: Path, mask_file: Path, output: Path, warn: C
 
 
 def lost_intercept(array: np.ndarray) -> int:
-    """1024 where voxels look like stored CT numbers (soft tissue near 1,050, nothing below 0), else 0."""
+    """1024 where voxels look like stored CT numbers (soft tissue near 1,050, nothing below 0), else 0.
+
+    In Hounsfield units next to nothing of a head lies between 1000 and 1100, a narrow slice of bone; in stored
+    numbers all of the brain does.
+    """
     if array.min() < -200:
         return 0
-    tissue = array[(array > 900) & (array < 1200)].size
-    brain = array[(array > 5) & (array < 90)].size
-    return 1024 if tissue > brain else 0
+    return 1024 if float(((array > 1000) & (array < 1100)).mean()) > SOFT_TISSUE_SHARE else 0

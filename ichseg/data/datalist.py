@@ -67,9 +67,7 @@ def load_datalist(
             if key not in entry:
                 raise IchsegError(f"{where}: key '{key}' is missing")
         labels = entry.get("slice_labels")
-        if labels is not None and (
-            not isinstance(labels, list) or not labels or any(v not in (0, 1) for v in labels)
-        ):
+        if labels is not None and (not isinstance(labels, list) or not labels or any(v not in (0, 1) for v in labels)):
             raise IchsegError(f"{where}: key 'slice_labels' must hold one 0 or 1 per slice")
         scan = dict(entry)
         for key in ("image", "label"):
@@ -80,7 +78,9 @@ def load_datalist(
                 scan[key] = str(file)
         scans.append(scan)
     if not scans:
-        raise IchsegError(f"{path}: no scan in fold(s) {sorted(wanted or [])}; key 'fold' of the scans says which exist")
+        raise IchsegError(
+            f"{path}: no scan in fold(s) {sorted(wanted or [])}; key 'fold' of the scans says which exist"
+        )
     return scans
 
 

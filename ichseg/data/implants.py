@@ -45,6 +45,7 @@ def implant_hemorrhage(
     inside = brain.astype(np.float32)
     smooth = ndimage.gaussian_filter(hounsfield * inside, 1.2) / np.maximum(ndimage.gaussian_filter(inside, 1.2), 0.05)
     depth = ndimage.distance_transform_edt(brain)
+    mask: np.ndarray | None
     if subtype == "IPH":
         mask = _blobs(depth, field, scale, rng)
     elif subtype == "SDH":
@@ -62,7 +63,9 @@ def implant_hemorrhage(
     alpha = full * ndimage.gaussian_filter(mask.astype(np.float32), rng.uniform(0.5, 1.1))
     result = hounsfield.astype(np.float32)
     if subtype == "IPH" and rng.uniform() < 0.7:
-        halo = ndimage.gaussian_filter(ndimage.binary_dilation(mask, iterations=int(rng.integers(2, 7))).astype(np.float32), 2)
+        halo = ndimage.gaussian_filter(
+            ndimage.binary_dilation(mask, iterations=int(rng.integers(2, 7))).astype(np.float32), 2
+        )
         result = result - rng.uniform(4, 12) * halo * (depth > 2)
     return result + alpha * (np.maximum(blood, result) - result), mask, subtype
 
@@ -85,7 +88,14 @@ def _blobs(depth: np.ndarray, field: np.ndarray, scale: float, rng: np.random.Ge
     for _ in range(int(rng.integers(2, 6)) if several else 1):
         at = int(rng.integers(len(rows)))
         radius = scale * (rng.uniform(2.5, 6) if several else np.exp(rng.uniform(np.log(4), np.log(26))))
-        mask |= _ellipse(depth.shape, (rows[at], columns[at]), radius, rng.uniform(0.55, 1.0), rng.uniform(0, np.pi), 0.16 * field)
+        mask |= _ellipse(
+            depth.shape,
+            (rows[at], columns[at]),
+            radius,
+            rng.uniform(0.55, 1.0),
+            rng.uniform(0, np.pi),
+            0.16 * field,
+        )
     return mask & (depth > 2)
 
 

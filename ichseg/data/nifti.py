@@ -56,7 +56,9 @@ def prepare_nifti(
             count = volume.array.shape[slice_axis(volume.affine)]
             numbers = sorted(labels[name])
             if numbers != list(range(1, count + 1)):
-                raise IchsegError(f"{table}: case '{name}' needs one row for each slice 1 to {count}, found {len(numbers)}")
+                raise IchsegError(
+                    f"{table}: case '{name}' needs one row for each slice 1 to {count}, found {len(numbers)}"
+                )
             rows = [{"slice_number": n, "hemorrhage": labels[name][n]} for n in numbers]
             image = os.path.relpath(file.resolve(), output.resolve())
             entries.append({"case": name, "patient": patients[name], "image": image, "slices": rows})

@@ -5,4 +5,12 @@ from ichseg.inference.runner import FolderRunner
 from ichseg.inference.scans import ScanDataset, list_scans, scan_root
 from ichseg.inference.scoring import SliceScorer
 
-__all__ = ["PRECISIONS", "FolderRunner", "PrecisionInferer", "ScanDataset", "SliceScorer", "list_scans", "scan_root"]
+__all__ = [
+    "PRECISIONS",
+    "FolderRunner",
+    "PrecisionInferer",
+    "ScanDataset",
+    "SliceScorer",
+    "list_scans",
+    "scan_root",
+]

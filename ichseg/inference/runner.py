@@ -64,8 +64,12 @@ class FolderRunner:
             started = time.perf_counter()
             # a.nii and a.nii.gz would write the same output: the second must not replace the first.
             output = str(Path(case).with_name(scan_name(case)))
+            row: dict[str, Any]
             if output in outputs:
-                row = {"status": "failed", "message": f"{case}: same output name as {outputs[output]}; rename one"}
+                row = {
+                    "status": "failed",
+                    "message": f"{case}: same output name as {outputs[output]}; rename one",
+                }
             else:
                 outputs[output] = case
                 row = self._one(index)

@@ -27,7 +27,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb+") as written:
             os.fsync(written.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -55,6 +55,6 @@ def staged_folder(target: str | Path) -> Iterator[Path]:
         yield staged
         if target.exists():
             target.rmdir()
-        os.replace(staged, target)
+        staged.replace(target)
     finally:
         shutil.rmtree(staged, ignore_errors=True)

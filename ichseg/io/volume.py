@@ -165,9 +165,7 @@ def _load(path: Path) -> tuple[nib.Nifti1Header, nib.Nifti1Image]:
     try:
         image = kind.from_bytes(data)
         shape = tuple(int(n) for n in image.shape)
-        needed = int(image.header.get_data_offset()) + int(np.prod(shape, dtype=object)) * image.header[
-            "bitpix"
-        ].item() // 8
+        needed = int(image.dataobj.offset) + int(np.prod(shape, dtype=object)) * image.header["bitpix"].item() // 8
         negative = any(n < 0 for n in shape)
     except (nib.spatialimages.HeaderDataError, nib.filebasedimages.ImageFileError, ValueError, OverflowError,
             OSError, TypeError) as error:  # fmt: skip

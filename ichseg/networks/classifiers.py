@@ -31,7 +31,11 @@ def slice_classifier(backbone: str = "resnet34", num_classes: int = 2, in_channe
     """
     constructor, _ = _lookup(backbone)
     return constructor(
-        spatial_dims=2, n_input_channels=in_channels, num_classes=num_classes, conv1_t_stride=2, pretrained=False
+        spatial_dims=2,
+        n_input_channels=in_channels,
+        num_classes=num_classes,
+        conv1_t_stride=2,
+        pretrained=False,
     )
 
 

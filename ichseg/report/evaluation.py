@@ -101,7 +101,9 @@ def evaluate_masks(
         volume = read_volume(scan["image"])
         prediction, _ = read_mask(_prediction_file(Path(predictions), scan))
         if prediction.shape != truth.shape:
-            raise IchsegError(f"case {scan['case']}: prediction {prediction.shape} and truth {truth.shape} differ in shape")
+            raise IchsegError(
+                f"case {scan['case']}: prediction {prediction.shape} and truth {truth.shape} differ in shape"
+            )
         axis = slice_axis(volume.affine)
         in_plane = [s for i, s in enumerate(spacing_mm(volume.affine)) if i != axis]
         for index in scan.get("label_slices", range(truth.shape[axis])):

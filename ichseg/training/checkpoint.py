@@ -73,7 +73,7 @@ class TrainingCheckpoint:
             self.scheduler.load_state_dict(state["scheduler"])
         self.best, self.since_best = state["best"], state["since_best"]
         finished = self.since_best >= self.patience
-        engine.state.epoch = engine.state.max_epochs if finished else state["epoch"]
+        engine.state.epoch = int(engine.state.max_epochs or 0) if finished else int(state["epoch"])
         engine.state.iteration = engine.state.epoch * (engine.state.epoch_length or 0)
         logger.info("resumed %s after epoch %d%s", path, state["epoch"], " (finished)" if finished else "")
 

@@ -6,6 +6,7 @@ import csv
 import logging
 import time
 from pathlib import Path
+from typing import cast
 
 from ignite.engine import Engine, Events
 from torch.utils.tensorboard import SummaryWriter
@@ -42,7 +43,7 @@ class EpochHistory:
         self.losses, self.started = [], time.perf_counter()
 
     def _iteration(self, engine: Engine) -> None:
-        self.losses.append(float(engine.state.output["loss"]))
+        self.losses.append(float(cast(dict, engine.state.output)["loss"]))
 
     def _write(self, engine: Engine) -> None:
         row = {

@@ -10,6 +10,7 @@ from ichseg.transforms.cam import ShallowFeatureCAM, ShallowFeatureCAMd
 from ichseg.transforms.crf import DenseCRF, DenseCRFd
 from ichseg.transforms.foreground import HemorrhageMask, HemorrhageMaskd
 from ichseg.transforms.fusion import SpatialContextFusion, SpatialContextFusiond
+from ichseg.transforms.gating import GateSlicesd, KeepIntracranial, KeepIntracraniald
 from ichseg.transforms.implant import RandImplantHemorrhaged
 from ichseg.transforms.reader import HeadCTReader, MaskWriter
 from ichseg.transforms.resize import SliceResize, SliceResized
@@ -20,9 +21,12 @@ __all__ = [
     "BrainWindowd",
     "DenseCRF",
     "DenseCRFd",
+    "GateSlicesd",
     "HeadCTReader",
     "HemorrhageMask",
     "HemorrhageMaskd",
+    "KeepIntracranial",
+    "KeepIntracraniald",
     "LayerAggregation",
     "LayerAggregationd",
     "MaskWriter",

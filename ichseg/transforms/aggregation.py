@@ -19,7 +19,7 @@ class LayerAggregation(Transform):
     def __init__(self, threshold: float = 0.22, rule: str = "or") -> None:
         self.threshold, self.rule = threshold, rule
 
-    def __call__(self, maps: Sequence[torch.Tensor], reference: torch.Tensor) -> torch.Tensor:
+    def __call__(self, maps: Sequence[torch.Tensor], reference: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         """Volumes of maps (1, ...) and the scan (1, X, Y, Z) they belong to -> float mask like the scan."""
         axis = volume_slice_axis(reference)
         target = plain(reference)[0].movedim(axis, 0).shape[1:]
@@ -38,7 +38,12 @@ class LayerAggregationd(MapTransform):
     """
 
     def __init__(
-        self, keys: KeysCollection, reference_key: str, output_key: str, threshold: float = 0.22, rule: str = "or"
+        self,
+        keys: KeysCollection,
+        reference_key: str,
+        output_key: str,
+        threshold: float = 0.22,
+        rule: str = "or",
     ) -> None:
         super().__init__(keys)
         self.reference_key, self.output_key = reference_key, output_key

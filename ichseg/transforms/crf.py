@@ -37,7 +37,7 @@ class DenseCRF(Transform):
         self.label_probability, self.argmax, self.batch_size = label_probability, argmax, batch_size
         self.crf = DenseCRFSolver(**crf)
 
-    def __call__(self, mask: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+    def __call__(self, mask: torch.Tensor, image: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         """Mask (1, X, Y, Z) of 0 and 1, or probabilities (C, X, Y, Z), and the scan (1, X, Y, Z).
 
         Slices whose mask is empty stay empty: the field must not invent foreground.
@@ -54,7 +54,7 @@ class DenseCRF(Transform):
         refined = torch.zeros_like(p)
         refined[:, 0] = 1
         numbers = touched.nonzero().flatten()
-        for batch in numbers.split(self.batch_size):
+        for batch in numbers.split(self.batch_size) if len(numbers) else ():
             refined[batch] = self.crf(p[batch], gray[batch].round())
         result = refined.argmax(1, keepdim=True).float() if self.argmax else refined
         return like(result.movedim(0, 1 + axis), mask if isinstance(mask, MetaTensor) else image)
@@ -63,7 +63,9 @@ class DenseCRF(Transform):
 class DenseCRFd(MapTransform):
     """Dictionary version of :class:`DenseCRF`; ``image_key`` holds the scan."""
 
-    def __init__(self, keys: KeysCollection, image_key: str = "image", allow_missing_keys: bool = False, **options) -> None:
+    def __init__(
+        self, keys: KeysCollection, image_key: str = "image", allow_missing_keys: bool = False, **options
+    ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.image_key = image_key
         self.crf = DenseCRF(**options)

@@ -25,7 +25,7 @@ class SpatialContextFusion(Transform):
     def __init__(self, window: int = 2, weight: float = 0.5, gate: float = 0.5) -> None:
         self.window, self.weight, self.gate = window, weight, gate
 
-    def __call__(self, maps: torch.Tensor, probabilities: torch.Tensor | Sequence[float]) -> torch.Tensor:
+    def __call__(self, maps: torch.Tensor, probabilities: torch.Tensor | Sequence[float]) -> torch.Tensor:  # type: ignore[override]
         """(1, ...) volume of maps and (slices,) probabilities -> fused volume; slices outside runs stay as they are."""
         axis = volume_slice_axis(maps)
         slices = plain(maps)[0].movedim(axis, 0).clone()
@@ -38,7 +38,12 @@ class SpatialContextFusiond(MapTransform):
     """Dictionary version of :class:`SpatialContextFusion`; ``probability_key`` holds the slices' probabilities."""
 
     def __init__(
-        self, keys: KeysCollection, probability_key: str, window: int = 2, weight: float = 0.5, gate: float = 0.5
+        self,
+        keys: KeysCollection,
+        probability_key: str,
+        window: int = 2,
+        weight: float = 0.5,
+        gate: float = 0.5,
     ) -> None:
         super().__init__(keys)
         self.probability_key = probability_key

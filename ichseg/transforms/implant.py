@@ -1,4 +1,4 @@
-"""Implanted hemorrhage as a random transform for training slice classifiers."""
+"""Implanted hemorrhage as a random transform for training."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class RandImplantHemorrhaged(RandomizableTransform, MapTransform):
 
     Args:
         image_key: windowed slice (1, H, W) in [0, 1].
-        label_key: slice label; becomes 1 where something was implanted.
+        label_key: slice label, which becomes 1, or mask (1, H, W), which becomes the implant's exact mask.
         prob: chance for a negative slice.
         level, width: the window the slice was scaled with, in HU.
     """
@@ -50,5 +50,6 @@ class RandImplantHemorrhaged(RandomizableTransform, MapTransform):
         if made is not None:
             image = torch.from_numpy((made[0] - self.low) / self.width).float().clamp(0, 1)
             item[self.image_key] = image[None]
-            item[self.label_key] = torch.ones_like(label)
+            spatial = label.ndim > 1
+            item[self.label_key] = torch.from_numpy(made[1])[None].to(label) if spatial else torch.ones_like(label)
         return item

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -42,6 +42,7 @@ class SliceResize(InvertibleTransform):
         if not isinstance(volume, MetaTensor):
             return resized
         affine = np.asarray(volume.affine)
+        resized = cast(MetaTensor, resized)
         resized.affine = torch.as_tensor(_scaled(affine, before, tuple(resized.shape[1:])))
         self.push_transform(resized, orig_size=before, extra_info={"mode": self.mode, "axis": axis, "affine": affine})
         return resized
@@ -52,7 +53,7 @@ class SliceResize(InvertibleTransform):
         info = record[TraceKeys.EXTRA_INFO]
         shape, axis = list(record[TraceKeys.ORIG_SIZE]), int(info["axis"])
         mode = "nearest" if "nearest" in str(info["mode"]) else "bilinear"
-        restored = _resize(data, axis, shape[:axis] + shape[axis + 1 :], mode)
+        restored = cast(MetaTensor, _resize(data, axis, shape[:axis] + shape[axis + 1 :], mode))
         restored.affine = torch.as_tensor(np.asarray(info["affine"]))
         return restored
 

@@ -37,7 +37,11 @@ class BrainWindowd(MapTransform):
     """Dictionary version of :class:`BrainWindow`."""
 
     def __init__(
-        self, keys: KeysCollection, level: float = 50.0, width: float = 130.0, allow_missing_keys: bool = False
+        self,
+        keys: KeysCollection,
+        level: float = 50.0,
+        width: float = 130.0,
+        allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.window = BrainWindow(level, width)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -18,7 +19,15 @@ from ichseg.io import staged_folder, write_volume
 FIELD_OF_VIEW_MM = 215.0
 BOTTOM_MM, TOP_MM = -48.0, 74.0
 # What the cohort cycles through: four scans of five bleed, as mixtures that occur.
-PATTERN: tuple[tuple[str, ...], ...] = (("IPH",), ("EDH",), ("SDH",), (), ("IPH", "IVH"), ("SAH",), ("SDH", "SAH"))
+PATTERN: tuple[tuple[str, ...], ...] = (
+    ("IPH",),
+    ("EDH",),
+    ("SDH",),
+    (),
+    ("IPH", "IVH"),
+    ("SAH",),
+    ("SDH", "SAH"),
+)
 
 
 @dataclass(frozen=True)
@@ -68,11 +77,11 @@ def phantom_scan(
         layers = []
         shares = {lesion.code: np.zeros((size, size), np.float32) for lesion in lesions}
         for offset in (-1 / 3, 0, 1 / 3):
-            points = (x, y, np.full_like(x, z0 + offset * step[2]) + np.float32(np.sin(tilt)) * y)
+            points = (x, y, (z0 + offset * step[2] + np.sin(tilt) * y).astype(np.float32))
             hu = head.hounsfield(points)
             for lesion in lesions:
                 filled = lesion.paint(hu, points, head)
-                shares[lesion.code] = np.maximum(shares[lesion.code], 0) + filled / 3
+                shares[lesion.code] += filled / 3
             layers.append(hu)
         image[..., index] = np.mean(layers, axis=0)
         for code, filled in shares.items():
@@ -106,7 +115,7 @@ def prepare_phantom(
     Returns:
         counts: volumes, slices, positive slices.
     """
-    entries = []
+    entries: list[dict[str, Any]] = []
     with staged_folder(output) as staged:
         for number in progress(range(scans)):
             name = f"phantom_{number:03d}"

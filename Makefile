@@ -1,0 +1,31 @@
+# make demo    install into .venv and segment four phantoms with the shipped model
+# make test    install into .venv, lint, check types, run the tests
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test install lint clean
+
+demo: install
+	$(BIN)/ichseg demo --output demo_output
+
+test: install lint
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+lint: install
+	$(BIN)/ruff check ichseg tests
+	$(BIN)/ruff format --check ichseg tests
+	$(BIN)/mypy
+
+install: $(INSTALLED)
+
+$(INSTALLED): requirements.txt setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip<27"
+	$(BIN)/python -m pip install --quiet -r requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps -e .
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info demo_output

@@ -1,0 +1,100 @@
+"""What is known besides the maps: slice labels, and where the brain is."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform, Transform
+
+from ichseg.data.brain import intracranial_mask
+from ichseg.data.slices import slice_labels_in_order
+from ichseg.errors import IchsegError
+from ichseg.transforms.volumes import like, plain, volume_slice_axis
+
+GATES = ("prediction", "label", "both")
+
+
+class GateSlicesd(MapTransform):
+    """Decide which slices may bleed: by the classifiers, by the slice labels, or only where both agree.
+
+    Args:
+        keys: probabilities (slices,) of hemorrhage, in the order of the volume.
+        labels_key: slice labels of the datalist, in stored order; needed unless ``by`` is ``"prediction"``.
+        image_key: the volume.
+        by: ``"prediction"`` (the paper), ``"label"`` (1 or 0 by the label), ``"both"`` (0 where the label is 0).
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        labels_key: str = "slice_labels",
+        image_key: str = "image",
+        by: str = "prediction",
+    ) -> None:
+        super().__init__(keys)
+        if by not in GATES:
+            raise ValueError(f"by must be one of {', '.join(GATES)}, not '{by}'")
+        self.labels_key, self.image_key, self.by = labels_key, image_key, by
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        item = dict(data)
+        if self.by == "prediction":
+            return item
+        image = item[self.image_key]
+        if self.labels_key not in item:
+            raise IchsegError(f"gating by slice labels needs key '{self.labels_key}' in the datalist")
+        stored = np.asarray(image.meta.get("original_affine", image.affine))
+        labels = torch.as_tensor(
+            slice_labels_in_order(list(item[self.labels_key]), stored, np.asarray(image.affine)).copy()
+        )
+        for key in self.key_iterator(item):
+            probabilities = torch.as_tensor(item[key])
+            item[key] = (labels if self.by == "label" else probabilities * labels).to(probabilities)
+        return item
+
+
+class KeepIntracranial(Transform):
+    """Empty a mask outside the brain, slice by slice, see :func:`ichseg.data.brain.intracranial_mask`.
+
+    Args:
+        level, width: the window the image was scaled with, in HU.
+    """
+
+    def __init__(self, level: float = 50.0, width: float = 130.0) -> None:
+        self.low, self.width = level - width / 2, width
+
+    def __call__(self, mask: torch.Tensor, image: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        """Mask (C, X, Y, Z) and windowed scan (1, X, Y, Z) in [0, 1] -> mask."""
+        axis = volume_slice_axis(image)
+        slices = plain(image)[0].movedim(axis, 0).numpy() * self.width + self.low
+        kept = plain(mask).movedim(1 + axis, 0).clone()
+        for number, hounsfield in enumerate(slices):
+            if kept[number].any():
+                kept[number] *= torch.from_numpy(intracranial_mask(hounsfield)).to(kept.dtype)
+        return like(kept.movedim(0, 1 + axis), mask)
+
+
+class KeepIntracraniald(MapTransform):
+    """Dictionary version of :class:`KeepIntracranial`; ``enabled=False`` leaves everything as it is."""
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        image_key: str = "image",
+        level: float = 50.0,
+        width: float = 130.0,
+        enabled: bool = True,
+    ) -> None:
+        super().__init__(keys)
+        self.image_key, self.enabled = image_key, enabled
+        self.keep = KeepIntracranial(level, width)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        item = dict(data)
+        for key in self.key_iterator(item) if self.enabled else ():
+            item[key] = self.keep(item[key], item[self.image_key])
+        return item

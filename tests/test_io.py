@@ -1,0 +1,186 @@
+"""Reading is checked, writing keeps the geometry and is atomic."""
+
+from __future__ import annotations
+
+import gzip
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from ichseg.errors import IchsegError, ScanError
+from ichseg.io import (
+    atomic_path,
+    find_scans,
+    read_mask,
+    read_volume,
+    scan_name,
+    slice_axis,
+    spacing_mm,
+    staged_folder,
+    voxel_volume_ml,
+    write_like,
+    write_volume,
+)
+
+OBLIQUE = np.array([[-0.5, 0, 0, 125], [0, -0.47, 0.9, -96], [0, 0.16, 5.0, -63], [0, 0, 0, 1.0]])
+
+
+@pytest.fixture
+def scan(tmp_path):
+    path = tmp_path / "scan.nii.gz"
+    array = np.arange(4 * 5 * 3, dtype=np.int16).reshape(4, 5, 3) - 20
+    write_volume(path, array, np.diag([-0.5, -0.5, 5, 1]))
+    return path
+
+
+def test_round_trip(scan):
+    volume = read_volume(scan)
+    assert volume.array.dtype == np.float32 and volume.array.min() == -20 and volume.array.shape == (4, 5, 3)
+    np.testing.assert_allclose(volume.affine, np.diag([-0.5, -0.5, 5, 1]))
+    assert volume.flags == ()
+
+
+def broken(kind, data):
+    return {
+        "empty": b"",
+        "text": b"not a scan at all" * 40,
+        "truncated gzip": data[: len(data) // 2],
+        "wrong checksum": data[:-6] + bytes([data[-6] ^ 255]) + data[-5:],
+        "truncated nifti": gzip.decompress(data)[:-10],
+        "negative size": gzip.decompress(data)[:42] + b"\xff\xff" + gzip.decompress(data)[44:],
+        "huge size": gzip.decompress(data)[:42] + b"\xff\x7f\xff\x7f\xff\x7f" + gzip.decompress(data)[48:],
+    }[kind]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["empty", "text", "truncated gzip", "wrong checksum", "truncated nifti", "negative size", "huge size"],
+)
+def test_broken_files_are_named(scan, kind):
+    scan.write_bytes(broken(kind, scan.read_bytes()))
+    with pytest.raises(ScanError, match=r"scan\.nii\.gz: "):
+        read_volume(scan)
+
+
+def test_absent_file_and_folder_are_named(tmp_path):
+    for path in (tmp_path / "absent.nii", tmp_path):
+        with pytest.raises(ScanError, match=str(path)):
+            read_volume(path)
+
+
+@pytest.mark.parametrize(
+    ("array", "told"),
+    [
+        (np.zeros((4, 4, 2, 3), np.int16), "one 3-D volume"),
+        (np.zeros((4, 4), np.int16), "one 3-D volume"),
+        (np.full((2, 2, 2), np.nan, np.float32), "no voxel has a finite value"),
+        (np.ones((2, 2, 2), np.complex64), "not Hounsfield units"),
+    ],
+)
+def test_volumes_that_are_no_ct_are_refused(tmp_path, array, told):
+    path = tmp_path / "odd.nii"
+    nib.save(nib.Nifti1Image(array, np.eye(4)), path)
+    with pytest.raises(ScanError, match=told):
+        read_volume(path)
+
+
+def test_what_can_be_repaired_is_flagged(tmp_path):
+    path = tmp_path / "odd.nii.gz"
+    array = np.zeros((4, 4, 3, 1), np.float32)
+    array[0, 0, 0] = np.nan
+    image = nib.Nifti1Image(array, np.eye(4))
+    image.set_sform(None, 0)
+    image.set_qform(None, 0)
+    nib.save(nib.Nifti1Image(array, None, image.header), path)
+    volume = read_volume(path)
+    assert volume.array.shape == (4, 4, 3) and volume.array[0, 0, 0] == -1000
+    assert "1 NaN or infinite voxels set to air" in volume.flags
+    assert any("left and right are unreliable" in flag for flag in volume.flags)
+
+
+def test_big_endian_and_4d_are_read(tmp_path):
+    path = tmp_path / "big.nii"
+    header = nib.Nifti1Header(endianness=">")
+    header.set_data_dtype(">i2")
+    nib.save(nib.Nifti1Image(np.full((3, 3, 2), -7, ">i2"), np.diag([1, 1, 5, 1]), header), path)
+    assert (read_volume(path).array == -7).all()
+
+
+def test_gantry_tilt_keeps_its_shear_and_volume(tmp_path):
+    path = tmp_path / "tilt.nii.gz"
+    write_volume(path, np.zeros((4, 4, 3), np.int16), OBLIQUE)
+    affine = read_volume(path).affine
+    np.testing.assert_allclose(affine, OBLIQUE, atol=1e-6)
+    assert slice_axis(affine) == 2
+    product = np.prod(spacing_mm(affine)) / 1000
+    assert voxel_volume_ml(affine) == pytest.approx(abs(np.linalg.det(OBLIQUE[:3, :3])) / 1000) and product > 1.01 * (
+        voxel_volume_ml(affine)
+    )
+
+
+def test_slice_axis_is_found_wherever_it_is():
+    affine = np.array([[0, 0.5, 0, 0], [0, 0, -0.5, 0], [5.0, 0, 0, 0], [0, 0, 0, 1]])
+    assert slice_axis(affine) == 0
+
+
+@pytest.mark.parametrize(("qform", "sform"), [(1, 0), (0, 2), (1, 1), (0, 0)])
+def test_masks_keep_forms_codes_and_shape(tmp_path, qform, sform):
+    reference, mask = tmp_path / "scan.nii.gz", tmp_path / "out" / "mask.nii.gz"
+    image = nib.Nifti1Image(np.zeros((4, 5, 3, 1), np.int16), np.diag([-0.5, -0.5, 5, 1]))
+    image.set_qform(np.diag([-0.5, -0.5, 5, 1]), qform)
+    image.set_sform(OBLIQUE, sform)
+    image.header.set_slope_inter(2, -1024)
+    nib.save(image, reference)
+    array = np.zeros((4, 5, 3), np.uint8)
+    array[1, 2, 1] = 1
+    write_like(mask, array, reference)
+    before, after = nib.load(reference), nib.load(mask)
+    assert after.shape == (4, 5, 3, 1) and after.get_data_dtype() == np.uint8
+    np.testing.assert_array_equal(after.affine, before.affine)
+    for key in ("qform_code", "sform_code", "srow_x", "srow_y", "srow_z", "quatern_b", "qoffset_x", "pixdim"):
+        np.testing.assert_array_equal(after.header[key], before.header[key])
+    assert read_mask(mask)[0].sum() == 1
+    with pytest.raises(ScanError, match="the result has shape"):
+        write_like(mask, np.zeros((4, 4, 3), np.uint8), reference)
+
+
+def test_same_voxels_give_the_same_bytes(tmp_path):
+    for name in ("a.nii.gz", "b.nii.gz"):
+        write_volume(tmp_path / name, np.ones((3, 3, 3), np.int16), np.eye(4))
+    assert (tmp_path / "a.nii.gz").read_bytes() == (tmp_path / "b.nii.gz").read_bytes()
+
+
+def test_a_mask_holds_whole_codes(tmp_path):
+    nib.save(nib.Nifti1Image(np.full((2, 2, 2), 0.5, np.float32), np.eye(4)), tmp_path / "p.nii")
+    with pytest.raises(ScanError, match="whole label codes"):
+        read_mask(tmp_path / "p.nii")
+
+
+def test_interrupted_writing_leaves_nothing(tmp_path):
+    target = tmp_path / "file.txt"
+    target.write_text("old")
+    with pytest.raises(RuntimeError), atomic_path(target) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert target.read_text() == "old" and list(tmp_path.iterdir()) == [target]
+    with pytest.raises(RuntimeError), staged_folder(tmp_path / "new") as staged:
+        (staged / "x").write_text("half")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == [target]
+    with pytest.raises(IchsegError, match="already exists and is not empty"), staged_folder(tmp_path):
+        pass
+
+
+def test_find_scans_leaves_out_hidden_files_and_own_outputs(tmp_path):
+    for name in ("a.nii.gz", "sub/b.nii", "._a.nii.gz", "a_ich.nii.gz", "notes.txt", "out/a_ich.nii.gz", "out/c.nii"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "loop").symlink_to(tmp_path, target_is_directory=True)
+    found = [str(p.relative_to(tmp_path)) for p in find_scans(tmp_path, exclude=tmp_path / "out")]
+    assert found == ["a.nii.gz", "sub/b.nii"]
+    assert scan_name("x/ID_1.nii.gz") == "ID_1"
+    with pytest.raises(IchsegError, match="no such file or folder"):
+        find_scans(tmp_path / "absent")
+    with pytest.raises(IchsegError, match=r"no \.nii"):
+        find_scans(tmp_path / "sub", exclude=None) if (tmp_path / "sub" / "b.nii").unlink() is None else None

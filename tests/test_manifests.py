@@ -1,0 +1,55 @@
+"""Data manifests follow their schema and say what is true."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+
+import jsonschema
+import pytest
+
+from ichseg.data import load_manifest, manifest_names
+from ichseg.errors import IchsegError
+from ichseg.resources import resource_folder
+
+
+def test_every_data_set_has_a_manifest():
+    assert manifest_names() == ["bcihm", "bhsd", "cq500", "instance2022", "phantom", "rsna2019"]
+
+
+@pytest.mark.parametrize("name", manifest_names())
+def test_manifest_follows_the_schema(name):
+    schema = json.loads((resource_folder("data_manifests") / "schema.json").read_text())
+    manifest = load_manifest(name)
+    jsonschema.Draft202012Validator(schema).validate(manifest)
+    assert manifest["name"] == name
+
+
+def test_bcihm_folds_are_complete_and_even():
+    manifest = load_manifest("bcihm")
+    folds = manifest["folds"]["patients"]
+    assert len(folds) == manifest["counts"]["patients"] and set(folds.values()) == set(range(5))
+    assert max(Counter(folds.values()).values()) - min(Counter(folds.values()).values()) <= 1
+
+
+@pytest.mark.real
+def test_bcihm_folds_and_counts_are_the_data_sets_own(real_bcihm):
+    manifest = load_manifest("bcihm")
+    rows = list(csv.DictReader((real_bcihm / "folds.csv").open()))
+    assert manifest["folds"]["patients"] == {r["patient"]: int(r["fold"]) for r in rows}
+    table = list(csv.DictReader((real_bcihm / "hemorrhage_diagnosis.csv").open(encoding="utf-8-sig")))
+    subtypes = {
+        "EDH": "Epidural",
+        "IPH": "Intraparenchymal",
+        "IVH": "Intraventricular",
+        "SAH": "Subarachnoid",
+        "SDH": "Subdural",
+    }
+    counted = {short: sum(int(r[name]) for r in table) for short, name in subtypes.items()}
+    assert manifest["counts"]["positive_slices_by_subtype"] == counted
+
+
+def test_unknown_data_set_is_refused():
+    with pytest.raises(IchsegError, match="there are: bcihm"):
+        load_manifest("nothing")

@@ -1,0 +1,245 @@
+"""Preparing data sets: layouts, labels, geometry, and what is said when a file is missing."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from ichseg.data import load_datalist, load_masked, prepare_bcihm, prepare_bhsd, prepare_nifti
+from ichseg.data.bhsd import lost_intercept, patient_of
+from ichseg.data.folds import assign_folds, parse_folds
+from ichseg.errors import IchsegError
+
+HEADER = "PatientNumber,SliceNumber,Intraventricular,Intraparenchymal,Subarachnoid,Epidural,Subdural,No_Hemorrhage"
+
+
+def write_gray(path, array):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sitk.WriteImage(sitk.GetImageFromArray(array.astype(np.uint8)), str(path))
+
+
+@pytest.fixture
+def release(tmp_path):
+    """v1.0.0 with two patients of three slices; slice 2 of patient 49 bleeds and has a mask."""
+    source = tmp_path / "release"
+    rows = [HEADER]
+    for patient in (49, 50):
+        for number in (1, 2, 3):
+            gray = np.full((16, 16), 40 * number)
+            gray[:4, 8:] = 255  # front left
+            write_gray(source / "Patients_CT" / f"{patient:03d}" / "brain" / f"{number}.jpg", gray)
+            bleeds = int(patient == 49 and number == 2)
+            rows.append(f"{patient},{number},0,{bleeds},0,0,0,{1 - bleeds}")
+    mask = np.zeros((16, 16))
+    mask[:8] = 255
+    write_gray(source / "Patients_CT" / "049" / "brain" / "2_HGE_Seg.jpg", mask)
+    (source / "hemorrhage_diagnosis.csv").write_text("\ufeff" + "\n".join(rows) + "\n")
+    return source
+
+
+def test_jpeg_release(release, tmp_path):
+    (release / "pixel_spacing.csv").write_text("patient,in_plane_mm_of_512_grid\n049,0.5\n")
+    counts = prepare_bcihm(release, tmp_path / "out")
+    assert counts == {"volumes": 2, "slices": 6, "positive_slices": 1, "volumes_with_masks": 1}
+    scans = load_datalist(tmp_path / "out" / "datalist.json")
+    assert scans[0]["slice_labels"] == [0, 1, 0] and scans[0]["label_slices"] == [0, 1, 2]
+    assert (scans[0]["fold"], scans[1]["fold"]) == (1, 2)  # the manifest's
+    image = nib.load(scans[0]["image"])
+    assert image.get_data_dtype() == np.int16
+    np.testing.assert_allclose(image.affine, np.diag([-0.5 * 0.795, -0.5 * 0.795, 5, 1]), atol=1e-6)
+    voxels = np.asarray(image.dataobj)
+    # gray 40 -> -1.2 HU; axes are (column, row, slice): the bright corner is at high columns, low rows.
+    assert abs(voxels[2, 12, 0] - (40 / 255 * 120 - 20)) <= 2 and voxels[12, 1, 0] > 90 and voxels[1, 12, 0] < 10
+    label = np.asarray(nib.load(scans[0]["label"]).dataobj)
+    assert label[:, :7, 1].all() and not label[:, 9:, 1].any() and not label[..., [0, 2]].any()
+    assert scans[0]["spacing_mm"] == pytest.approx([0.3975, 0.3975, 5.0]) and scans[1]["spacing_mm"] == "unknown"
+    table = list(csv.DictReader((tmp_path / "out" / "slice_labels.csv").open()))
+    assert table[1] == {"case": "049", "slice_index": "1", "slice_number": "2", "hemorrhage": "1",
+                        "EDH": "0", "IPH": "1", "IVH": "0", "SAH": "0", "SDH": "0"}  # fmt: skip
+
+
+def test_extra_masks_and_unmasked_positive_slices(release, tmp_path):
+    (release / "Patients_CT" / "049" / "brain" / "2_HGE_Seg.jpg").unlink()
+    assert prepare_bcihm(release, tmp_path / "a")["volumes_with_masks"] == 0
+    write_gray(tmp_path / "masks" / "049_1.png", np.zeros((16, 16)))
+    prepare_bcihm(release, tmp_path / "b", masks=tmp_path / "masks")
+    assert load_datalist(tmp_path / "b" / "datalist.json")[0]["label_slices"] == [0, 2]  # slice 1 bleeds, unmasked
+
+
+def brain(release):
+    return release / "Patients_CT" / "050" / "brain"
+
+
+@pytest.mark.parametrize(
+    ("harm", "told"),
+    [
+        (lambda r: (brain(r) / "3.jpg").unlink(), r"050/brain/3\.jpg: file not found"),
+        (lambda r: (brain(r) / "3.jpg").write_bytes(b"junk"), r"050/brain/3\.jpg: not a readable picture"),
+        (lambda r: write_gray(brain(r) / "3.jpg", np.zeros((9, 9))), r"3\.jpg: size \(9, 9\) differs"),
+        (lambda r: (r / "hemorrhage_diagnosis.csv").unlink(), r"hemorrhage_diagnosis\.csv: file not found"),
+        (lambda r: (r / "hemorrhage_diagnosis.csv").write_text("a,b\n1,2\n"), "line 2 lacks PatientNumber"),
+        (lambda r: (r / "Patients_CT").rename(r / "CT"), "neither Patients_CT"),
+    ],
+)
+def test_trouble_is_named_and_nothing_is_left(release, tmp_path, harm, told):
+    harm(release)
+    before = set(tmp_path.iterdir())
+    with pytest.raises(IchsegError, match=told):
+        prepare_bcihm(release, tmp_path / "out")
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_extra_files_are_named(release, tmp_path):
+    write_gray(brain(release) / "9.jpg", np.zeros((16, 16)))
+    notes = []
+    assert prepare_bcihm(release, tmp_path / "out", warn=notes.append)["slices"] == 6
+    assert len(notes) == 1 and "9.jpg: no row" in notes[0]
+
+
+def test_nifti_release(tmp_path):
+    source = tmp_path / "release"
+    affine = np.array([[0.4, 0, 0, 0], [0, 0.4, 1, 0], [0, 0, 5, 0], [0, 0, 0, 1.0]])
+    for folder, array in (("ct_scans", np.full((8, 8, 2), 37, np.int16)), ("masks", np.zeros((8, 8, 2), np.uint8))):
+        if folder == "masks":
+            array[1, 1, 1] = 255
+        (source / folder).mkdir(parents=True)
+        nib.save(nib.Nifti1Image(array, affine), source / folder / "049.nii")
+    (source / "hemorrhage_diagnosis_raw_ct.csv").write_text(f"{HEADER}\n49,1,0,0,0,0,0,1\n49,2,0,0,1,0,0,0\n")
+    assert prepare_bcihm(source, tmp_path / "out")["volumes_with_masks"] == 1
+    scan = load_datalist(tmp_path / "out" / "datalist.json")[0]
+    np.testing.assert_allclose(nib.load(scan["image"]).affine, affine, atol=1e-6)
+    assert np.asarray(nib.load(scan["label"]).dataobj).sum() == 1
+    (source / "masks" / "049.nii").unlink()
+    with pytest.raises(IchsegError, match=r"masks/049\.nii: file not found"):
+        prepare_bcihm(source, tmp_path / "again")
+
+
+@pytest.mark.real
+def test_real_bcihm(real_bcihm, tmp_path):
+    counts = prepare_bcihm(real_bcihm, tmp_path / "out")
+    assert (counts["volumes"], counts["slices"], counts["positive_slices"]) == (82, 2501, 318)
+    content = json.loads((tmp_path / "out" / "datalist.json").read_text())
+    scans = {scan["case"]: scan for scan in content["training"]}
+    folds = {row["patient"]: int(row["fold"]) for row in csv.DictReader((real_bcihm / "folds.csv").open())}
+    assert {case: scan["fold"] for case, scan in scans.items()} == folds
+    unknown = [case for case, scan in scans.items() if scan["spacing_mm"] == "unknown"]
+    assert unknown == [f"{n:03d}" for n in range(59, 66)]
+    image = nib.load(tmp_path / "out" / "images" / "049.nii.gz")
+    assert image.shape == (650, 650, len(scans["049"]["slice_labels"]))
+    assert -20 <= np.asarray(image.dataobj[..., 15]).min() and np.asarray(image.dataobj[..., 15]).max() <= 100
+
+
+@pytest.fixture
+def bhsd(tmp_path):
+    """Four scans of three patients with the release's kind of header: unsigned, qform only, oblique."""
+    source = tmp_path / "label_192"
+    affine = np.array([[-0.488, 0, 0, 125], [0, 0.477, -0.85, -96], [0, 0.104, 5.2, -63], [0, 0, 0, 1.0]])
+    for number, name in enumerate(("ID_aa_ID_1", "ID_aa_ID_2", "ID_bb_ID_3", "ID_cc_ID_4")):
+        image = np.full((12, 12, 3), 1060, np.uint16)
+        image[:3] = 24
+        mask = np.zeros((12, 12, 3), np.uint8)
+        mask[6, 6, 1] = number % 5 + 1
+        for folder, array in (("images", image), ("ground truths", mask)):
+            (source / folder).mkdir(parents=True, exist_ok=True)
+            nifti = nib.Nifti1Image(array, None)
+            nifti.set_qform(affine, 1, strip_shears=True)
+            nib.save(nifti, source / folder / f"{name}.nii.gz")
+    return source
+
+
+def test_bhsd(bhsd, tmp_path):
+    notes = []
+    counts = prepare_bhsd(bhsd.parent, tmp_path / "out", warn=notes.append)
+    assert counts == {"volumes": 4, "slices": 12, "positive_slices": 4, "patients": 3}
+    scans = {s["case"]: s for s in load_datalist(tmp_path / "out" / "datalist.json")}
+    assert scans["ID_aa_ID_1"]["fold"] == scans["ID_aa_ID_2"]["fold"]
+    assert scans["ID_cc_ID_4"]["slice_labels"] == [0, 1, 0]
+    # A single labeled voxel makes the slice positive, and its subtype is told.
+    rows = list(csv.DictReader((tmp_path / "out" / "slice_labels.csv").open()))
+    assert [r["SAH"] for r in rows if r["case"] == "ID_cc_ID_4"] == ["0", "1", "0"]
+    image = nib.load(scans["ID_bb_ID_3"]["image"])
+    assert np.asarray(image.dataobj)[6, 6, 0] == 36 and scans["ID_bb_ID_3"]["hu_offset"] == -1024 and len(notes) == 4
+    np.testing.assert_allclose(image.affine, nib.load(bhsd / "images" / "ID_bb_ID_3.nii.gz").affine, atol=1e-3)
+
+
+def test_bhsd_trouble_is_named(bhsd, tmp_path):
+    (bhsd / "ground truths" / "ID_cc_ID_4.nii.gz").unlink()
+    with pytest.raises(IchsegError, match=r"ID_cc_ID_4\.nii\.gz: no file of this name in .*ground truths"):
+        prepare_bhsd(bhsd, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_patient_and_intercept():
+    assert patient_of("ID_0237f3c9_ID_40015688b9") == "ID_0237f3c9"
+    hounsfield = np.concatenate([np.full(50, -1000.0), np.full(50, 35.0), np.full(9, 950.0)])
+    assert lost_intercept(hounsfield) == 0 and lost_intercept(hounsfield + 1024) == 1024
+    assert lost_intercept(hounsfield.clip(0)) == 0  # clipped at water: nothing to give back
+
+
+def test_own_nifti_scans(phantoms, tmp_path):
+    table = tmp_path / "labels.csv"
+    scans = load_datalist(phantoms / "datalist.json")
+    lines = ["case,slice_number,hemorrhage,patient"]
+    for number, scan in enumerate(scans):
+        lines += [f"{scan['case']},{i + 1},{v},P{number // 2}" for i, v in enumerate(scan["slice_labels"])]
+    table.write_text("\n".join(lines) + "\n")
+    counts = prepare_nifti(phantoms / "images", table, tmp_path / "out")
+    assert counts["volumes"] == 5 and counts["patients"] == 3
+    mine = load_datalist(tmp_path / "out" / "datalist.json")
+    assert [s["slice_labels"] for s in mine] == [s["slice_labels"] for s in scans]
+    assert mine[0]["image"] == scans[0]["image"] and mine[0]["fold"] == mine[1]["fold"]
+    table.write_text("\n".join(lines[:-1]) + "\n")
+    with pytest.raises(IchsegError, match="case 'phantom_004' needs one row for each slice 1 to 8"):
+        prepare_nifti(phantoms / "images", table, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_folds_are_even_and_repeatable():
+    patients = {f"p{i}": (25 + i % 11, (i * 7) % 13 if i % 2 else 0) for i in range(60)}
+    folds = assign_folds(patients)
+    assert folds == assign_folds(dict(reversed(patients.items())))
+    slices, positive = sum(n for n, _ in patients.values()), sum(p for _, p in patients.values())
+    for fold in range(5):
+        members = [patients[p] for p, f in folds.items() if f == fold]
+        n, p = sum(n for n, _ in members), sum(p for _, p in members)
+        assert abs(n / slices - 0.2) <= 0.03 and abs(p / n - positive / slices) <= 0.03
+
+
+@pytest.mark.parametrize(("text", "folds"), [("0-2", (0, 1, 2)), ("3,4", (3, 4)), (2, (2,)), ([1, 0], (1, 0))])
+def test_parse_folds(text, folds):
+    assert parse_folds(text) == folds
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda c: c.pop("training"), "key 'training' must hold a list"),
+        (lambda c: c["training"][1].pop("image"), r"training\[1\] \(case phantom_001\): key 'image' is missing"),
+        (lambda c: c["training"][0].update(image="images/x.nii.gz"), r"image file not found: .*images/x\.nii\.gz"),
+        (lambda c: c["training"][0].update(slice_labels=[0, 2]), "'slice_labels' must hold one 0 or 1"),
+    ],
+)
+def test_datalist_errors_name_the_entry(phantoms, tmp_path, change, told):
+    content = json.loads((phantoms / "datalist.json").read_text())
+    change(content)
+    (tmp_path / "images").symlink_to(phantoms / "images")
+    (tmp_path / "labels").symlink_to(phantoms / "labels")
+    (tmp_path / "datalist.json").write_text(json.dumps(content))
+    with pytest.raises(IchsegError, match=told):
+        load_datalist(tmp_path / "datalist.json")
+
+
+def test_datalist_folds_and_missing_pseudo_masks(phantoms, tmp_path):
+    assert [s["case"] for s in load_datalist(phantoms / "datalist.json", "1-2")] == ["phantom_001", "phantom_002"]
+    with pytest.raises(IchsegError, match=r"no scan in fold\(s\) \[9\]"):
+        load_datalist(phantoms / "datalist.json", [9])
+    with pytest.raises(IchsegError, match=r"phantom_000_pseudo\.nii\.gz: pseudo-mask not found \(5 of 5"):
+        load_masked(phantoms / "datalist.json", pseudo_dir=tmp_path)
+    (tmp_path / "broken.json").write_text("{")
+    with pytest.raises(IchsegError, match="not a JSON file"):
+        load_datalist(tmp_path / "broken.json")
