@@ -131,7 +131,7 @@ def test_real_bcihm(real_bcihm, tmp_path):
     assert unknown == [f"{n:03d}" for n in range(59, 66)]
     image = nib.load(tmp_path / "out" / "images" / "049.nii.gz")
     assert image.shape == (650, 650, len(scans["049"]["slice_labels"]))
-    assert -20 <= np.asarray(image.dataobj[..., 15]).min() and np.asarray(image.dataobj[..., 15]).max() <= 100
+    assert np.asarray(image.dataobj[..., 15]).min() >= -20 and np.asarray(image.dataobj[..., 15]).max() <= 100
 
 
 @pytest.fixture

@@ -105,13 +105,31 @@ def attach_pseudo_labels(scans: list[dict[str, Any]], folder: str | Path) -> lis
 
 
 def load_masked(
-    path: str | Path, folds: Sequence[int] | str | int | None = None, pseudo_dir: str | Path | None = None
+    path: str | Path,
+    folds: Sequence[int] | str | int | None = None,
+    pseudo_dir: str | Path | None = None,
+    supervision: str = "masks",
 ) -> list[dict[str, Any]]:
-    """Scans with a mask under ``label``: pseudo-masks of ``pseudo_dir``, or the datalist's own if it is None.
+    """Scans for training a segmenter.
+
+    Args:
+        path: the datalist.
+        folds: keep only these.
+        pseudo_dir: folder of pseudo-masks; None takes the datalist's own masks.
+        supervision: ``"masks"`` gives every scan its mask under ``label``; ``"implants"`` gives none and only the
+            slices labeled negative under ``label_slices``, to draw hemorrhage into.
 
     Raises:
-        IchsegError: a mask is missing.
+        IchsegError: a mask or the slice labels are missing.
     """
+    if supervision not in ("masks", "implants"):
+        raise IchsegError(f"supervision must be masks or implants, not '{supervision}'")
+    if supervision == "implants":
+        scans = load_datalist(path, folds, require=("slice_labels",))
+        for scan in scans:
+            scan.pop("label", None)
+            scan["label_slices"] = [i for i, bleeds in enumerate(scan["slice_labels"]) if not bleeds]
+        return scans
     if pseudo_dir is None:
         return load_datalist(path, folds, require=("label",))
     return attach_pseudo_labels(load_datalist(path, folds), pseudo_dir)

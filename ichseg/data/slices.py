@@ -39,7 +39,7 @@ class SliceDataset(Dataset):
     Args:
         data: data dictionaries of :func:`ichseg.data.load_datalist`.
         transform: volume transform that leaves ``image`` (and ``label`` for masks) as (1, X, Y, Z) MetaTensor.
-        augment: slice transform applied to every item each time it is drawn.
+        augment: slice transform applied to every item each time it is drawn; it may add a ``mask``.
         target: ``"slice"`` gives ``label`` as the slice label (int 0 or 1); ``"mask"`` as mask (1, H, W), and
             leaves out slices that ``label_slices`` of the datalist says are not annotated.
         progress: show a progress bar while reading.
@@ -83,7 +83,9 @@ class SliceDataset(Dataset):
         before = np.asarray(item["image"].meta.get("original_affine", affine))
         stored = slice_labels_in_order(range(len(image)), before, affine).tolist()
         if self.target == "mask":
-            mask = slices_first(item["label"].as_tensor(), affine) > 0
+            # Without a mask the annotated slices are the ones known to be empty.
+            empty = torch.zeros_like(image, dtype=torch.bool)
+            mask = slices_first(item["label"].as_tensor(), affine) > 0 if "label" in item else empty
             annotated = set(scan.get("label_slices", stored))
             kept = [at for at, i in enumerate(stored) if i in annotated]
             return image[kept], mask[kept], [stored[at] for at in kept]
@@ -103,7 +105,8 @@ class SliceDataset(Dataset):
         if self.augment is not None:
             augmented = self.augment(dict(item))
             # MONAI's transforms leave traces of what they did; a training batch needs none of them.
-            item = {key: torch.as_tensor(getattr(augmented[key], "array", augmented[key])) for key in item}
+            kept = (*item, "mask") if "mask" in augmented else item
+            item = {key: torch.as_tensor(getattr(augmented[key], "array", augmented[key])) for key in kept}
         return {**item, "case": case, "slice_index": slice_index}
 
     @property

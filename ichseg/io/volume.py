@@ -165,7 +165,10 @@ def _load(path: Path) -> tuple[nib.Nifti1Header, nib.Nifti1Image]:
     try:
         image = kind.from_bytes(data)
         shape = tuple(int(n) for n in image.shape)
-        needed = int(image.dataobj.offset) + int(np.prod(shape, dtype=object)) * image.header["bitpix"].item() // 8
+        needed = (
+            int(getattr(image.dataobj, "offset", 0))
+            + int(np.prod(shape, dtype=object)) * image.header["bitpix"].item() // 8
+        )
         negative = any(n < 0 for n in shape)
     except (nib.spatialimages.HeaderDataError, nib.filebasedimages.ImageFileError, ValueError, OverflowError,
             OSError, TypeError) as error:  # fmt: skip

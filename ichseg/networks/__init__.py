@@ -7,11 +7,13 @@ from ichseg.networks.classifiers import (
     load_ensemble,
     slice_classifier,
 )
+from ichseg.networks.supervision import DeeplySupervised
 from ichseg.networks.weights import load_weights, read_checkpoint
 
 __all__ = [
     "BACKBONES",
     "ClassifierEnsemble",
+    "DeeplySupervised",
     "cam_layers",
     "load_ensemble",
     "load_weights",

@@ -34,12 +34,16 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def load_weights(network: Network, path: str | Path) -> Network:
+def load_weights(network: Network, path: str | Path | None) -> Network:
     """Load a state dict, or a checkpoint that holds one under ``model``, into ``network`` and return it.
+
+    ``path=None`` leaves the network as it is: training configs use it for random weights.
 
     Raises:
         IchsegError: the file cannot be read or belongs to another architecture.
     """
+    if path is None:
+        return network
     state = read_checkpoint(path)
     state = state.get("model", state)
     own = network.state_dict()

@@ -2,11 +2,14 @@
 
 from ichseg.training.checkpoint import TrainingCheckpoint
 from ichseg.training.history import EpochHistory
+from ichseg.training.implant_loss import ImplantLoss, batch_with_mask
 from ichseg.training.outputs import logits_and_labels, mask_and_truth, score_and_label, slice_score_and_label
 
 __all__ = [
     "EpochHistory",
+    "ImplantLoss",
     "TrainingCheckpoint",
+    "batch_with_mask",
     "logits_and_labels",
     "mask_and_truth",
     "score_and_label",

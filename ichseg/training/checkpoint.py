@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
+from ichseg.errors import IchsegError
 from ichseg.io import atomic_path
 from ichseg.networks import read_checkpoint
 
@@ -32,6 +34,7 @@ class TrainingCheckpoint:
         mode: ``"min"`` or ``"max"``.
         patience: stop after this many epochs without a new best.
         scheduler: a learning-rate scheduler whose state is kept, if there is one.
+        export: the part of the network whose weights become ``model.pt``; all of it if None.
         save: False keeps no files (ranks above 0 of a distributed run).
     """
 
@@ -45,12 +48,14 @@ class TrainingCheckpoint:
         mode: str = "max",
         patience: int = 20,
         scheduler: Any = None,
+        export: nn.Module | None = None,
         save: bool = True,
     ) -> None:
         if mode not in ("min", "max"):
             raise ValueError(f"mode must be min or max, not {mode}")
         self.folder = Path(folder)
         self.network = network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
+        self.export = self.network if export is None else export
         self.optimizer, self.scheduler = optimizer, scheduler
         self.evaluator, self.metric, self.sign = evaluator, metric, 1.0 if mode == "max" else -1.0
         self.patience, self.save = patience, save
@@ -80,13 +85,18 @@ class TrainingCheckpoint:
     def epoch_completed(self, engine: Engine) -> None:
         """Save the last, perhaps the best, perhaps stop."""
         score = self.sign * float(self.evaluator.state.metrics[self.metric])
+        if math.isnan(score):
+            raise IchsegError(
+                f"{self.metric} is not a number after epoch {engine.state.epoch}: the training diverged, or the "
+                "validation slices are all of one kind; choose other val_folds or another select_metric"
+            )
         improved = score > self.best
         self.best = max(self.best, score)
         self.since_best = 0 if improved else self.since_best + 1
         if self.save:
             if improved:
                 with atomic_path(self.folder / "model.pt") as temporary:
-                    torch.save(self.network.state_dict(), temporary)
+                    torch.save(self.export.state_dict(), temporary)
             with atomic_path(self.folder / "checkpoint.pt") as temporary:
                 state = {
                     "model": self.network.state_dict(),

@@ -12,8 +12,9 @@ from ichseg.transforms.foreground import HemorrhageMask, HemorrhageMaskd
 from ichseg.transforms.fusion import SpatialContextFusion, SpatialContextFusiond
 from ichseg.transforms.gating import GateSlicesd, KeepIntracranial, KeepIntracraniald
 from ichseg.transforms.implant import RandImplantHemorrhaged
-from ichseg.transforms.reader import HeadCTReader, MaskWriter
+from ichseg.transforms.reader import HeadCTReader
 from ichseg.transforms.resize import SliceResize, SliceResized
+from ichseg.transforms.saver import SaveImageMaskd
 from ichseg.transforms.window import BrainWindow, BrainWindowd
 
 __all__ = [
@@ -29,8 +30,8 @@ __all__ = [
     "KeepIntracraniald",
     "LayerAggregation",
     "LayerAggregationd",
-    "MaskWriter",
     "RandImplantHemorrhaged",
+    "SaveImageMaskd",
     "ShallowFeatureCAM",
     "ShallowFeatureCAMd",
     "SliceResize",

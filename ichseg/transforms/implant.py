@@ -22,6 +22,8 @@ class RandImplantHemorrhaged(RandomizableTransform, MapTransform):
         image_key: windowed slice (1, H, W) in [0, 1].
         label_key: slice label, which becomes 1, or mask (1, H, W), which becomes the implant's exact mask.
         prob: chance for a negative slice.
+        mask_key: where to put the mask (1, H, W): 1 in the implant, 0 elsewhere, -1 all over a slice with real
+            hemorrhage, whose mask is not known; None keeps no mask.
         level, width: the window the slice was scaled with, in HU.
     """
 
@@ -30,12 +32,13 @@ class RandImplantHemorrhaged(RandomizableTransform, MapTransform):
         image_key: str = "image",
         label_key: str = "label",
         prob: float = 0.5,
+        mask_key: str | None = None,
         level: float = 50.0,
         width: float = 130.0,
     ) -> None:
         MapTransform.__init__(self, [image_key, label_key])
         RandomizableTransform.__init__(self, prob)
-        self.image_key, self.label_key = image_key, label_key
+        self.image_key, self.label_key, self.mask_key = image_key, label_key, mask_key
         self.low, self.width = level - width / 2, width
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -43,7 +46,10 @@ class RandImplantHemorrhaged(RandomizableTransform, MapTransform):
         self.randomize(None)
         seed = int(self.R.randint(2**31))
         label = torch.as_tensor(item[self.label_key])
-        if not self._do_transform or float(label.max()) > 0:
+        bleeding = float(label.max()) > 0
+        if self.mask_key is not None:
+            item[self.mask_key] = torch.full_like(plain(item[self.image_key]), -1.0 if bleeding else 0.0)
+        if not self._do_transform or bleeding:
             return item
         hounsfield = plain(item[self.image_key])[0].numpy() * self.width + self.low
         made = implant_hemorrhage(hounsfield, np.random.default_rng(seed))
@@ -51,5 +57,7 @@ class RandImplantHemorrhaged(RandomizableTransform, MapTransform):
             image = torch.from_numpy((made[0] - self.low) / self.width).float().clamp(0, 1)
             item[self.image_key] = image[None]
             spatial = label.ndim > 1
+            if self.mask_key is not None:
+                item[self.mask_key] = torch.from_numpy(made[1])[None].float()
             item[self.label_key] = torch.from_numpy(made[1])[None].to(label) if spatial else torch.ones_like(label)
         return item

@@ -1,4 +1,4 @@
-"""Reading and writing for MONAI's LoadImaged and SaveImaged through :mod:`ichseg.io`."""
+"""Reading for MONAI's LoadImaged through :mod:`ichseg.io`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from monai.data import ImageReader, NibabelWriter
+from monai.data import ImageReader
 from monai.utils.enums import MetaKeys, SpaceKeys
 
 from ichseg.errors import ScanError
-from ichseg.io import read_mask, read_volume, write_like
+from ichseg.io import read_mask, read_volume
 
 
 class HeadCTReader(ImageReader):
@@ -55,19 +54,3 @@ class HeadCTReader(ImageReader):
             "flags": list(flags),
         }
         return array, meta
-
-
-class MaskWriter(NibabelWriter):
-    """``SaveImaged(writer=MaskWriter, resample=False)``: a uint8 mask in the geometry of the scan it belongs to.
-
-    Shape, both forms and both codes are those of the scan's own file; the file appears whole or not at all.
-    """
-
-    def set_metadata(self, meta_dict: Any = None, resample: bool = False, **options: Any) -> None:
-        self.reference = (meta_dict or {}).get("filename_or_obj")
-
-    def write(self, filename: Any, verbose: bool = False, **kwargs: Any) -> None:
-        if self.reference is None:
-            raise ScanError(f"{filename}: the mask does not know which scan it belongs to (no 'filename_or_obj')")
-        array = self.data_obj.numpy() if isinstance(self.data_obj, torch.Tensor) else np.asarray(self.data_obj)
-        write_like(filename, np.rint(array).astype(np.uint8), self.reference)

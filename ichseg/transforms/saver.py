@@ -1,0 +1,46 @@
+"""Saving masks through :mod:`ichseg.io`."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monai.config import KeysCollection
+from monai.transforms import SaveImaged
+
+from ichseg.errors import ScanError
+from ichseg.io import scan_name, write_like
+
+
+class SaveImageMaskd(SaveImaged):
+    """Save masks as uint8 NIfTI in the geometry of the scan they belong to: ``<name>_<postfix>.nii.gz``.
+
+    Shape, both forms and both codes are those of the scan's own file, the file appears whole or not at all, and
+    an error is raised as it is. (``SaveImaged`` rebuilds the header, writes in place and wraps errors; as its
+    subclass this one is dropped wherever programs drop that.)
+
+    Args:
+        keys: masks (1, X, Y, Z) on the grid of the file, as ``Invertd`` leaves them.
+        output_dir: folder for the masks.
+        output_postfix: what is added to the scan's name.
+        data_root_dir: folders below it are kept below ``output_dir``; empty keeps none.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, output_dir: str | Path, output_postfix: str = "ich", data_root_dir: str = ""
+    ) -> None:
+        super().__init__(keys, output_dir=output_dir, output_postfix=output_postfix, print_log=False)
+        self.output_dir, self.postfix, self.root = Path(output_dir), output_postfix, data_root_dir
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        item = dict(data)
+        for key in self.key_iterator(item):
+            source = getattr(item[key], "meta", {}).get("filename_or_obj")
+            if source is None:
+                raise ScanError(f"key '{key}': the mask does not know which scan it belongs to (no 'filename_or_obj')")
+            folder = Path(source).resolve().parent.relative_to(Path(self.root).resolve()) if self.root else Path()
+            path = self.output_dir / folder / f"{scan_name(source)}_{self.postfix}.nii.gz"
+            write_like(path, np.rint(np.asarray(item[key][0])).astype(np.uint8), source)
+        return item

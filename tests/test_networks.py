@@ -1,0 +1,92 @@
+"""Classifiers, ensembles, weight files."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+import torch
+
+from ichseg.devices import pick_device, place
+from ichseg.errors import IchsegError
+from ichseg.inference import PrecisionInferer, SliceScorer
+from ichseg.networks import ClassifierEnsemble, cam_layers, load_ensemble, load_weights, slice_classifier
+
+
+@pytest.mark.parametrize(("backbone", "parameters"), [("resnet34", 21_280_322), ("resnet50", 23_509_698)])
+def test_classifiers_have_the_stated_size(backbone, parameters):
+    assert sum(p.numel() for p in slice_classifier(backbone).parameters()) == parameters
+    assert cam_layers(backbone) == ("layer1", "layer2")
+
+
+def test_unknown_backbone():
+    with pytest.raises(IchsegError, match="backbone 'alexnet' is unknown; choose one of resnet34, resnet50"):
+        slice_classifier("alexnet")
+
+
+def test_ensemble_is_the_mean_softmax(tmp_path):
+    torch.manual_seed(0)
+    network = slice_classifier("resnet34").eval()
+    torch.save(network.state_dict(), tmp_path / "a.pt")
+    torch.save({"model": network.state_dict(), "epoch": 3}, tmp_path / "b.pt")  # a training checkpoint will do
+    x = torch.rand(2, 1, 64, 64)
+    ensemble = load_ensemble({"resnet34": tmp_path / "a.pt"})
+    with torch.no_grad():
+        torch.testing.assert_close(ensemble(x), network(x).softmax(1))
+        twice = ClassifierEnsemble([network, load_weights(slice_classifier("resnet34"), tmp_path / "b.pt").eval()])
+        torch.testing.assert_close(twice(x), network(x).softmax(1))
+        volume = x[:, 0].permute(1, 2, 0)[None, None]
+        torch.testing.assert_close(SliceScorer(1)(volume, ensemble)[0], network(x).softmax(1)[:, 1])
+    assert ensemble.cam_layers == [["layer1", "layer2"]]
+
+
+def test_weight_files_that_do_not_fit_are_named(tmp_path):
+    torch.save(slice_classifier("resnet50").state_dict(), tmp_path / "50.pt")
+    with pytest.raises(IchsegError, match=r"50\.pt: weights of another architecture than ResNet"):
+        load_weights(slice_classifier("resnet34"), tmp_path / "50.pt")
+    with pytest.raises(IchsegError, match=r"absent\.pt: weight file not found"):
+        load_weights(slice_classifier("resnet34"), tmp_path / "absent.pt")
+    (tmp_path / "cut.pt").write_bytes((tmp_path / "50.pt").read_bytes()[:1000])
+    with pytest.raises(IchsegError, match=r"cut\.pt: (damaged|not a) weight file"):
+        load_weights(slice_classifier("resnet34"), tmp_path / "cut.pt")
+    torch.save(torch.zeros(3), tmp_path / "tensor.pt")
+    with pytest.raises(IchsegError, match="expected a state dict"):
+        load_weights(slice_classifier("resnet34"), tmp_path / "tensor.pt")
+
+
+class Harmful:
+    def __reduce__(self):
+        return (print, ("this must never run",))
+
+
+def test_pickled_objects_are_never_loaded(tmp_path, capsys):
+    with (tmp_path / "bad.pt").open("wb") as file:
+        pickle.dump(Harmful(), file)
+    with pytest.raises(IchsegError, match=r"bad\.pt"):
+        load_weights(slice_classifier("resnet34"), tmp_path / "bad.pt")
+    torch.save({"model": Harmful()}, tmp_path / "bad2.pt")
+    with pytest.raises(IchsegError, match="pickled objects, which are never loaded"):
+        load_weights(slice_classifier("resnet34"), tmp_path / "bad2.pt")
+    assert "must never run" not in capsys.readouterr().out
+
+
+def test_devices():
+    assert pick_device("cpu").type == "cpu"
+    with pytest.raises(IchsegError, match="device 'cuda:99' is not there"):
+        pick_device("cuda:99")
+    with pytest.raises(IchsegError, match="device 'tpu' is unknown"):
+        pick_device("tpu")
+    network = place(torch.nn.Conv2d(4, 4, 3), "cpu")
+    assert network.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_precision_touches_the_forward_pass_only():
+    network = torch.nn.Conv2d(1, 8, 3)
+    seen = []
+    network.register_forward_hook(lambda m, i, o: seen.append(o.dtype))
+    x = torch.rand(1, 1, 8, 8)
+    full, half = PrecisionInferer("fp32")(x, network), PrecisionInferer("bf16")(x, network)
+    assert seen == [torch.float32, torch.bfloat16] and half.dtype == torch.float32
+    torch.testing.assert_close(full, half, atol=0.02, rtol=0.02)
+    with pytest.raises(IchsegError, match="precision 'fp8' is unknown"):
+        PrecisionInferer("fp8")

@@ -1,0 +1,271 @@
+"""The MONAI transforms: geometry, order of slices, inversion, the toy of the method's last step."""
+
+from __future__ import annotations
+
+import itertools
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Compose, EnsureChannelFirstd, Invertd, LoadImaged, Orientationd
+from torch import nn
+
+from ichseg.data import SliceDataset, load_datalist
+from ichseg.data.slices import slice_labels_in_order
+from ichseg.errors import IchsegError, one_line
+from ichseg.io import read_mask, write_volume
+from ichseg.transforms import (
+    BrainWindowd,
+    DenseCRFd,
+    GateSlicesd,
+    HeadCTReader,
+    HemorrhageMaskd,
+    KeepIntracraniald,
+    LayerAggregationd,
+    RandImplantHemorrhaged,
+    SaveImageMaskd,
+    ShallowFeatureCAM,
+    ShallowFeatureCAMd,
+    SliceResized,
+    SpatialContextFusiond,
+)
+
+LPS = [["L", "R"], ["P", "A"], ["I", "S"]]
+
+
+def loading(size=32, orient=True, keys=("image",)):
+    steps = [LoadImaged(keys, reader=HeadCTReader()), EnsureChannelFirstd(keys, channel_dim="no_channel")]
+    steps += [Orientationd(keys, "LPS", labels=LPS)] if orient else []
+    return Compose([*steps, BrainWindowd(keys), SliceResized(keys, size)])
+
+
+def volume(shape=(1, 8, 9, 5), affine=None):
+    return MetaTensor(
+        torch.rand(shape), affine=torch.as_tensor(np.diag([-1, -1, 5, 1.0]) if affine is None else affine)
+    )
+
+
+def test_window_is_the_same_for_every_slice():
+    item = BrainWindowd("image")({"image": torch.tensor([-500.0, -15, 50, 115, 3000])})
+    assert item["image"].tolist() == [0, 0, 0.5, 1, 1]
+    with pytest.raises(ValueError, match="width must be positive"):
+        BrainWindowd("image", width=0)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_resize_finds_the_slices_and_can_be_undone(axis):
+    order = [a for a in range(3) if a != axis]
+    affine = np.zeros((4, 4))
+    affine[order[0], 0 if axis != 0 else 1], affine[3, 3] = -1, 1
+    affine = np.eye(4)
+    directions = np.zeros((3, 3))
+    directions[2, axis] = 5
+    directions[0, order[0]], directions[1, order[1]] = -0.5, -0.5
+    affine[:3, :3] = directions
+    shape = [12, 10, 11]
+    shape[axis] = 4
+    item = {"image": volume((1, *shape), affine)}
+    transform = Compose([SliceResized("image", 6)])
+    small = transform(item)["image"]
+    expected = [6, 6, 6]
+    expected[axis] = 4
+    assert list(small.shape[1:]) == expected
+    # The corner of the field of view stays where it is.
+    corner = [-0.5, -0.5, -0.5, 1]
+    np.testing.assert_allclose(np.asarray(small.affine) @ corner, affine @ corner, atol=1e-6)
+    back = transform.inverse({"image": small})["image"]
+    assert list(back.shape[1:]) == shape
+    np.testing.assert_allclose(np.asarray(back.affine), affine)
+
+
+def orientations():
+    for flips in itertools.product((1, -1), repeat=3):
+        affine = np.diag([0.5 * flips[0], 0.5 * flips[1], 5.0 * flips[2], 1.0])
+        yield affine
+    tilted = np.diag([-0.5, -0.5, 5.0, 1.0])
+    tilted[1, 2], tilted[2, 1] = 1.5, 0.15
+    yield tilted
+    sagittal = np.array([[0, 0, -0.5, 0], [-0.5, 0, 0, 0], [0, 5.0, 0, 0], [0, 0, 0, 1]])
+    yield sagittal
+
+
+@pytest.mark.parametrize("affine", list(orientations()))
+def test_mask_returns_to_the_voxels_it_came_from(tmp_path, affine):
+    """Mark a block by its density, threshold it as a network would, and find it in the same voxels of the file."""
+    array = np.zeros((24, 20, 22), np.int16)
+    array[5:9, 3:7, 14:20] = 70
+    write_volume(tmp_path / "scan.nii.gz", array, affine)
+    loader = loading(size=48)
+    item = loader({"image": str(tmp_path / "scan.nii.gz")})
+    item["pred"] = torch.stack([item["image"][0] < 0.4, item["image"][0] >= 0.4]).float()
+    steps = Compose(
+        [
+            Invertd("pred", loader, "image", nearest_interp=False),
+            HemorrhageMaskd("pred"),
+            SaveImageMaskd("pred", tmp_path),
+        ]
+    )
+    steps(item)
+    mask, found = read_mask(tmp_path / "scan_ich.nii.gz")
+    np.testing.assert_array_equal(found, nib.load(tmp_path / "scan.nii.gz").affine)
+    assert mask.shape == array.shape
+    overlap = 2 * (mask & (array > 0)).sum() / (mask.sum() + (array > 0).sum())
+    assert overlap > 0.8  # a block of 4 voxels, resized and back
+
+
+def test_reader_errors_reach_the_user_as_one_line(tmp_path):
+    (tmp_path / "bad.nii.gz").write_bytes(b"\x1f\x8bjunk")
+    with pytest.raises(RuntimeError) as caught:
+        loading()({"image": str(tmp_path / "bad.nii.gz")})
+    assert one_line(caught.value).startswith(f"{tmp_path}/bad.nii.gz: damaged or truncated gzip file")
+
+
+def test_slice_labels_follow_the_slices_of_an_upside_down_file(tmp_path):
+    array = np.zeros((8, 8, 4), np.int16)
+    array[..., 0] = 60  # the first stored slice is bright, labeled 1, and the highest
+    write_volume(tmp_path / "scan.nii.gz", array, np.diag([-1, -1, -5, 1.0]))
+    scan = {"case": "scan", "image": str(tmp_path / "scan.nii.gz"), "slice_labels": [1, 0, 0, 0]}
+    dataset = SliceDataset([scan], loading(8), progress=False)
+    bright = [float(dataset[i]["image"].mean()) > 0.3 for i in range(4)]
+    assert bright == [False, False, False, True]
+    assert [int(dataset[i]["label"]) for i in range(4)] == [0, 0, 0, 1]
+    assert [dataset[i]["slice_index"] for i in range(4)] == [3, 2, 1, 0]
+    assert slice_labels_in_order([1, 0], np.eye(4), np.eye(4)).tolist() == [1, 0]
+
+
+def test_slice_dataset_keeps_annotated_slices_only(phantoms):
+    scan = load_datalist(phantoms / "datalist.json", [0])[0] | {"label_slices": [1, 5]}
+    steps = Compose(
+        [
+            LoadImaged("image", reader=HeadCTReader()),
+            LoadImaged("label", reader=HeadCTReader(labels=True)),
+            EnsureChannelFirstd(["image", "label"], channel_dim="no_channel"),
+            BrainWindowd("image"),
+            SliceResized(["image", "label"], 32, ["bilinear", "nearest"]),
+        ]
+    )
+    dataset = SliceDataset([scan], steps, target="mask", progress=False)
+    assert [index for _, index in dataset.index] == [1, 5] and dataset[0]["label"].shape == (1, 32, 32)
+    with pytest.raises(IchsegError, match="datalist gives 3 slice_labels"):
+        SliceDataset([scan | {"slice_labels": [0, 1, 0]}], loading(), progress=False)
+
+
+class Spot(nn.Module):
+    """Calls a slice positive if it has bright pixels; blind to slices whose corner is marked."""
+
+    def __init__(self, blind: bool):
+        super().__init__()
+        self.blind = blind
+        self.layer1 = nn.Sequential(nn.Conv2d(1, 2, 1, bias=False), nn.ReLU(), nn.AvgPool2d(4))
+        self.layer2 = nn.AvgPool2d(2)
+        nn.init.constant_(self.layer1[0].weight, 1.0)
+
+    def forward(self, x):
+        seen = 0.0 if self.blind else 1.0
+        keep = torch.where(x[:, :, 0, 0, None, None] > 0.05, seen, 1.0)
+        score = self.layer2(self.layer1((x - 0.6).relu() * keep)).flatten(1).sum(1) * 40 - 2
+        return torch.stack([-score, score], 1)
+
+
+def toy_scan():
+    """Five slices, a disc of 12 pixels in the middle three; the corner of slice 3 is marked."""
+    disc = torch.hypot(*(torch.stack(torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")) - 30)) < 6
+    scan = torch.full((1, 64, 64, 5), 0.3)
+    scan[..., 0, :] = 0
+    scan[0, :, :, 1:4][disc] = 0.9
+    scan[:, 0, 0, :] = 0
+    scan[:, 0, 0, 2] = 0.1
+    return MetaTensor(scan, affine=torch.as_tensor(np.diag([-1, -1, 5, 1.0]))), disc
+
+
+def test_context_rescues_a_slice_one_classifier_is_blind_to():
+    scan, _ = toy_scan()
+    pair = [Spot(blind=False), Spot(blind=True)]
+    maps, probabilities = ShallowFeatureCAM(pair, gate=0.4, batch_size=2)(scan)
+    assert [bool(p >= 0.4) for p in probabilities] == [False, True, True, True, False]
+    item = {"image": scan, "cam": maps[1], "p": probabilities}
+    fused = SpatialContextFusiond("cam", "p", gate=0.4)(item)["cam"]
+    center = (0, 3, 3)
+    before, after = float(maps[1][(*center, 2)]), float(fused[(*center, 2)])
+    neighbor = float(maps[1][(*center, 1)])
+    assert before < 0.55 * neighbor and after > 1.3 * before
+    assert fused[..., 0].eq(0).all() and fused[..., 4].eq(0).all()
+
+
+def test_whole_chain_in_a_plain_compose():
+    scan, disc = toy_scan()
+    chain = Compose(
+        [
+            ShallowFeatureCAMd("image", [Spot(False)], batch_size=2),
+            SpatialContextFusiond(["image_cam_1", "image_cam_2"], "image_probability"),
+            LayerAggregationd(["image_cam_1", "image_cam_2"], "image", "mask", threshold=0.3),
+            DenseCRFd("mask", "image", iterations=3),
+        ]
+    )
+    mask = chain({"image": scan})["mask"]
+    assert mask.shape == scan.shape and set(mask.unique().tolist()) <= {0.0, 1.0}
+    for index in (1, 2, 3):
+        found = mask[0, ..., index] > 0
+        assert 2 * (found & disc).sum() / (found.sum() + disc.sum()) > 0.8
+    assert mask[..., 0].sum() == 0 and mask[..., 4].sum() == 0
+
+
+def test_a_scan_without_positive_slices_gets_an_empty_mask():
+    scan = volume((1, 32, 32, 3)) * 0.2
+    chain = Compose(
+        [
+            ShallowFeatureCAMd("image", [Spot(False)]),
+            SpatialContextFusiond(["image_cam_1", "image_cam_2"], "image_probability"),
+            LayerAggregationd(["image_cam_1", "image_cam_2"], "image", "mask"),
+            DenseCRFd("mask", "image"),
+        ]
+    )
+    mask = chain({"image": scan})["mask"]
+    assert mask.shape == scan.shape and mask.sum() == 0
+
+
+def test_crf_follows_edges_and_takes_probabilities():
+    image = torch.zeros(1, 24, 24, 2)
+    image[:, 8:16, 8:16] = 0.7
+    rough = torch.zeros(1, 24, 24, 2)
+    rough[:, 9:17, 7:15, 0] = 1
+    refined = DenseCRFd("mask", "image")({"mask": rough, "image": image})["mask"]
+    assert torch.equal(refined[0, ..., 0] > 0, image[0, ..., 0] > 0) and refined[..., 1].sum() == 0
+    p = torch.cat([1 - 0.7 * rough, 0.7 * rough])
+    soft = DenseCRFd("mask", "image", argmax=False, iterations=1)({"mask": p, "image": image})["mask"]
+    assert soft.shape == (2, 24, 24, 2)
+    torch.testing.assert_close(soft.sum(0), torch.ones(24, 24, 2))
+
+
+def test_gates():
+    item = {
+        "image": MetaTensor(
+            torch.zeros(1, 4, 4, 3), affine=torch.eye(4), meta={"original_affine": np.diag([1, 1, -1, 1])}
+        ),
+        "pred": torch.tensor([0.9, 0.2, 0.8]),
+        "slice_labels": [0, 1, 1],  # stored upside down
+    }
+    gated = {by: GateSlicesd("pred", by=by)(item)["pred"].tolist() for by in ("prediction", "label", "both")}
+    assert gated["prediction"] == pytest.approx([0.9, 0.2, 0.8])
+    assert gated["label"] == [1, 1, 0] and gated["both"] == pytest.approx([0.9, 0.2, 0])
+    with pytest.raises(IchsegError, match="needs key 'slice_labels'"):
+        GateSlicesd("pred", by="label")({k: v for k, v in item.items() if k != "slice_labels"})
+
+
+def test_intracranial_and_implants_on_a_phantom(phantoms):
+    scan = load_datalist(phantoms / "datalist.json", [3])[0]
+    image = loading(96)({"image": scan["image"]})["image"]
+    everything = {"mask": torch.ones_like(image), "image": image}
+    kept = KeepIntracraniald("mask")(everything)["mask"]
+    assert 0.1 < float(kept[..., 4].mean()) < 0.7
+    assert torch.equal(KeepIntracraniald("mask", enabled=False)(everything)["mask"], everything["mask"])
+    item = {"image": image[..., 4].as_tensor(), "label": torch.tensor(0)}
+    drawn = [RandImplantHemorrhaged(prob=1.0).set_random_state(seed)(item) for seed in range(8)]
+    assert any(int(d["label"]) == 1 and not torch.equal(d["image"], item["image"]) for d in drawn)
+    assert all(int(d["label"]) == 1 or torch.equal(d["image"], item["image"]) for d in drawn)
+    masked = RandImplantHemorrhaged(prob=1.0).set_random_state(0)({**item, "label": torch.zeros(1, 96, 96)})["label"]
+    assert masked.shape == (1, 96, 96)
+    bleeding = {"image": item["image"], "label": torch.tensor(1)}
+    assert torch.equal(RandImplantHemorrhaged(prob=1.0)(bleeding)["image"], item["image"])
