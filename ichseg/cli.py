@@ -250,8 +250,9 @@ def _pseudo_label(args: argparse.Namespace) -> int:
 def _train_segmenter(args: argparse.Namespace) -> int:
     overrides = _training_overrides(args)
     overrides["output_dir"] = str(Path(args.output).resolve())
-    pseudo = None if args.pseudo_labels is None else str(Path(args.pseudo_labels).resolve())
-    _run_bundle("ich_segmentation", "train.yaml", overrides, args.set, pseudo_dir=pseudo)
+    overrides["pseudo_dir"] = None if args.pseudo_labels is None else str(Path(args.pseudo_labels).resolve())
+    overrides["supervision"] = "masks" if args.pseudo_labels is None else "pseudo"
+    _run_bundle("ich_segmentation", "train.yaml", overrides, args.set)
     print(f"wrote {Path(args.output) / 'model.pt'}")
     return DONE
 
@@ -272,13 +273,9 @@ def _segment(args: argparse.Namespace) -> int:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    from ichseg.report import COLUMNS, evaluate_masks
+    from ichseg.report import evaluate_masks, print_evaluation
 
-    rows = evaluate_masks(args.predictions, args.datalist, args.output, args.folds, _progress)
-    print(f"{'method':22s}" + "".join(f"{name.replace('_', ' '):>22s}" for name in COLUMNS[1:]))
-    for row in rows:
-        cells = [f"{v:.3f}" if isinstance(v, float) else str(v) for v in list(row.values())[1:]]
-        print(f"{row['method']:22s}" + "".join(f"{cell:>22s}" for cell in cells))
+    print_evaluation(evaluate_masks(args.predictions, args.datalist, args.output, args.folds, _progress))
     return DONE
 
 
@@ -320,7 +317,7 @@ def _load_check(datalist: str) -> None:
     load_datalist(datalist, check_files=False)
 
 
-def _run_bundle(bundle: str, config: str, overrides: dict[str, Any], settings: Sequence[str], **fixed: Any) -> None:
+def _run_bundle(bundle: str, config: str, overrides: dict[str, Any], settings: Sequence[str]) -> None:
     """Start a bundle's config through monai.bundle; None among the overrides leaves the config's value."""
     import yaml
 
@@ -329,7 +326,7 @@ def _run_bundle(bundle: str, config: str, overrides: dict[str, Any], settings: S
     root = bundle_folder(bundle)
     file = root / "configs" / config
     known = yaml.safe_load(file.read_text(encoding="utf-8"))
-    given = {"bundle_root": str(root), **{k: v for k, v in overrides.items() if v is not None}, **fixed}
+    given = {"bundle_root": str(root), **{k: v for k, v in overrides.items() if v is not None}}
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals or key.split("::")[0] not in known:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
 import yaml
 from monai.bundle import ConfigParser, ConfigWorkflow, verify_net_in_out
 
+from ichseg.networks import slice_classifier
 from ichseg.resources import bundle_folder
 from ichseg.version import __version__
 
@@ -31,9 +34,13 @@ def test_properties_monai_expects(bundle, name, kind, phantoms, tmp_path):
     weights = tmp_path / "model.pt"
     network = ConfigParser(config("ich_segmentation", "inference.yaml")).get_parsed_content("network_def")
     torch.save(network.state_dict(), weights)
-    overrides = {"dataset_dir": str(phantoms), "bundle_root": str(folder), "output_dir": str(tmp_path)}
-    if bundle == "ich_segmentation" and name == "inference.yaml":
-        overrides["weights"] = str(weights)
+    torch.save(slice_classifier("resnet34").state_dict(), tmp_path / "resnet34.pt")
+    overrides = {"dataset_dir": str(phantoms), "bundle_root": str(folder), "output_dir": str(tmp_path), "size": 64}
+    overrides |= {
+        ("ich_segmentation", "inference.yaml"): {"weights": str(weights)},
+        ("ich_segmentation", "train.yaml"): {"supervision": "masks"},
+        ("ich_pseudo_segmentation", "generate.yaml"): {"classifiers": {"resnet34": str(tmp_path / "resnet34.pt")}},
+    }.get((bundle, name), {})
     workflow = ConfigWorkflow(
         config_file=str(folder / "configs" / name),
         meta_file=str(folder / "configs" / "metadata.json"),
@@ -41,6 +48,7 @@ def test_properties_monai_expects(bundle, name, kind, phantoms, tmp_path):
         workflow_type=kind,
         **overrides,
     )
+    workflow.initialize()
     assert workflow.check_properties() == []
 
 
@@ -105,3 +113,69 @@ def test_shipped_weights_fit_and_are_small():
     assert file.stat().st_size < 25e6
     network = ConfigParser(config("ich_segmentation", "inference.yaml")).get_parsed_content("network_def")
     network.load_state_dict(torch.load(file, weights_only=True))
+
+
+def test_pseudo_and_segmentation_evaluation_configs_run(phantoms, tmp_path, capsys):
+    from monai.bundle import run
+
+    weights = tmp_path / "model.pt"
+    network = ConfigParser(config("ich_segmentation", "inference.yaml")).get_parsed_content("network_def")
+    torch.save(network.state_dict(), weights)
+    folder = bundle_folder("ich_segmentation") / "configs"
+    run(
+        config_file=[str(folder / "inference.yaml"), str(folder / "evaluate.yaml")],
+        meta_file=str(folder / "metadata.json"),
+        logging_file=str(folder / "logging.conf"),
+        bundle_root=str(folder.parent),
+        dataset_dir=str(phantoms),
+        output_dir=str(tmp_path / "masks"),
+        weights=str(weights),
+        size=64,
+        folds=[1, 2],
+    )
+    assert "foreground iou" in capsys.readouterr().out
+    assert (tmp_path / "masks" / "phantom_001_ich.nii.gz").is_file()
+    folder = bundle_folder("ich_pseudo_segmentation") / "configs"
+    run(
+        config_file=str(folder / "evaluate.yaml"),
+        meta_file=str(folder / "metadata.json"),
+        logging_file=str(folder / "logging.conf"),
+        dataset_dir=str(phantoms),
+        output_dir=str(tmp_path / "masks"),
+        folds=[2],
+    )
+    assert "HU rule, no learning" in capsys.readouterr().out
+
+
+def test_classification_evaluation_config_runs(phantoms, tmp_path, capsys):
+    from monai.bundle import run
+
+    torch.save(slice_classifier("resnet34").state_dict(), tmp_path / "model.pt")
+    folder = bundle_folder("ich_slice_classification") / "configs"
+    run(
+        config_file=[str(folder / "train.yaml"), str(folder / "evaluate.yaml")],
+        meta_file=str(folder / "metadata.json"),
+        logging_file=str(folder / "logging.conf"),
+        bundle_root=str(folder.parent),
+        dataset_dir=str(phantoms),
+        output_dir=str(tmp_path),
+        size=64,
+        val_folds=[1, 4],
+        device_name="cpu",
+    )
+    assert "val_auc: 0." in capsys.readouterr().out and (tmp_path / "metrics.csv").is_file()
+
+
+@pytest.mark.parametrize("bundle", ["ich_slice_classification", "ich_segmentation"])
+def test_training_in_two_processes(bundle, phantoms, tmp_path):
+    """The multi-GPU overlay, on the CPU with gloo where there is no GPU."""
+    folder = bundle_folder(bundle)
+    words = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "monai.bundle", "run"]
+    words += ["--config_file", "['configs/train.yaml','configs/multi_gpu_train.yaml']", "--dataset_dir", str(phantoms)]
+    words += ["--output_dir", str(tmp_path), "--size", "64", "--epochs", "1", "--batch_size", "4", "--val_folds", "[4]"]
+    words += ["--supervision", "masks"] if bundle == "ich_segmentation" else []
+    done = subprocess.run(
+        [sys.executable, *words], cwd=folder, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "model.pt").is_file() and len((tmp_path / "history.csv").read_text().splitlines()) == 2

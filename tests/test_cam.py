@@ -106,12 +106,12 @@ def test_uncorrelated_component_is_oriented_by_a_dark_border():
 def test_stages_have_the_geometry_of_the_paper():
     for backbone, channels in (("resnet34", (64, 128)), ("resnet50", (256, 512))):
         model = slice_classifier(backbone)
-        shapes = {}
+        shapes = []
         for name in ("layer1", "layer2"):
-            getattr(model, name).register_forward_hook(lambda m, i, o, n=name: shapes.update({n: tuple(o.shape[1:])}))
+            getattr(model, name).register_forward_hook(lambda m, i, o, to=shapes: to.append(tuple(o.shape[1:])))
         with torch.no_grad():
             model.eval()(torch.zeros(1, 1, 384, 384))
-        assert shapes == {"layer1": (channels[0], 96, 96), "layer2": (channels[1], 48, 48)}
+        assert shapes == [(channels[0], 96, 96), (channels[1], 48, 48)]
 
 
 class Small(nn.Module):
@@ -177,7 +177,7 @@ def test_extractor_works_on_other_networks_and_in_3d():
 
 def test_extractor_errors_are_clear():
     model = Small()
-    with pytest.raises(ValueError, match="layer 'three' is not in Small.*one, two"):
+    with pytest.raises(ValueError, match=r"layer 'three' is not in Small.*one, two"):
         CAMExtractor(model, ["three"])
     with pytest.raises(ValueError, match="method 'cam3' is unknown"):
         CAMExtractor(model, ["one"], "cam3")

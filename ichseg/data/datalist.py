@@ -20,6 +20,7 @@ from ichseg.errors import IchsegError
 from ichseg.io import scan_name, write_text
 
 REQUIRED = ("case", "image")
+SUPERVISION = ("pseudo", "masks", "implants")
 
 
 def load_datalist(
@@ -108,30 +109,33 @@ def load_masked(
     path: str | Path,
     folds: Sequence[int] | str | int | None = None,
     pseudo_dir: str | Path | None = None,
-    supervision: str = "masks",
+    supervision: str = "pseudo",
 ) -> list[dict[str, Any]]:
     """Scans for training a segmenter.
 
     Args:
         path: the datalist.
         folds: keep only these.
-        pseudo_dir: folder of pseudo-masks; None takes the datalist's own masks.
-        supervision: ``"masks"`` gives every scan its mask under ``label``; ``"implants"`` gives none and only the
-            slices labeled negative under ``label_slices``, to draw hemorrhage into.
+        pseudo_dir: folder of pseudo-masks.
+        supervision: ``"pseudo"`` gives every scan its pseudo-mask under ``label``, ``"masks"`` the datalist's own;
+            ``"implants"`` gives none and only the slices labeled negative under ``label_slices``, to draw
+            hemorrhage into.
 
     Raises:
         IchsegError: a mask or the slice labels are missing.
     """
-    if supervision not in ("masks", "implants"):
-        raise IchsegError(f"supervision must be masks or implants, not '{supervision}'")
+    if supervision not in SUPERVISION:
+        raise IchsegError(f"supervision must be one of {', '.join(SUPERVISION)}, not '{supervision}'")
     if supervision == "implants":
         scans = load_datalist(path, folds, require=("slice_labels",))
         for scan in scans:
             scan.pop("label", None)
             scan["label_slices"] = [i for i, bleeds in enumerate(scan["slice_labels"]) if not bleeds]
         return scans
-    if pseudo_dir is None:
+    if supervision == "masks":
         return load_datalist(path, folds, require=("label",))
+    if pseudo_dir is None:
+        raise IchsegError("supervision 'pseudo' needs pseudo_dir, the folder of pseudo-masks")
     return attach_pseudo_labels(load_datalist(path, folds), pseudo_dir)
 
 

@@ -1,6 +1,6 @@
 """Tables and pictures of results."""
 
-from ichseg.report.evaluation import COLUMNS, evaluate_masks
+from ichseg.report.evaluation import COLUMNS, evaluate_masks, print_evaluation
 from ichseg.report.montage import montage, slice_picture, telling_slices
 
-__all__ = ["COLUMNS", "evaluate_masks", "montage", "slice_picture", "telling_slices"]
+__all__ = ["COLUMNS", "evaluate_masks", "montage", "print_evaluation", "slice_picture", "telling_slices"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,14 @@ def evaluate_masks(
         plain = [{k: None if isinstance(v, float) and v != v else v for k, v in row.items()} for row in rows]
         write_text(Path(output) / "evaluation.json", json.dumps(plain, indent=1) + "\n")
     return rows
+
+
+def print_evaluation(rows: list[dict[str, Any]]) -> None:
+    """Print the rows of :func:`evaluate_masks` as a table, one column per method."""
+    width = max(len(row["method"]) for row in rows) + 2
+    for name in COLUMNS:
+        cells = [f"{row[name]:.3f}" if isinstance(row[name], float) else str(row[name]) for row in rows]
+        sys.stdout.write(f"{name.replace('_', ' '):24s}" + "".join(f"{cell:>{width}s}" for cell in cells) + "\n")
 
 
 def _prediction_file(folder: Path, scan: dict[str, Any]) -> Path:

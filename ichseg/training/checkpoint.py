@@ -14,6 +14,7 @@ from torch import nn
 from ichseg.errors import IchsegError
 from ichseg.io import atomic_path
 from ichseg.networks import read_checkpoint
+from ichseg.training.distributed import is_rank_zero
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,6 @@ class TrainingCheckpoint:
         patience: stop after this many epochs without a new best.
         scheduler: a learning-rate scheduler whose state is kept, if there is one.
         export: the part of the network whose weights become ``model.pt``; all of it if None.
-        save: False keeps no files (ranks above 0 of a distributed run).
     """
 
     def __init__(
@@ -49,7 +49,6 @@ class TrainingCheckpoint:
         patience: int = 20,
         scheduler: Any = None,
         export: nn.Module | None = None,
-        save: bool = True,
     ) -> None:
         if mode not in ("min", "max"):
             raise ValueError(f"mode must be min or max, not {mode}")
@@ -58,7 +57,7 @@ class TrainingCheckpoint:
         self.export = self.network if export is None else export
         self.optimizer, self.scheduler = optimizer, scheduler
         self.evaluator, self.metric, self.sign = evaluator, metric, 1.0 if mode == "max" else -1.0
-        self.patience, self.save = patience, save
+        self.patience = patience
         self.best = float("-inf")
         self.since_best = 0
 
@@ -93,7 +92,7 @@ class TrainingCheckpoint:
         improved = score > self.best
         self.best = max(self.best, score)
         self.since_best = 0 if improved else self.since_best + 1
-        if self.save:
+        if is_rank_zero():
             if improved:
                 with atomic_path(self.folder / "model.pt") as temporary:
                     torch.save(self.export.state_dict(), temporary)

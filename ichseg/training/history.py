@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import logging
+import sys
 import time
 from pathlib import Path
 from typing import cast
 
 from ignite.engine import Engine, Events
 from torch.utils.tensorboard import SummaryWriter
+
+from ichseg.training.distributed import is_rank_zero
 
 logger = logging.getLogger(__name__)
 
@@ -24,12 +27,11 @@ class EpochHistory:
         folder: where ``history.csv`` goes.
         evaluator: the validation engine.
         optimizer: its first group tells the learning rate.
-        save: False only logs (ranks above 0 of a distributed run).
     """
 
-    def __init__(self, folder: str | Path, evaluator: Engine, optimizer, save: bool = True) -> None:
+    def __init__(self, folder: str | Path, evaluator: Engine, optimizer) -> None:
         self.path = Path(folder) / "history.csv"
-        self.evaluator, self.optimizer, self.save = evaluator, optimizer, save
+        self.evaluator, self.optimizer = evaluator, optimizer
         self.losses: list[float] = []
         self.started = 0.0
         self.board: SummaryWriter | None = None
@@ -53,9 +55,9 @@ class EpochHistory:
             "train_loss": round(sum(self.losses) / max(len(self.losses), 1), 5),
             **{name: round(float(value), 5) for name, value in sorted(self.evaluator.state.metrics.items())},
         }
-        logger.info("%s", "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()))
-        if not self.save:
+        if not is_rank_zero():
             return
+        logger.info("%s", "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()))
         self.path.parent.mkdir(parents=True, exist_ok=True)
         new = not self.path.is_file()
         with self.path.open("a", newline="", encoding="utf-8") as file:
@@ -68,3 +70,14 @@ class EpochHistory:
         for name, value in row.items():
             self.board.add_scalar(name, value, engine.state.epoch)
         self.board.flush()
+
+
+class PrintMetrics:
+    """Handler for an evaluation: print its metrics, one per line, when it is done."""
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        for name, value in sorted(engine.state.metrics.items()):
+            sys.stdout.write(f"{name}: {float(value):.4f}\n")

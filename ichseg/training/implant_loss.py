@@ -24,10 +24,10 @@ class ImplantLoss(nn.Module):
     def __init__(self, network: DeeplySupervised, weight: float = 1.0, blood_weight: float = 8.0) -> None:
         super().__init__()
         # In a list, so that the network's parameters do not become the loss's.
-        self._network = [network]
+        self._network = [getattr(network, "module", network)]  # unwrapped where training is distributed
         self.weight = weight
         self.classification = nn.CrossEntropyLoss()
-        self.register_buffer("blood_weight", torch.tensor(blood_weight))
+        self.blood_weight = blood_weight
 
     def forward(self, logits: Tensor, target: dict[str, Tensor]) -> Tensor:
         """(B, 2) logits and ``{"label": (B,), "mask": (B, 1, H, W)}`` -> scalar."""
@@ -36,9 +36,10 @@ class ImplantLoss(nn.Module):
         known = mask.flatten(1).amin(dim=1) >= 0
         if self.weight and known.any():
             for predicted in self._network[0].mask_logits:
-                share = nn.functional.adaptive_avg_pool2d(mask[known], predicted.shape[-2:])
+                height, width = predicted.shape[-2:]
+                share = nn.functional.adaptive_avg_pool2d(mask[known], (height, width))
                 loss = loss + self.weight * nn.functional.binary_cross_entropy_with_logits(
-                    predicted[known], share, pos_weight=self.blood_weight.to(share)
+                    predicted[known], share, pos_weight=share.new_tensor(self.blood_weight)
                 )
         return loss
 

@@ -1,0 +1,45 @@
+"""Several processes training one network, each on its own device."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+import torch.distributed as dist
+
+from ichseg.errors import IchsegError
+
+
+def join_process_group() -> torch.device:
+    """Join the group that ``torchrun`` describes and return this process's device.
+
+    NCCL and one GPU per process where there are GPUs, gloo and the CPU elsewhere.
+
+    Raises:
+        IchsegError: not started by torchrun, or more processes than GPUs.
+    """
+    if "LOCAL_RANK" not in os.environ:
+        raise IchsegError(
+            "multi-process training must be started with torchrun, e.g. torchrun --nproc_per_node=2 -m ..."
+        )
+    local = int(os.environ["LOCAL_RANK"])
+    count = torch.cuda.device_count()
+    if count and local >= count:
+        raise IchsegError(f"process {local} has no GPU: {count} found; lower --nproc_per_node")
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if count else "gloo")
+    if not count:
+        return torch.device("cpu")
+    torch.cuda.set_device(local)
+    return torch.device(f"cuda:{local}")
+
+
+def leave_process_group() -> None:
+    """Leave the group, if in one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def is_rank_zero() -> bool:
+    """True in the process that writes files, and in any single process."""
+    return not dist.is_initialized() or dist.get_rank() == 0
