@@ -1,0 +1,148 @@
+"""Checkpoints, early stopping, dense supervision by implants."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from ignite.engine import Engine
+from torch import nn
+
+from ichseg.data import balanced_sampler, load_masked
+from ichseg.errors import IchsegError
+from ichseg.networks import DeeplySupervised, slice_classifier
+from ichseg.training import ImplantLoss, TrainingCheckpoint, batch_with_mask, score_and_label
+
+
+class Fake:
+    """A trainer whose validation metric follows a script."""
+
+    def __init__(self, folder, scores, mode="max", patience=2):
+        self.network = nn.Linear(1, 1)
+        self.optimizer = torch.optim.SGD(self.network.parameters(), lr=0.1, momentum=0.9)
+        self.evaluator = Engine(lambda engine, batch: None)
+        self.scores, self.seen = scores, []
+        self.trainer = Engine(self.step)
+        self.checkpoint = TrainingCheckpoint(
+            folder, self.network, self.optimizer, self.evaluator, "score", mode, patience
+        )
+        self.checkpoint.attach(self.trainer)
+
+    def step(self, engine, batch):
+        epoch = engine.state.epoch
+        self.seen.append(epoch)
+        nn.init.constant_(self.network.weight, epoch)
+        self.evaluator.state.metrics["score"] = self.scores[epoch - 1]
+
+    def run(self, epochs):
+        self.trainer.run([0], max_epochs=epochs)
+        return self
+
+
+def weight(file):
+    return float(torch.load(file, weights_only=True)["weight"])
+
+
+def test_best_is_kept_and_training_stops(tmp_path):
+    fake = Fake(tmp_path, [0.5, 0.7, 0.6, 0.6, 0.9]).run(5)
+    assert fake.seen == [1, 2, 3, 4] and weight(tmp_path / "model.pt") == 2
+
+
+def test_lower_may_be_better(tmp_path):
+    Fake(tmp_path, [0.5, 0.3, 0.4], "min").run(3)
+    assert weight(tmp_path / "model.pt") == 2
+
+
+def test_resuming_remembers_epoch_best_and_patience(tmp_path):
+    scores = [0.5, 0.7, 0.6, 0.65, 0.9]
+    Fake(tmp_path, scores).run(3)
+    again = Fake(tmp_path, scores).run(5)
+    assert again.seen == [4]  # one epoch without a new best before, one after: patience is used up
+    assert weight(tmp_path / "model.pt") == 2
+    assert Fake(tmp_path, scores).run(5).seen == []  # stopped stays stopped
+    assert [p.name for p in sorted(tmp_path.iterdir())] == ["checkpoint.pt", "model.pt"]
+
+
+def test_a_metric_that_is_no_number_stops_with_a_reason(tmp_path):
+    with pytest.raises(IchsegError, match="score is not a number after epoch 1"):
+        Fake(tmp_path, [math.nan]).run(1)
+
+
+def test_supervised_stages_see_the_implant_and_leave_no_trace_in_the_classifier():
+    torch.manual_seed(0)
+    classifier = slice_classifier("resnet34")
+    keys = set(classifier.state_dict())
+    network = DeeplySupervised(classifier, ["layer1", "layer2"])
+    x = torch.rand(3, 1, 64, 64)
+    mask = torch.zeros(3, 1, 64, 64)
+    mask[1, :, 20:40, 20:40] = 1
+    mask[2] = -1  # real hemorrhage, mask unknown
+    target = {"label": torch.tensor([0, 1, 1]), "mask": mask}
+    logits = network.train()(x)
+    assert [tuple(m.shape[1:]) for m in network.mask_logits] == [(1, 16, 16), (1, 8, 8)]
+    plain = nn.functional.cross_entropy(logits, target["label"])
+    loss = ImplantLoss(network, weight=1.0)(logits, target)
+    torch.testing.assert_close(ImplantLoss(network, weight=0.0)(logits, target), plain)
+    assert loss > plain
+    loss.backward()
+    assert classifier.layer1[0].conv1.weight.grad.abs().sum() > 0 and network.heads[0].weight.grad.abs().sum() > 0
+    # The slice of unknown mask counts through its label only.
+    changed = {**target, "mask": torch.cat([mask[:2], mask[2:] * 5])}
+    torch.testing.assert_close(ImplantLoss(network)(logits, changed), loss)
+    assert set(classifier.state_dict()) == keys
+    assert network.eval()(x).shape == (3, 2) and network.mask_logits == []
+
+
+def test_batches_carry_masks():
+    batch = {
+        "image": torch.zeros(2, 1, 4, 4),
+        "label": torch.tensor([0, 1]),
+        "mask": torch.zeros(2, 1, 4, 4),
+        "case": "x",
+    }
+    image, target = batch_with_mask(batch, torch.device("cpu"))
+    assert image.shape == (2, 1, 4, 4) and set(target) == {"label", "mask"}
+
+
+def test_scores_are_probabilities_of_hemorrhage():
+    score, label = score_and_label({"pred": torch.tensor([[0.0, 2.0], [1.0, 1.0]]), "label": torch.tensor([1, 0])})
+    assert score.flatten().tolist() == pytest.approx([1 / (1 + math.exp(-2)), 0.5]) and label.shape == (2, 1)
+
+
+class Slices:
+    def __init__(self, positive):
+        self.positive = torch.tensor(positive)
+
+
+def test_balanced_sampler_draws_the_share_asked_for():
+    sampler = balanced_sampler(Slices([True] * 10 + [False] * 190), 0.4, 5000, seed=1)
+    drawn = torch.tensor(list(sampler))
+    assert abs(float((drawn < 10).float().mean()) - 0.4) < 0.03
+    with pytest.raises(IchsegError, match="cannot balance: 0 of 5"):
+        balanced_sampler(Slices([False] * 5))
+
+
+def test_supervision_by_implants_reads_no_mask_and_only_negative_slices(phantoms):
+    scans = load_masked(phantoms / "datalist.json", [0], supervision="implants")
+    assert "label" not in scans[0]
+    assert all(scans[0]["slice_labels"][i] == 0 for i in scans[0]["label_slices"]) and scans[0]["label_slices"]
+    with pytest.raises(IchsegError, match="supervision must be one of pseudo, masks, implants"):
+        load_masked(phantoms / "datalist.json", supervision="pixels")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_methods_agree_on_cpu_and_gpu():
+    from ichseg.cam import CAMExtractor
+    from ichseg.crf import DenseCRF
+
+    torch.manual_seed(0)
+    p, image = torch.rand(2, 2, 40, 40).softmax(1), (torch.rand(2, 1, 40, 40) * 255).round()
+    torch.testing.assert_close(DenseCRF(2)(p, image), DenseCRF(2)(p.cuda(), image.cuda()).cpu(), atol=1e-4, rtol=0)
+    model, x = slice_classifier("resnet34"), torch.rand(2, 1, 64, 64)
+    with CAMExtractor(model, ["layer1"]) as extractor:
+        on_cpu = extractor(x)[1]["layer1"]
+    with CAMExtractor(model.cuda(), ["layer1"]) as extractor:
+        on_gpu = extractor(x.cuda())[1]["layer1"].cpu()
+    torch.testing.assert_close(on_cpu, on_gpu, atol=1e-3, rtol=1e-2)
