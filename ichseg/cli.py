@@ -115,8 +115,8 @@ def _parser() -> argparse.ArgumentParser:
     pseudo.add_argument("--output", required=True, metavar="DIR")
     pseudo.add_argument("--folds", help="only these folds, e.g. 0-2 or 3,4")
     pseudo.add_argument("--threshold", type=float, help="on the fused maps (default 0.22)")
-    pseudo.add_argument("--size", type=int, help="as in training (default 384)")
-    _run_options(pseudo, precision=False)
+    pseudo.add_argument("--size", type=int, help="default: as the classifiers were trained")
+    _run_options(pseudo)
 
     segmenter = command(
         "train-segmenter",
@@ -141,13 +141,13 @@ def _parser() -> argparse.ArgumentParser:
     segment.add_argument("output", metavar="OUTPUT", help="folder for masks and results.csv")
     segment.add_argument("--weights", metavar="FILE", help="default: the model shipped with ichseg")
     segment.add_argument("--threshold", type=float, help="on the probability of hemorrhage (default 0.5)")
-    segment.add_argument("--size", type=int, help="as in training of the weights (default 256, the shipped model's)")
+    segment.add_argument("--size", type=int, help="default: as the weights were trained")
     _run_options(segment)
 
     evaluate = command(
         "evaluate",
         _evaluate,
-        "Compare masks with the true masks of a datalist.",
+        "Compare masks with the slice labels and, where there are some, the true masks of a datalist.",
         "ichseg evaluate MASKS DATA/datalist.json --output DIR",
     )
     evaluate.add_argument("predictions", metavar="MASKS", help="folder of NAME_ich.nii.gz or NAME_pseudo.nii.gz")
@@ -169,10 +169,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run_options(parser: argparse.ArgumentParser, precision: bool = True) -> None:
+def _run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
-    if precision:
-        parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="default: fp32")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="default: fp32")
     parser.add_argument("--batch-size", type=int, help="slices per pass")
     parser.add_argument(
         "--set",
@@ -234,14 +233,16 @@ def _pseudo_label(args: argparse.Namespace) -> int:
         raise IchsegError(f"{folder}: no <backbone>/model.pt in this folder; run 'ichseg train-classifier' first")
     _load_check(args.datalist)
     overrides = {
+        **_settings_of(*found.values()),
         "datalist": str(Path(args.datalist).resolve()),
         "output_dir": str(Path(args.output).resolve()),
         "classifiers": found,
         "folds": args.folds,
         "threshold": args.threshold,
-        "size": args.size,
         "batch_size": args.batch_size,
+        "precision": args.precision,
         "device_name": args.device,
+        **({} if args.size is None else {"size": args.size}),
     }
     _run_bundle("ich_pseudo_segmentation", "generate.yaml", overrides, args.set)
     return DONE
@@ -259,23 +260,33 @@ def _train_segmenter(args: argparse.Namespace) -> int:
 
 def _segment(args: argparse.Namespace) -> int:
     overrides = {
+        **({} if args.weights is None else _settings_of(args.weights)),
         "dataset_dir": str(Path(args.input).resolve()),
         "output_dir": str(Path(args.output).resolve()),
         "weights": None if args.weights is None else str(Path(args.weights).resolve()),
         "threshold": args.threshold,
-        "size": args.size,
         "batch_size": args.batch_size,
         "precision": args.precision,
         "device_name": args.device,
+        **({} if args.size is None else {"size": args.size}),
     }
     _run_bundle("ich_segmentation", "inference.yaml", overrides, args.set)
     return DONE
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    from ichseg.report import evaluate_masks, print_evaluation
+    from ichseg.data.datalist import load_datalist
+    from ichseg.report import evaluate_masks, evaluate_slices, print_evaluation
 
-    print_evaluation(evaluate_masks(args.predictions, args.datalist, args.output, args.folds, _progress))
+    scans = load_datalist(args.datalist, args.folds)
+    if all("slice_labels" in scan for scan in scans):
+        for name, value in evaluate_slices(args.predictions, args.datalist, args.output, args.folds, _progress).items():
+            print(
+                f"{name.replace('_', ' '):24s}{value:>12.3f}" if isinstance(value, float) else f"{name:24s}{value:>12d}"
+            )
+    if any("label" in scan for scan in scans):
+        print()
+        print_evaluation(evaluate_masks(args.predictions, args.datalist, args.output, args.folds, _progress))
     return DONE
 
 
@@ -310,11 +321,27 @@ def _training_overrides(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def _settings_of(*weights: str) -> dict[str, Any]:
+    """Size and window the weights were trained with, from the ``model.json`` beside them, if there is one."""
+    import json
+
+    found: dict[str, Any] = {}
+    for file in weights:
+        beside = Path(file).with_suffix(".json")
+        if beside.is_file():
+            settings = json.loads(beside.read_text(encoding="utf-8"))
+            settings.pop("backbone", None)
+            if found and settings != found:
+                raise IchsegError(f"{beside}: trained with {settings}, the classifier before it with {found}")
+            found = settings
+    return found
+
+
 def _load_check(datalist: str) -> None:
     """The datalist is wrong in a second rather than after MONAI's five."""
     from ichseg.data.datalist import load_datalist
 
-    load_datalist(datalist, check_files=False)
+    load_datalist(datalist)
 
 
 def _run_bundle(bundle: str, config: str, overrides: dict[str, Any], settings: Sequence[str]) -> None:

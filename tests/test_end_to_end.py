@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import json
 
 import nibabel as nib
 import numpy as np
@@ -24,7 +25,7 @@ def path(phantoms, tmp_path_factory):
     datalist = str(phantoms / "datalist.json")
     train = ["train-classifier", "--datalist", datalist, "--output", str(runs / "classifiers"), *SMALL]
     assert main([*train, "--backbone", "resnet34", "--epochs", "2"]) == 0
-    pseudo = ["pseudo-label", "--datalist", datalist, "--classifiers", str(runs / "classifiers"), "--size", "64"]
+    pseudo = ["pseudo-label", "--datalist", datalist, "--classifiers", str(runs / "classifiers")]
     pseudo += [
         "--output",
         str(runs / "pseudo"),
@@ -86,7 +87,7 @@ def test_segmenting_a_folder_survives_bad_files(path, phantoms, tmp_path):
     (scans / "plain.nii.gz").write_bytes(source.read_bytes())  # would write the same output as plain.nii
     (scans / "notes.txt").write_text("not a scan")
     weights = str(path / "unet" / "model.pt")
-    command = ["segment", str(scans), str(out), "--weights", weights, "--size", "64", "--device", "cpu"]
+    command = ["segment", str(scans), str(out), "--weights", weights, "--device", "cpu"]
     assert main(command) == 1
     table = {r["case"]: r for r in rows(out / "results.csv")}
     assert {c: r["status"] for c, r in table.items()} == {
@@ -115,6 +116,9 @@ def test_evaluation_of_the_truth_is_perfect(phantoms, tmp_path, capsys):
         float(nothing["foreground_iou"]) == 0 and nothing["FPL"] == "nan" and rule["method"] == "HU rule, no learning"
     )
     assert "all background" in capsys.readouterr().out
+    detection = json.loads((tmp_path / "out" / "detection.json").read_text())
+    assert detection["positive_slices_touched"] == 1 and detection["negative_slices_touched"] == 0
+    assert detection["slice_auc"] == 1 and detection["patient_auc"] == 1
 
 
 def test_demo(path, tmp_path, capsys):
@@ -132,6 +136,11 @@ def test_wrong_use_gets_one_line_and_exit_code_2(path, phantoms, tmp_path, capsy
     classifiers = tmp_path / "classifiers" / "resnet50"
     classifiers.mkdir(parents=True)
     (classifiers / "model.pt").write_bytes((path / "classifiers" / "resnet34" / "model.pt").read_bytes())
+    lost = tmp_path / "lost.json"
+    lost.write_text(
+        (phantoms / "datalist.json").read_text().replace("images/", f"{scans}/").replace("labels/", f"{scans}/")
+    )
+    lost.write_text(lost.read_text().replace("phantom_002.nii.gz", "gone.nii.gz"))
     for words, told in (
         (["segment", str(tmp_path / "absent"), out], "absent: no such file or folder"),
         (["segment", scans, out, "--weights", str(tmp_path / "no.pt")], "no.pt: weight file not found"),
@@ -146,6 +155,8 @@ def test_wrong_use_gets_one_line_and_exit_code_2(path, phantoms, tmp_path, capsy
             ["train-segmenter", "--datalist", datalist, "--pseudo-labels", scans, "--output", out],
             "phantom_000_pseudo.nii.gz: pseudo-mask not found",
         ),
+        (["pseudo-label", "--datalist", str(lost), "--classifiers", scans, "--output", out], "no <backbone>/model.pt"),
+        (["train-classifier", "--datalist", str(lost), "--output", out], "(case phantom_002): image file not found"),
         (["train-classifier", "--datalist", str(tmp_path / "no.json"), "--output", out], "no.json: datalist not found"),
         (["prepare", "bcihm", scans], "prepare bcihm needs SOURCE OUTPUT"),
     ):

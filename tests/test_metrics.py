@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from ichseg.metrics import DatasetIoU, LesionLocalization, dice, hemorrhage_volume
+from ichseg.metrics import DatasetIoU, LesionLocalization, dice, hemorrhage_volume, roc_auc
 
 
 def test_dataset_iou_is_not_the_mean_of_images():
@@ -92,3 +92,9 @@ def test_volume_under_shear_is_the_determinant():
     affine = np.diag([0.5, 0.5, 5.0, 1.0])
     affine[1, 2] = 1.7  # gantry tilt
     assert hemorrhage_volume(mask, affine) == {"volume_ml": pytest.approx(9 * 0.00125), "lesions": 2}
+
+
+def test_roc_auc_counts_ties_half():
+    assert roc_auc([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1]) == pytest.approx(0.75)
+    assert roc_auc([1, 1, 1], [0, 1, 0]) == pytest.approx(0.5)
+    assert math.isnan(roc_auc([1, 2], [1, 1]))

@@ -44,6 +44,8 @@ class CAMExtractor:
         method: ``"layer_cam"``, ``"grad_cam"``, ``"shallow_feature_cam"``, or a function of
             (activations, gradients).
         target: class whose logit is explained; 1 is hemorrhage, whatever the network predicts (methods: D6).
+        autocast: run the forward pass in this lower precision, e.g. ``torch.bfloat16``; maps are always made in
+            float32, but gradients that went through bfloat16 layers differ a little.
 
     Raises:
         ValueError: unknown method or layer; a layer that gives no gradient.
@@ -55,10 +57,11 @@ class CAMExtractor:
         layers: Sequence[str | nn.Module],
         method: str | Callable[[Tensor, Tensor], Tensor] = "layer_cam",
         target: int = 1,
+        autocast: torch.dtype | None = None,
     ) -> None:
         if isinstance(method, str) and method not in METHODS:
             raise ValueError(f"method '{method}' is unknown; choose one of {', '.join(METHODS)}")
-        self.model, self.target = model, target
+        self.model, self.target, self.autocast = model, target, autocast
         self.method = METHODS[method] if isinstance(method, str) else method
         self.modules = _find(model, layers)
         self.activations: dict[str, Tensor] = {}
@@ -88,7 +91,8 @@ class CAMExtractor:
             raise ValueError("use the extractor in a 'with' block, so that its hooks are removed afterwards")
         self.activations = {}
         with torch.enable_grad():
-            logits = self.model(images.detach())
+            with torch.autocast(images.device.type, self.autocast, enabled=self.autocast is not None):
+                logits = self.model(images.detach()).float()
             silent = [name for name in self.modules if name not in self.activations]
             if silent:
                 raise ValueError(f"layer '{silent[0]}' was not run by the network's forward pass")

@@ -100,7 +100,7 @@ def evaluate_masks(
     for scan in progress(scans):
         truth, _ = read_mask(scan["label"])
         volume = read_volume(scan["image"])
-        prediction, _ = read_mask(_prediction_file(Path(predictions), scan))
+        prediction, _ = read_mask(prediction_file(Path(predictions), scan))
         if prediction.shape != truth.shape:
             raise IchsegError(
                 f"case {scan['case']}: prediction {prediction.shape} and truth {truth.shape} differ in shape"
@@ -134,7 +134,12 @@ def print_evaluation(rows: list[dict[str, Any]]) -> None:
         sys.stdout.write(f"{name.replace('_', ' '):24s}" + "".join(f"{cell:>{width}s}" for cell in cells) + "\n")
 
 
-def _prediction_file(folder: Path, scan: dict[str, Any]) -> Path:
+def prediction_file(folder: Path, scan: dict[str, Any]) -> Path:
+    """The mask of a scan in a folder of predictions.
+
+    Raises:
+        IchsegError: there is none.
+    """
     name = scan_name(scan["image"])
     for postfix in ("_ich", "_pseudo"):
         file = folder / f"{name}{postfix}.nii.gz"

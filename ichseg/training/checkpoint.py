@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from pathlib import Path
@@ -12,7 +13,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from ichseg.errors import IchsegError
-from ichseg.io import atomic_path
+from ichseg.io import atomic_path, write_text
 from ichseg.networks import read_checkpoint
 from ichseg.training.distributed import is_rank_zero
 
@@ -35,6 +36,7 @@ class TrainingCheckpoint:
         mode: ``"min"`` or ``"max"``.
         patience: stop after this many epochs without a new best.
         scheduler: a learning-rate scheduler whose state is kept, if there is one.
+        settings: what a user of the weights must know (size, window, ...); written beside them as ``model.json``.
         export: the part of the network whose weights become ``model.pt``; all of it if None.
     """
 
@@ -48,6 +50,7 @@ class TrainingCheckpoint:
         mode: str = "max",
         patience: int = 20,
         scheduler: Any = None,
+        settings: dict[str, Any] | None = None,
         export: nn.Module | None = None,
     ) -> None:
         if mode not in ("min", "max"):
@@ -57,7 +60,7 @@ class TrainingCheckpoint:
         self.export = self.network if export is None else export
         self.optimizer, self.scheduler = optimizer, scheduler
         self.evaluator, self.metric, self.sign = evaluator, metric, 1.0 if mode == "max" else -1.0
-        self.patience = patience
+        self.patience, self.settings = patience, settings
         self.best = float("-inf")
         self.since_best = 0
 
@@ -96,6 +99,8 @@ class TrainingCheckpoint:
             if improved:
                 with atomic_path(self.folder / "model.pt") as temporary:
                     torch.save(self.export.state_dict(), temporary)
+                if self.settings is not None:
+                    write_text(self.folder / "model.json", json.dumps(self.settings) + "\n")
             with atomic_path(self.folder / "checkpoint.pt") as temporary:
                 state = {
                     "model": self.network.state_dict(),

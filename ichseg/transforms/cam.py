@@ -32,6 +32,7 @@ class ShallowFeatureCAM(Transform):
         amplify_scale: lambda of the first layer's tanh; 0 leaves it out.
         batch_size: slices per pass.
         device: where the networks run.
+        precision: ``"fp32"`` or ``"bf16"`` for the networks' forward passes; bf16 changes the maps a little.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class ShallowFeatureCAM(Transform):
         amplify_scale: float = 2.0,
         batch_size: int = 8,
         device: str | torch.device = "cpu",
+        precision: str = "fp32",
     ) -> None:
         if isinstance(networks, nn.Module):
             networks = list(getattr(networks, "networks", [networks]))
@@ -51,6 +53,9 @@ class ShallowFeatureCAM(Transform):
         self.layers = [list(layers)] * len(self.networks) if isinstance(layers[0], str) else [list(x) for x in layers]
         self.gate, self.component_mode, self.combine = gate, component_mode, combine
         self.amplify_scale, self.batch_size, self.device = amplify_scale, batch_size, torch.device(device)
+        if precision not in ("fp32", "bf16"):
+            raise ValueError(f"precision must be fp32 or bf16, not '{precision}'")
+        self.autocast = torch.bfloat16 if precision == "bf16" else None
 
     def __call__(
         self, volume: torch.Tensor, probabilities: torch.Tensor | None = None
@@ -87,10 +92,11 @@ class ShallowFeatureCAM(Transform):
     def score(self, slices: torch.Tensor) -> torch.Tensor:
         """(n, 1, H, W) -> (n,) mean softmax probability of hemorrhage."""
         scores = []
-        with torch.no_grad():
+        cast = torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None)
+        with torch.no_grad(), cast:
             for start in range(0, len(slices), self.batch_size):
                 batch = slices[start : start + self.batch_size].to(self.device)
-                scores.append(torch.stack([n(batch).softmax(1)[:, 1] for n in self.networks]).mean(0).cpu())
+                scores.append(torch.stack([n(batch).float().softmax(1)[:, 1] for n in self.networks]).mean(0).cpu())
         return torch.cat(scores)
 
     def _fill(self, bank, model, network, layers, slices, chosen) -> None:
@@ -101,7 +107,7 @@ class ShallowFeatureCAM(Transform):
             component = principal_component(activations, self.component_mode)
             return shallow_feature_cam(cam, component, self.combine)
 
-        with CAMExtractor(network, layers, gated) as extractor:
+        with CAMExtractor(network, layers, gated, autocast=self.autocast) as extractor:
             for start in range(0, len(chosen), self.batch_size):
                 numbers = chosen[start : start + self.batch_size]
                 _, components = extractor(slices[numbers].to(self.device))

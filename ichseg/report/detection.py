@@ -1,0 +1,64 @@
+"""Masks judged by slice labels alone, where no true masks exist."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ichseg.data import load_datalist
+from ichseg.io import read_mask, slice_axis, voxel_volume_ml, write_text
+from ichseg.metrics import roc_auc
+from ichseg.report.evaluation import prediction_file
+
+
+def evaluate_slices(
+    predictions: str | Path,
+    datalist: str | Path,
+    output: str | Path | None = None,
+    folds: str | None = None,
+    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+) -> dict[str, float | int]:
+    """Compare which slices the masks touch with the slice labels.
+
+    Args:
+        predictions: folder of masks.
+        datalist: with ``slice_labels``.
+        output: folder for ``detection.json``; None writes nothing.
+        folds: keep only these folds, e.g. ``"3-4"``.
+        progress: wraps the iteration over scans.
+
+    Returns:
+        slices, positive_slices, positive_slices_touched and negative_slices_touched (shares), slice_auc and
+        patient_auc of the segmented area and volume as scores.
+
+    Raises:
+        IchsegError: a prediction or the slice labels are missing.
+    """
+    areas, labels = [], []
+    volumes: dict[str, float] = {}
+    patients: dict[str, bool] = {}
+    for scan in progress(load_datalist(datalist, folds, require=("slice_labels",))):
+        mask, affine = read_mask(prediction_file(Path(predictions), scan))
+        areas.append((np.moveaxis(mask, slice_axis(affine), 0) > 0).sum(axis=(1, 2)))
+        labels.append(np.asarray(scan["slice_labels"]))
+        patient = scan.get("patient", scan["case"])
+        volumes[patient] = volumes.get(patient, 0.0) + float(areas[-1].sum()) * voxel_volume_ml(affine)
+        patients[patient] = patients.get(patient, False) or bool(labels[-1].any())
+    area, label = np.concatenate(areas), np.concatenate(labels).astype(bool)
+    result = {
+        "scans": len(areas),
+        "slices": len(label),
+        "positive_slices": int(label.sum()),
+        "positive_slices_touched": float((area[label] > 0).mean()) if label.any() else float("nan"),
+        "negative_slices_touched": float((area[~label] > 0).mean()) if (~label).any() else float("nan"),
+        "slice_auc": roc_auc(area, label),
+        "patient_auc": roc_auc([volumes[p] for p in patients], list(patients.values())),
+    }
+    if output is not None:
+        plain = {k: None if v != v else v for k, v in result.items()}
+        write_text(Path(output) / "detection.json", json.dumps(plain, indent=1) + "\n")
+    return result
