@@ -86,16 +86,18 @@ def test_segmenting_a_folder_survives_bad_files(path, phantoms, tmp_path):
     (scans / "cut.nii.gz").write_bytes(source.read_bytes()[:500])
     (scans / "plain.nii.gz").write_bytes(source.read_bytes())  # would write the same output as plain.nii
     (scans / "notes.txt").write_text("not a scan")
+    (scans / "sub" / "link.nii.gz").symlink_to(source)
     weights = str(path / "unet" / "model.pt")
     command = ["segment", str(scans), str(out), "--weights", weights, "--device", "cpu"]
     assert main(command) == 1
     table = {r["case"]: r for r in rows(out / "results.csv")}
     assert {c: r["status"] for c, r in table.items()} == {
-        "cut.nii.gz": "failed", "plain.nii": "ok", "plain.nii.gz": "failed", "sub/good.nii.gz": "ok"}  # fmt: skip
+        "cut.nii.gz": "failed", "plain.nii": "ok", "plain.nii.gz": "failed", "sub/good.nii.gz": "ok",
+        "sub/link.nii.gz": "ok"}  # fmt: skip
     assert "cut.nii.gz: damaged or truncated gzip file" in table["cut.nii.gz"]["message"]
     assert "same output name as plain.nii" in table["plain.nii.gz"]["message"]
     assert sorted(str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()) == [
-        "plain_ich.nii.gz", "results.csv", "sub/good_ich.nii.gz"]  # fmt: skip
+        "plain_ich.nii.gz", "results.csv", "sub/good_ich.nii.gz", "sub/link_ich.nii.gz"]  # fmt: skip
     mask = nib.load(out / "sub" / "good_ich.nii.gz")
     assert mask.shape == nib.load(source).shape and mask.get_data_dtype() == np.uint8
     voxel = abs(np.linalg.det(mask.affine[:3, :3])) / 1000

@@ -58,7 +58,7 @@ class GateSlicesd(MapTransform):
 
 
 class KeepIntracranial(Transform):
-    """Empty a mask outside the brain, slice by slice, see :func:`ichseg.data.brain.intracranial_mask`.
+    """Empty a mask, or the image itself, outside the brain, see :func:`ichseg.data.brain.intracranial_mask`.
 
     Args:
         level, width: the window the image was scaled with, in HU.
@@ -68,7 +68,10 @@ class KeepIntracranial(Transform):
         self.low, self.width = level - width / 2, width
 
     def __call__(self, mask: torch.Tensor, image: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        """Mask (C, X, Y, Z) and windowed scan (1, X, Y, Z) in [0, 1] -> mask."""
+        """Mask (C, X, Y, Z) and windowed scan (1, X, Y, Z) in [0, 1] -> mask; or (C, H, W) and (1, H, W)."""
+        if image.ndim == 3:
+            inside = intracranial_mask(plain(image)[0].numpy() * self.width + self.low)
+            return like(plain(mask) * torch.from_numpy(inside).to(mask.dtype), mask)
         axis = volume_slice_axis(image)
         slices = plain(image)[0].movedim(axis, 0).numpy() * self.width + self.low
         kept = plain(mask).movedim(1 + axis, 0).clone()

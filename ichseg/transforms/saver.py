@@ -40,7 +40,8 @@ class SaveImageMaskd(SaveImaged):
             source = getattr(item[key], "meta", {}).get("filename_or_obj")
             if source is None:
                 raise ScanError(f"key '{key}': the mask does not know which scan it belongs to (no 'filename_or_obj')")
-            folder = Path(source).resolve().parent.relative_to(Path(self.root).resolve()) if self.root else Path()
+            # absolute() and not resolve(): a scan that is a link belongs to the folder the link lies in.
+            folder = Path(source).absolute().parent.relative_to(Path(self.root).absolute()) if self.root else Path()
             path = self.output_dir / folder / f"{scan_name(source)}_{self.postfix}.nii.gz"
             write_like(path, np.rint(np.asarray(item[key][0])).astype(np.uint8), source)
         return item
