@@ -65,7 +65,7 @@ def run_demo(
         caption = (
             f"{row['case']} ({kinds}): true {row['true_ml']:.1f} mL, found {row['found_ml']:.1f} mL, Dice {shown_dice}"
         )
-        chosen = telling_slices(truth if truth.any() else found, PICTURES_PER_SCAN)
+        chosen = telling_slices(truth, PICTURES_PER_SCAN, found)
         pictures.append((caption, [slice_picture(volume.array[..., i], found[..., i], truth[..., i]) for i in chosen]))
     montage(pictures, output / "demo.png")
     print(f"\nmasks and results.csv: {masks}\npicture: {output / 'demo.png'}")

@@ -54,6 +54,7 @@ def load_datalist(
         raise IchsegError(f"{path}: key 'training' must hold a list of scans")
     wanted = None if folds is None else set(parse_folds(folds))
     scans: list[dict[str, Any]] = []
+    names: dict[str, str] = {}
     for index, entry in enumerate(entries):
         where = f"{path}: training[{index}]"
         if not isinstance(entry, dict):
@@ -62,6 +63,10 @@ def load_datalist(
         for key in REQUIRED:
             if not isinstance(entry.get(key), str):
                 raise IchsegError(f"{where}: key '{key}' is missing or not text")
+        name = scan_name(entry["image"])
+        if name in names:
+            raise IchsegError(f"{where}: file name '{name}' is also that of case {names[name]}; outputs would collide")
+        names[name] = entry["case"]
         if wanted is not None and entry.get("fold") not in wanted:
             continue
         for key in require:

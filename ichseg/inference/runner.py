@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from ichseg.errors import one_line
 from ichseg.inference.scans import ScanDataset
-from ichseg.io import scan_name, write_text
+from ichseg.io import write_text
 from ichseg.metrics import hemorrhage_volume
 
 logger = logging.getLogger(__name__)
@@ -62,16 +62,13 @@ class FolderRunner:
         for index in tqdm(range(len(self.dataset)), desc="scans", unit="scan"):
             case = self.dataset.data[index]["case"]
             started = time.perf_counter()
-            # a.nii and a.nii.gz would write the same output: the second must not replace the first.
-            output = str(Path(case).with_name(scan_name(case)))
+            image = self.dataset.data[index]["image"]
             row: dict[str, Any]
-            if output in outputs:
-                row = {
-                    "status": "failed",
-                    "message": f"{case}: same output name as {outputs[output]}; rename one",
-                }
+            # a.nii and a.nii.gz would write the same output: the second must not replace the first.
+            if case in outputs:
+                row = {"status": "failed", "message": f"{image}: same output name as {outputs[case]}; rename one"}
             else:
-                outputs[output] = case
+                outputs[case] = image
                 row = self._one(index)
             row |= {"case": case, "seconds": round(time.perf_counter() - started, 2)}
             if row["status"] == "failed":

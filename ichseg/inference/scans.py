@@ -9,19 +9,22 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from ichseg.errors import one_line
-from ichseg.io import find_scans
+from ichseg.io import find_scans, scan_name
 
 
 def list_scans(folder: str | Path, exclude: str | Path | None = None) -> list[dict[str, str]]:
     """Every scan at or below ``folder`` (or the one file) as ``{"case": ..., "image": ...}``.
 
-    ``case`` is the path relative to ``folder``, so that equal names in different folders stay apart.
+    ``case`` is the path relative to ``folder`` without ``.nii`` or ``.nii.gz``: equal names in different folders
+    stay apart.
 
     Raises:
         IchsegError: nothing is there.
     """
     root = scan_root(folder)
-    return [{"case": str(p.relative_to(root)), "image": str(p)} for p in find_scans(folder, exclude)]
+    return [
+        {"case": str(p.relative_to(root).with_name(scan_name(p))), "image": str(p)} for p in find_scans(folder, exclude)
+    ]
 
 
 def scan_root(folder: str | Path) -> str:

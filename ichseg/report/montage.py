@@ -64,9 +64,19 @@ def montage(rows: Sequence[tuple[str, Sequence[Image.Image]]], path: str | Path)
         sheet.save(temporary, format="PNG")
 
 
-def telling_slices(mask: np.ndarray, count: int) -> list[int]:
-    """Slices (third axis) to show: spread over where the mask is, or over the middle of an empty one."""
+def telling_slices(mask: np.ndarray, count: int, also: np.ndarray | None = None) -> list[int]:
+    """Slices (third axis) to show: spread over where the mask is, or over the middle of an empty one.
+
+    Args:
+        mask: (X, Y, Z).
+        count: how many slices at most.
+        also: second mask (X, Y, Z) whose largest slice is always among them.
+    """
+    shown: set[int] = set()
+    if also is not None and also.any():
+        shown.add(int((also > 0).sum(axis=(0, 1)).argmax()))
     positive = np.flatnonzero(mask.any(axis=(0, 1)))
     if len(positive) == 0:
         positive = np.arange(mask.shape[2] // 4, max(3 * mask.shape[2] // 4, 1))
-    return sorted({int(positive[round(i)]) for i in np.linspace(0, len(positive) - 1, count)})
+    shown |= {int(positive[round(i)]) for i in np.linspace(0, len(positive) - 1, count - len(shown))}
+    return sorted(shown)
