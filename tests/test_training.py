@@ -64,6 +64,14 @@ def test_resuming_remembers_epoch_best_and_patience(tmp_path):
     assert [p.name for p in sorted(tmp_path.iterdir())] == ["checkpoint.pt", "model.pt"]
 
 
+def test_a_checkpoint_of_another_network_is_named(tmp_path):
+    Fake(tmp_path, [0.5]).run(1)
+    other = Fake(tmp_path, [0.5, 0.6])
+    other.checkpoint.network = nn.Linear(3, 3)
+    with pytest.raises(IchsegError, match=r"checkpoint\.pt: checkpoint of another network"):
+        other.run(2)
+
+
 def test_a_metric_that_is_no_number_stops_with_a_reason(tmp_path):
     with pytest.raises(IchsegError, match="score is not a number after epoch 1"):
         Fake(tmp_path, [math.nan]).run(1)

@@ -74,8 +74,13 @@ class TrainingCheckpoint:
         if not path.is_file():
             return
         state = read_checkpoint(path)
-        self.network.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        try:
+            self.network.load_state_dict(state["network"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (KeyError, ValueError, RuntimeError):
+            raise IchsegError(
+                f"{path}: checkpoint of another network or optimizer; remove it or choose another output folder"
+            ) from None
         if self.scheduler is not None and state["scheduler"] is not None:
             self.scheduler.load_state_dict(state["scheduler"])
         self.best, self.since_best = state["best"], state["since_best"]
@@ -103,7 +108,8 @@ class TrainingCheckpoint:
                     write_text(self.folder / "model.json", json.dumps(self.settings) + "\n")
             with atomic_path(self.folder / "checkpoint.pt") as temporary:
                 state = {
-                    "model": self.network.state_dict(),
+                    "network": self.network.state_dict(),
+                    "model": self.export.state_dict(),  # the same tensors: stored once
                     "optimizer": self.optimizer.state_dict(),
                     "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
                     "epoch": engine.state.epoch,
