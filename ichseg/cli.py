@@ -15,6 +15,7 @@ from ichseg.errors import IchsegError, one_line
 from ichseg.version import __version__
 
 DONE, SOME_FAILED, USAGE = 0, 1, 2
+SIZE_STEP = 32  # what the networks halve
 BACKBONE_CHOICES = ("resnet34", "resnet50")
 
 EXAMPLES = """examples:
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.debug:
             raise
         print(f"ichseg: error: {one_line(error)}", file=sys.stderr)
-        if not _is_ours(error):
+        if not _is_ours(error) and not isinstance(_cause(error), ValueError):
             print("ichseg: this looks like a fault of ichseg; --debug shows where", file=sys.stderr)
         return USAGE
 
@@ -297,6 +298,7 @@ def _demo(args: argparse.Namespace) -> int:
         words = ["segment", str(scans), str(masks), "--device", args.device, "--precision", args.precision]
         words += ["--weights", args.weights] if args.weights else []
         words += [f"--set={pair}" for pair in args.set]
+        words += ["--batch-size", str(args.batch_size)] if args.batch_size else []
         code = main(words)
         if code != DONE:
             raise SystemExit(code)
@@ -329,8 +331,10 @@ def _settings_of(*weights: str) -> dict[str, Any]:
     for file in weights:
         beside = Path(file).with_suffix(".json")
         if beside.is_file():
-            settings = json.loads(beside.read_text(encoding="utf-8"))
-            settings.pop("backbone", None)
+            try:
+                settings = {k: v for k, v in json.loads(beside.read_text(encoding="utf-8")).items() if k != "backbone"}
+            except (json.JSONDecodeError, AttributeError):
+                raise IchsegError(f"{beside}: not a JSON object; remove it and give --size") from None
             if found and settings != found:
                 raise IchsegError(f"{beside}: trained with {settings}, the classifier before it with {found}")
             found = settings
@@ -359,6 +363,8 @@ def _run_bundle(bundle: str, config: str, overrides: dict[str, Any], settings: S
         if not equals or key.split("::")[0] not in known:
             raise IchsegError(f"--set {setting}: '{key}' is not a key of {file}; write KEY=VALUE with a key from there")
         given[key] = yaml.safe_load(value)
+    if given.get("size", SIZE_STEP) % SIZE_STEP:
+        raise IchsegError(f"size {given['size']} must be a multiple of {SIZE_STEP}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from monai.bundle import run
@@ -387,6 +393,12 @@ def _quiet(debug: bool) -> None:
     logging.getLogger("ichseg").setLevel(logging.DEBUG if debug else logging.INFO)
     if not debug:
         warnings.simplefilter("ignore")
+
+
+def _cause(error: BaseException) -> BaseException:
+    while (deeper := error.__cause__ or error.__context__) is not None:
+        error = deeper
+    return error
 
 
 def _is_ours(error: BaseException | None) -> bool:

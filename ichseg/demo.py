@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,11 @@ def run_demo(
         print(f"drawing {scans} phantoms ...")
         prepare_phantom(phantoms, scans, seed, size=192, slices=20, progress=progress)
     cases = load_datalist(phantoms / "datalist.json")
-    if len(cases) != scans:
-        raise IchsegError(f"{phantoms}: holds {len(cases)} phantoms of an earlier demo, not {scans}; remove the folder")
+    drawn = json.loads((phantoms / "datalist.json").read_text(encoding="utf-8")).get("seed")
+    if len(cases) != scans or drawn != seed:
+        raise IchsegError(
+            f"{phantoms}: holds {len(cases)} phantoms of seed {drawn}; remove it or choose another --output"
+        )
     segment(phantoms / "images", masks)
     rows, pictures = [], []
     print(f"\n{'scan':14s}{'hemorrhage':>14s}{'true mL':>10s}{'found mL':>10s}{'Dice':>8s}")

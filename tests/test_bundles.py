@@ -174,7 +174,7 @@ def test_training_in_two_processes(bundle, phantoms, tmp_path):
     words = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "monai.bundle", "run"]
     words += ["--config_file", "['configs/train.yaml','configs/multi_gpu_train.yaml']", "--dataset_dir", str(phantoms)]
     words += ["--output_dir", str(tmp_path), "--size", "64", "--epochs", "1", "--batch_size", "4", "--val_folds", "[4]"]
-    words += ["--supervision", "masks"] if bundle == "ich_segmentation" else []
+    words += ["--supervision", "masks"] if bundle == "ich_segmentation" else ["--implant_probability", "0.5"]
     done = subprocess.run(
         [sys.executable, *words], cwd=folder, capture_output=True, text=True, timeout=300, check=False
     )

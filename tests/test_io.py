@@ -176,9 +176,12 @@ def test_find_scans_leaves_out_hidden_files_and_own_outputs(tmp_path):
     for name in ("a.nii.gz", "sub/b.nii", "._a.nii.gz", "a_ich.nii.gz", "notes.txt", "out/a_ich.nii.gz", "out/c.nii"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
+    write_volume(tmp_path / "s.nii.gz", np.zeros((2, 2, 2), np.int16), np.eye(4))
+    write_like(tmp_path / "a_ich.nii.gz", np.zeros((2, 2, 2), np.uint8), tmp_path / "s.nii.gz")
+    (tmp_path / "patient_ich.nii.gz").write_bytes((tmp_path / "s.nii.gz").read_bytes())  # a scan of that name
     (tmp_path / "loop").symlink_to(tmp_path, target_is_directory=True)
     found = [str(p.relative_to(tmp_path)) for p in find_scans(tmp_path, exclude=tmp_path / "out")]
-    assert found == ["a.nii.gz", "sub/b.nii"]
+    assert found == ["a.nii.gz", "patient_ich.nii.gz", "s.nii.gz", "sub/b.nii"]
     assert scan_name("x/ID_1.nii.gz") == "ID_1"
     with pytest.raises(IchsegError, match="no such file or folder"):
         find_scans(tmp_path / "absent")

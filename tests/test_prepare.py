@@ -11,9 +11,10 @@ import pytest
 import SimpleITK as sitk
 
 from ichseg.data import load_datalist, load_masked, prepare_bcihm, prepare_bhsd, prepare_nifti
-from ichseg.data.bhsd import lost_intercept, patient_of
+from ichseg.data.bhsd import patient_of
 from ichseg.data.folds import assign_folds, parse_folds
 from ichseg.errors import IchsegError
+from ichseg.io import lost_intercept
 
 HEADER = "PatientNumber,SliceNumber,Intraventricular,Intraparenchymal,Subarachnoid,Epidural,Subdural,No_Hemorrhage"
 

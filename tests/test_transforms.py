@@ -75,6 +75,7 @@ def test_resize_finds_the_slices_and_can_be_undone(axis):
     # The corner of the field of view stays where it is.
     corner = [-0.5, -0.5, -0.5, 1]
     np.testing.assert_allclose(np.asarray(small.affine) @ corner, affine @ corner, atol=1e-6)
+    assert item["image"].applied_operations == [] and np.array_equal(np.asarray(item["image"].affine), affine)
     back = transform.inverse({"image": small})["image"]
     assert list(back.shape[1:]) == shape
     np.testing.assert_allclose(np.asarray(back.affine), affine)

@@ -11,7 +11,7 @@ MODES = ("spatial", "channel")
 def principal_component(features: Tensor, mode: str = "spatial") -> Tensor:
     """First principal component of the features of every image.
 
-    ``"spatial"`` (default, methods: D8): pixels are the samples, channels the variables; each channel is
+    ``"spatial"`` (default, decision D8): pixels are the samples, channels the variables; each channel is
     centered over space and the map holds the scores of the first component. The paper argues from the variance
     of pixels. ``"channel"``: channels are the samples, pixels the variables; the map is the first component
     vector, of unit length. It takes off the mean-over-channels image first, and with it much of the contrast

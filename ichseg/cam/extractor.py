@@ -43,7 +43,7 @@ class CAMExtractor:
         layers: module names or modules.
         method: ``"layer_cam"``, ``"grad_cam"``, ``"shallow_feature_cam"``, or a function of
             (activations, gradients).
-        target: class whose logit is explained; 1 is hemorrhage, whatever the network predicts (methods: D6).
+        target: class whose logit is explained; 1 is hemorrhage, whatever the network predicts (decision D6).
         autocast: run the forward pass in this lower precision, e.g. ``torch.bfloat16``; maps are always made in
             float32, but gradients that went through bfloat16 layers differ a little.
 

@@ -9,7 +9,7 @@ from torch import Tensor
 def layer_cam(activations: Tensor, gradients: Tensor) -> Tensor:
     """LayerCAM: ``relu(sum_k relu(g_k) * A_k)``, every pixel weighted by its own gradient.
 
-    Jiang et al., IEEE TIP 2021; methods: 1.4 (the paper's print lost the sum over channels).
+    Jiang et al., IEEE TIP 2021 (the paper's print lost the sum over channels).
 
     Args:
         activations: (B, K, ...) feature maps of one layer; two or three spatial axes.
@@ -33,7 +33,7 @@ def grad_cam(activations: Tensor, gradients: Tensor) -> Tensor:
 
 
 def min_max(maps: Tensor) -> Tensor:
-    """Scale every map to [0, 1] over its last two axes; a constant map becomes zeros (methods: 1.4, D7)."""
+    """Scale every map to [0, 1] over its last two axes; a constant map becomes zeros (decision D7)."""
     low = maps.amin(dim=(-2, -1), keepdim=True)
     span = maps.amax(dim=(-2, -1), keepdim=True) - low
     return torch.where(span > 0, (maps - low) / torch.where(span > 0, span, torch.ones_like(span)), 0)

@@ -13,7 +13,7 @@ MINIMUM_CORRELATION = 0.02
 
 
 def shallow_feature_cam(cam: Tensor, component: Tensor, combine: str = "gated") -> Tensor:
-    """Combine a normalized map C with the first principal component P of the same layer (methods: 1.5).
+    """Combine a normalized map C with the first principal component P of the same layer.
 
     The component is first oriented (:func:`oriented`) and scaled to [0, 1]; a constant one counts as 1.
 
@@ -46,7 +46,7 @@ def shallow_feature_cam(cam: Tensor, component: Tensor, combine: str = "gated") 
 
 
 def oriented(component: Tensor, cam: Tensor) -> Tensor:
-    """Fix the arbitrary sign of a component so that it agrees with the map (methods: D9).
+    """Fix the arbitrary sign of a component so that it agrees with the map (decision D9).
 
     The sign with a non-negative Pearson correlation to the map wins; where the correlation is too weak to tell,
     the one whose one-pixel border frame, which is air, lies mostly below the mean.

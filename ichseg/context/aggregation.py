@@ -18,7 +18,7 @@ def upsample(maps: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def aggregate(maps: Sequence[Tensor], threshold: float, size: Sequence[int], rule: str = "or") -> Tensor:
-    """Bi-layer aggregation: ``any`` (or ``all``) layer strictly above the threshold (methods: 1.9).
+    """Bi-layer aggregation: ``any`` (or ``all``) layer strictly above the threshold.
 
     Args:
         maps: one (n, h, w) per layer, sizes may differ.

@@ -11,7 +11,7 @@ from ichseg.context.fusion import ensemble, fuse
 
 
 class MemoryBank:
-    """Write-once store of maps, keyed by (slice, layer, model) (methods: 1.8).
+    """Write-once store of maps, keyed by (slice, layer, model).
 
     Fusion reads only what was put in, never what it wrote, so the order of writing does not matter.
     """

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def amplify(maps: Tensor, scale: float = 2.0) -> Tensor:
-    """``tanh(scale * map / max(map))`` per map: lifts the faint parts of layer 1 (methods: 1.6).
+    """``tanh(scale * map / max(map))`` per map: lifts the faint parts of layer 1.
 
     Layer 1 only, per slice and model, before averaging over models. A map of zeros stays zeros.
 
@@ -22,7 +22,7 @@ def amplify(maps: Tensor, scale: float = 2.0) -> Tensor:
 
 
 def ensemble(maps: Sequence[Tensor]) -> Tensor:
-    """Mean over models (methods: 1.7, bi-model ensemble).
+    """Mean over models (bi-model ensemble).
 
     Args:
         maps: one (n, h, w) per model, at one size.
@@ -39,7 +39,7 @@ def ensemble(maps: Sequence[Tensor]) -> Tensor:
 
 
 def positive_runs(flags: Sequence[bool] | Tensor) -> list[tuple[int, int]]:
-    """Maximal runs of consecutive positive slices, as half-open (start, stop) pairs (methods: 1.8).
+    """Maximal runs of consecutive positive slices, as half-open (start, stop) pairs.
 
     Args:
         flags: (n,) one per slice, in physical order.
@@ -51,7 +51,7 @@ def positive_runs(flags: Sequence[bool] | Tensor) -> list[tuple[int, int]]:
 
 
 def fuse(maps: Tensor, window: int = 2, weight: float = 0.5) -> Tensor:
-    """Spatial context fusion: add the neighboring slices of a run, nearer ones more (methods: 1.8).
+    """Spatial context fusion: add the neighboring slices of a run, nearer ones more.
 
     ``S_l = (E_l + w * sum_{0 < |j-l| <= c} E_j / |j-l|) / (1 + w * sum of the 1/|j-l| that exist)``
 

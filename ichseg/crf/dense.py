@@ -20,7 +20,7 @@ SMALLEST_PROBABILITY = 1e-8
 
 
 class DenseCRF:
-    """Mean field: ``Q <- softmax(log p + sum_m w_m N_m^-1/2 K_m N_m^-1/2 Q)`` (methods: 1.10).
+    """Mean field: ``Q <- softmax(log p + sum_m w_m N_m^-1/2 K_m N_m^-1/2 Q)``.
 
     Two kernels, one of position, one of position and gray level; Potts compatibility; symmetric normalization
     ``N = diag(K 1)``; the self term is kept. The defaults are the published settings, which were made for color

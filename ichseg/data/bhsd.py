@@ -1,7 +1,7 @@
 """BHSD: 192 head CT scans with five-subtype masks -> an ichseg data folder.
 
 Wu et al., MLMI 2023, arXiv 2308.11298. Scan names are ``ID_<patient>_ID_<study>.nii.gz``; repeated studies of
-one patient share the first token and always share a fold (methods: D1).
+one patient share the first token and always share a fold (decision D1).
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ from ichseg.data.datalist import write_datalist
 from ichseg.data.folds import assign_folds
 from ichseg.data.subtypes import SUBTYPES
 from ichseg.errors import IchsegError
-from ichseg.io import read_mask, read_volume, scan_name, slice_axis, staged_folder, write_volume
+from ichseg.io import lost_intercept, read_mask, read_volume, scan_name, slice_axis, staged_folder, write_volume
 
 IMAGE_FOLDERS = ("images", "imagesTr")
-SOFT_TISSUE_SHARE = 0.04
 MASK_FOLDERS = ("ground truths", "ground_truths", "labels", "labelsTr", "masks")
 
 
@@ -31,7 +30,7 @@ def prepare_bhsd(
 ) -> dict[str, int]:
     """Convert the annotated part of BHSD into ``images/``, ``labels/``, ``slice_labels.csv``, ``datalist.json``.
 
-    Slice labels come from the masks at native resolution (methods: D2). The affine of the release, a qform
+    Slice labels come from the masks at native resolution (decision D2). The affine of the release, a qform
     that may be oblique, is kept as both forms. The release stores unsigned voxels: where the rescale
     intercept was lost (brain near 1,000 instead of 30), 1024 is taken off and the datalist says so.
 
@@ -122,14 +121,3 @@ def _convert(name: str, image_file: Path, mask_file: Path, output: Path, warn: C
         "slices": slices,
     }
     return {**scan, "hu_offset": -offset} if offset else scan
-
-
-def lost_intercept(array: np.ndarray) -> int:
-    """1024 where voxels look like stored CT numbers (soft tissue near 1,050, nothing below 0), else 0.
-
-    In Hounsfield units next to nothing of a head lies between 1000 and 1100, a narrow slice of bone; in stored
-    numbers all of the brain does.
-    """
-    if array.min() < -200:
-        return 0
-    return 1024 if float(((array > 1000) & (array < 1100)).mean()) > SOFT_TISSUE_SHARE else 0

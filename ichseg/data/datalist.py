@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,8 @@ def load_datalist(
         scan = dict(entry)
         for key in ("image", "label"):
             if key in entry:
-                file = (path.parent / entry[key]).resolve()
+                # Not resolved: a link keeps the name of the case it stands for.
+                file = Path(os.path.abspath(path.parent / entry[key]))  # noqa: PTH100
                 if check_files and not file.is_file():
                     raise IchsegError(f"{where}: {key} file not found: {file}")
                 scan[key] = str(file)
@@ -88,6 +90,11 @@ def load_datalist(
             f"{path}: no scan in fold(s) {sorted(wanted or [])}; key 'fold' of the scans says which exist"
         )
     return scans
+
+
+def is_known(scan: dict[str, Any]) -> bool:
+    """True if the scan's true mask is known: there is one, or every slice is labeled negative."""
+    return "label" in scan or not any(scan.get("slice_labels", [1]))
 
 
 def attach_pseudo_labels(scans: list[dict[str, Any]], folder: str | Path) -> list[dict[str, Any]]:
@@ -122,7 +129,8 @@ def load_masked(
         path: the datalist.
         folds: keep only these.
         pseudo_dir: folder of pseudo-masks.
-        supervision: ``"pseudo"`` gives every scan its pseudo-mask under ``label``, ``"masks"`` the datalist's own;
+        supervision: ``"pseudo"`` gives every scan its pseudo-mask under ``label``, ``"masks"`` the datalist's own
+            (scans without one are kept if every slice is labeled negative);
             ``"implants"`` gives none and only the slices labeled negative under ``label_slices``, to draw
             hemorrhage into.
 
@@ -138,7 +146,10 @@ def load_masked(
             scan["label_slices"] = [i for i, bleeds in enumerate(scan["slice_labels"]) if not bleeds]
         return scans
     if supervision == "masks":
-        return load_datalist(path, folds, require=("label",))
+        scans = load_datalist(path, folds)
+        if not any("label" in scan for scan in scans):
+            raise IchsegError(f"{path}: no scan of these folds has a mask (key 'label')")
+        return [scan for scan in scans if is_known(scan)]
     if pseudo_dir is None:
         raise IchsegError("supervision 'pseudo' needs pseudo_dir, the folder of pseudo-masks")
     return attach_pseudo_labels(load_datalist(path, folds), pseudo_dir)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 
+from ichseg.errors import IchsegError
+
 Counts = tuple[int, int]  # (slices, positive slices)
 
 
@@ -21,7 +23,7 @@ def assign_folds(
         patients: patient -> (slices, positive slices).
         folds: how many folds.
         tolerance: largest accepted difference of a fold's share of slices, or of its positive rate, from
-            the even value, as a fraction (methods: D3).
+            the even value, as a fraction (decision D3).
         tries: how many shuffles at most.
     """
     names = sorted(patients)
@@ -65,5 +67,7 @@ def parse_folds(folds: Sequence[int] | str | int) -> tuple[int, ...]:
     chosen: list[int] = []
     for part in folds.split(","):
         first, _, last = part.strip().partition("-")
+        if not first.isdigit() or (last and not last.isdigit()):
+            raise IchsegError(f"folds '{folds}': write numbers and ranges such as 0-2 or 3,4")
         chosen.extend(range(int(first), int(last or first) + 1))
     return tuple(chosen)

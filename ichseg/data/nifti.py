@@ -42,7 +42,10 @@ def prepare_nifti(
     """
     scans, table, output = Path(scans), Path(table), Path(output)
     labels, patients = _read_table(table)
-    files = {scan_name(p): p for p in find_scans(scans)}
+    files: dict[str, Path] = {}
+    for file in find_scans(scans):
+        if (other := files.setdefault(scan_name(file), file)) is not file:
+            raise IchsegError(f"{file}: same file name as {other}; a case needs a name of its own")
     unknown = sorted(set(labels) - set(files))
     if unknown:
         raise IchsegError(f"{table}: case '{unknown[0]}' has no {unknown[0]}.nii.gz in {scans}")
@@ -60,7 +63,7 @@ def prepare_nifti(
                     f"{table}: case '{name}' needs one row for each slice 1 to {count}, found {len(numbers)}"
                 )
             rows = [{"slice_number": n, "hemorrhage": labels[name][n]} for n in numbers]
-            image = os.path.relpath(file.resolve(), output.resolve())
+            image = os.path.relpath(file.absolute(), output.absolute())
             entries.append({"case": name, "patient": patients[name], "image": image, "slices": rows})
         totals: dict[str, tuple[int, int]] = {}
         for entry in entries:

@@ -120,7 +120,7 @@ def _naming(path: str, message: str) -> str:
 
 
 def balanced_sampler(
-    dataset: SliceDataset, positive_share: float = 0.5, samples: int | None = None, seed: int = 0
+    dataset: SliceDataset, positive_share: float = 0.5, samples: int | None = None
 ) -> WeightedRandomSampler:
     """Draw slices so that ``positive_share`` of them carry hemorrhage.
 
@@ -128,7 +128,6 @@ def balanced_sampler(
         dataset: the slices.
         positive_share: between 0 and 1.
         samples: slices per epoch; the size of the data set if None.
-        seed: of the draws.
 
     Raises:
         IchsegError: one of the two kinds of slice is absent.
@@ -138,5 +137,4 @@ def balanced_sampler(
     if p in (0, n):
         raise IchsegError(f"cannot balance: {p} of {n} training slices carry hemorrhage")
     weights = torch.where(positive, positive_share / p, (1 - positive_share) / (n - p))
-    generator = torch.Generator().manual_seed(seed)
-    return WeightedRandomSampler(weights.double().tolist(), samples or n, replacement=True, generator=generator)
+    return WeightedRandomSampler(weights.double().tolist(), samples or n, replacement=True)

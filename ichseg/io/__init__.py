@@ -3,12 +3,14 @@
 from ichseg.io.atomic import atomic_path, staged_folder, write_text
 from ichseg.io.folder import find_scans
 from ichseg.io.geometry import slice_axis, spacing_mm, voxel_volume_ml
+from ichseg.io.hounsfield import lost_intercept
 from ichseg.io.volume import Volume, read_mask, read_volume, scan_name, write_like, write_volume
 
 __all__ = [
     "Volume",
     "atomic_path",
     "find_scans",
+    "lost_intercept",
     "read_mask",
     "read_volume",
     "scan_name",

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import gzip
 import os
+import zlib
 from pathlib import Path
 
 from ichseg.errors import IchsegError
-from ichseg.io.volume import is_nifti, scan_name
+from ichseg.io.volume import OWN_MASK, is_nifti, scan_name
 
 OUTPUT_POSTFIXES = ("_ich", "_pseudo")
+DESCRIPTION = slice(148, 228)  # where a NIfTI-1 header holds ``descrip``
+
+
+def is_own_mask(path: Path) -> bool:
+    """True for a mask that ichseg wrote: its name ends like one and its header says so."""
+    if not scan_name(path).endswith(OUTPUT_POSTFIXES):
+        return False
+    try:
+        with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
+            return file.read(348)[DESCRIPTION].rstrip(b"\0") == OWN_MASK
+    except (OSError, EOFError, zlib.error):
+        return False
 
 
 def find_scans(path: str | Path, exclude: str | Path | None = None) -> list[Path]:
@@ -33,7 +47,7 @@ def find_scans(path: str | Path, exclude: str | Path | None = None) -> list[Path
     for folder, subfolders, names in os.walk(path, followlinks=False):
         here = Path(folder)
         subfolders[:] = sorted(s for s in subfolders if (here / s).resolve() != left_out)
-        found += [here / n for n in names if is_nifti(n) and not scan_name(n).endswith(OUTPUT_POSTFIXES)]
+        found += [here / n for n in names if is_nifti(n) and not is_own_mask(here / n)]
     if not found:
         raise IchsegError(f"{path}: no .nii or .nii.gz file in this folder")
     return sorted(found)

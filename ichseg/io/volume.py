@@ -13,10 +13,12 @@ import numpy as np
 from ichseg.errors import ScanError
 from ichseg.io.atomic import atomic_path
 from ichseg.io.geometry import slice_axis
+from ichseg.io.hounsfield import lost_intercept
 
 SUFFIXES = (".nii.gz", ".nii")
 AIR_HU = -1000.0
 SPACING_UNKNOWN = "in-plane spacing unknown"
+OWN_MASK = b"ichseg"
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,10 @@ def read_volume(path: str | Path) -> Volume:
         flags.append("no orientation code in the header: left and right are unreliable")
     if slice_axis(affine) != int(np.argmax(np.linalg.norm(affine[:3, :3], axis=0))) and _is_anisotropic(affine):
         flags.append("the thick axis is not foot to head: not an axial scan?")
+    if lost_intercept(array):
+        flags.append(
+            "no rescale intercept? soft tissue lies near 1,050 instead of 40 HU; the mask is not to be trusted"
+        )
     if SPACING_UNKNOWN.encode() in header["descrip"].tobytes():
         flags.append("in-plane spacing unknown: milliliters are nominal")
     return Volume(array, affine, path, tuple(flags))
@@ -135,7 +141,7 @@ def write_like(path: str | Path, array: np.ndarray, reference: str | Path) -> No
     new.set_data_dtype(array.dtype)
     new.set_slope_inter(1.0, 0.0)
     new["cal_min"], new["cal_max"], new["intent_code"] = 0, 0, 0
-    new["descrip"] = b"ichseg"
+    new["descrip"] = OWN_MASK
     out = nib.Nifti1Image(np.asarray(array).reshape(shape), None, new)
     out.header["sform_code"], out.header["qform_code"] = header["sform_code"], header["qform_code"]
     _save(path, out)

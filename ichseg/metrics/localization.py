@@ -11,7 +11,7 @@ CONNECTIVITIES = {4: (2, 1), 8: (2, 2), 6: (3, 1), 18: (3, 2), 26: (3, 3)}
 class LesionLocalization:
     """Correct (CL), missed (ML) and false-positive (FPL) lesion rates, summed over everything shown.
 
-    ``CL = found / true``, ``ML = 1 - CL``, ``FPL = false / predicted`` (methods: 1.12, D18). A true lesion is
+    ``CL = found / true``, ``ML = 1 - CL``, ``FPL = false / predicted`` (decision D18). A true lesion is
     found if one pixel of the prediction touches it; a predicted lesion is false if it touches no true pixel.
     One huge blob gets CL 1 and FPL 0, so read them beside the IoU.
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class DatasetIoU:
-    """Intersection over union per class, accumulated over everything it was shown (methods: 1.12, D17).
+    """Intersection over union per class, accumulated over everything it was shown (decision D17).
 
     Not the mean of per-image values: images without foreground count through their false positives, and none is
     dropped. Beware of the two-class mean: predicting nothing scores ``(1 - p) / 2`` for a lesion share p.

@@ -12,7 +12,7 @@ from torch import nn
 from ichseg.errors import IchsegError
 from ichseg.networks.weights import load_weights
 
-# Backbone -> (constructor, module paths of CAM layer 1 and CAM layer 2), methods: 1.15.
+# Backbone -> (constructor, module paths of CAM layer 1 and CAM layer 2).
 _BACKBONES = {
     "resnet34": (resnet34, ("layer1", "layer2")),
     "resnet50": (resnet50, ("layer1", "layer2")),
@@ -45,7 +45,7 @@ def cam_layers(backbone: str) -> tuple[str, str]:
 
 
 class ClassifierEnsemble(nn.Module):
-    """Several slice classifiers as one: (B, 1, H, W) -> mean softmax (B, num_classes) (methods: D11).
+    """Several slice classifiers as one: (B, 1, H, W) -> mean softmax (B, num_classes) (decision D11).
 
     Args:
         networks: the classifiers; they stay reachable as ``networks``.

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ichseg.data import load_datalist
+from ichseg.data import load_masked
 from ichseg.errors import IchsegError
 from ichseg.io import read_mask, read_volume, scan_name, slice_axis, spacing_mm, write_text
 from ichseg.methods import hu_rule
@@ -76,7 +76,8 @@ def evaluate_masks(
 ) -> list[dict[str, Any]]:
     """Compare ``<name>_ich.nii.gz`` or ``<name>_pseudo.nii.gz`` in ``predictions`` with the masks of a datalist.
 
-    Only annotated slices count (``label_slices``). IoU is accumulated over all of them; Dice is the mean over
+    Only annotated slices count (``label_slices``); a scan without a mask counts as empty if every slice of it is
+    labeled negative, and not at all otherwise. IoU is accumulated over all of them; Dice is the mean over
     slices with true hemorrhage; lesions are 8-connected parts of slices. Doing nothing and the threshold rule of
     :func:`ichseg.methods.hu_rule` are evaluated on the same slices.
 
@@ -93,13 +94,11 @@ def evaluate_masks(
     Raises:
         IchsegError: no scan has a mask, or a prediction is missing or of another shape.
     """
-    scans = [scan for scan in load_datalist(datalist, folds) if "label" in scan]
-    if not scans:
-        raise IchsegError(f"{datalist}: no scan has a mask (key 'label') to compare with")
+    scans = load_masked(datalist, folds, supervision="masks")
     tallies = {"prediction": _Tally(), "all background": _Tally(), "HU rule, no learning": _Tally()}
     for scan in progress(scans):
-        truth, _ = read_mask(scan["label"])
         volume = read_volume(scan["image"])
+        truth = read_mask(scan["label"])[0] if "label" in scan else np.zeros(volume.array.shape, np.int16)
         prediction, _ = read_mask(prediction_file(Path(predictions), scan))
         if prediction.shape != truth.shape:
             raise IchsegError(

@@ -74,6 +74,9 @@ class TrainingCheckpoint:
         if not path.is_file():
             return
         state = read_checkpoint(path)
+        for key, value in (self.settings or {}).items():
+            if (before := (state.get("settings") or {}).get(key, value)) != value:
+                raise IchsegError(f"{path}: trained with {key} {before}, now {value}; choose another output folder")
         try:
             self.network.load_state_dict(state["network"])
             self.optimizer.load_state_dict(state["optimizer"])
@@ -83,6 +86,8 @@ class TrainingCheckpoint:
             ) from None
         if self.scheduler is not None and state["scheduler"] is not None:
             self.scheduler.load_state_dict(state["scheduler"])
+        # Other random numbers than those the first epochs had.
+        torch.manual_seed(torch.initial_seed() % 2**32 + int(state["epoch"]))
         self.best, self.since_best = state["best"], state["since_best"]
         finished = self.since_best >= self.patience
         engine.state.epoch = int(engine.state.max_epochs or 0) if finished else int(state["epoch"])
@@ -115,6 +120,7 @@ class TrainingCheckpoint:
                     "epoch": engine.state.epoch,
                     "best": self.best,
                     "since_best": self.since_best,
+                    "settings": self.settings,
                 }
                 torch.save(state, temporary)
         if self.since_best >= self.patience:

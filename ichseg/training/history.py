@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import logging
 import sys
 import time
@@ -12,6 +13,7 @@ from typing import cast
 from ignite.engine import Engine, Events
 from torch.utils.tensorboard import SummaryWriter
 
+from ichseg.io import write_text
 from ichseg.training.distributed import is_rank_zero
 
 logger = logging.getLogger(__name__)
@@ -58,18 +60,24 @@ class EpochHistory:
         if not is_rank_zero():
             return
         logger.info("%s", "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()))
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        new = not self.path.is_file()
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(row), lineterminator="\n")
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
+        self._append(row)
         if self.board is None:
             self.board = SummaryWriter(str(self.path.parent))
         for name, value in row.items():
             self.board.add_scalar(name, value, engine.state.epoch)
         self.board.flush()
+
+    def _append(self, row: dict) -> None:
+        """Write the row in place of those of epochs that an interruption has undone."""
+        rows: list[dict] = []
+        if self.path.is_file():
+            with self.path.open(newline="", encoding="utf-8") as file:
+                rows = [r for r in csv.DictReader(file) if int(r["epoch"]) < row["epoch"]]
+        table = io.StringIO()
+        writer = csv.DictWriter(table, list(row), lineterminator="\n", extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows([*rows, row])
+        write_text(self.path, table.getvalue())
 
 
 class PrintMetrics:

@@ -20,13 +20,13 @@ class ShallowFeatureCAM(Transform):
 
     Per slice, model and layer: LayerCAM of the hemorrhage logit, scaled to [0, 1], gated by the first
     principal component of the layer's features; the first layer is amplified by ``tanh``; then the mean over
-    models (methods: 1.4 to 1.7). Only slices whose mean probability reaches ``gate`` are given maps; the
+    models. Only slices whose mean probability reaches ``gate`` are given maps; the
     others have maps of zeros, exactly as if they had been cut out.
 
     Args:
         networks: slice classifiers, or one module that holds them as ``networks``.
         layers: module paths of layer 1 and layer 2, the same for all networks; or one list per network.
-        gate: mean probability of hemorrhage a slice needs (methods: D11).
+        gate: mean probability of hemorrhage a slice needs (decision D11).
         component_mode: ``"spatial"`` or ``"channel"``, see :func:`ichseg.cam.principal_component`.
         combine: ``"gated"``, ``"additive"`` or ``"literal"``, see :func:`ichseg.cam.shallow_feature_cam`.
         amplify_scale: lambda of the first layer's tanh; 0 leaves it out.

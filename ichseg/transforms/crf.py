@@ -19,7 +19,7 @@ class DenseCRF(Transform):
 
     Args:
         image_range: what 0 and 255 gray levels are in the image; (0, 1) for a windowed scan.
-        label_probability: how sure a binary mask is taken to be (methods: D15).
+        label_probability: how sure a binary mask is taken to be (decision D15).
         argmax: True gives a binary mask back, False the probabilities.
         batch_size: slices per call.
         **crf: as in :class:`ichseg.crf.DenseCRF`.
@@ -38,19 +38,19 @@ class DenseCRF(Transform):
         self.crf = DenseCRFSolver(**crf)
 
     def __call__(self, mask: torch.Tensor, image: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        """Mask (1, X, Y, Z) of 0 and 1, or probabilities (C, X, Y, Z), and the scan (1, X, Y, Z).
+        """Mask (1, X, Y, Z) of 0 and 1, or probabilities (C, X, Y, Z), C = 1 of foreground, and the scan (1, X, Y, Z).
 
         Slices whose mask is empty stay empty: the field must not invent foreground.
         """
         axis = volume_slice_axis(image)
         p = plain(mask).movedim(1 + axis, 0).float()  # (n, C, H, W)
         gray = ((plain(image).movedim(1 + axis, 0).float() - self.low) / (self.high - self.low) * 255).clamp(0, 255)
-        binary = p.shape[1] == 1
-        touched = p.flatten(1).any(1) if binary else torch.ones(len(p), dtype=torch.bool)
-        if binary:
-            sure = self.label_probability
-            foreground = torch.where(p > 0, sure, 1 - sure)
-            p = torch.cat([1 - foreground, foreground], dim=1)
+        touched = torch.ones(len(p), dtype=torch.bool)
+        if p.shape[1] == 1:
+            if bool(((p == 0) | (p == 1)).all()):
+                touched = p.flatten(1).any(1)
+                p = torch.where(p > 0, self.label_probability, 1 - self.label_probability)
+            p = torch.cat([1 - p, p], dim=1)
         refined = torch.zeros_like(p)
         refined[:, 0] = 1
         numbers = touched.nonzero().flatten()

@@ -23,4 +23,7 @@ def like(values: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
     """Values with the reference's meta data; only its direction is right where sizes differ."""
     if not isinstance(reference, MetaTensor):
         return values
-    return MetaTensor(values.contiguous(), meta=reference.meta, applied_operations=reference.applied_operations)
+    # Copies: what happens to the result must not change the trace of the volume it came from.
+    return MetaTensor(
+        values.contiguous(), meta=dict(reference.meta), applied_operations=list(reference.applied_operations)
+    )

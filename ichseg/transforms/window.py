@@ -18,7 +18,7 @@ class BrainWindow(Transform):
     The same gray value means the same tissue in every slice: the window scales, never the image's own range.
 
     Args:
-        level: center of the window in HU. The paper uses 50 (methods: 1.2).
+        level: center of the window in HU. The paper uses 50.
         width: width of the window in HU. The paper uses 130, which is -15 to 115 HU.
     """
 
