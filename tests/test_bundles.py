@@ -73,6 +73,8 @@ def test_metadata(bundle):
         } <= set(tensor)
     for file in ("LICENSE", "docs/README.md", "configs/logging.conf"):
         assert (folder / file).is_file(), file
+    card = (folder / "docs" / "README.md").read_text()
+    assert all(f"## {part}" in card for part in ("Overview", "Data", "Input and output", "Commands", "License"))
 
 
 @pytest.mark.parametrize(
