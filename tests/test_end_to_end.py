@@ -121,6 +121,7 @@ def test_evaluation_of_the_truth_is_perfect(phantoms, tmp_path, capsys):
     detection = json.loads((tmp_path / "out" / "detection.json").read_text())
     assert detection["positive_slices_touched"] == 1 and detection["negative_slices_touched"] == 0
     assert detection["slice_auc"] == 1 and detection["patient_auc"] == 1
+    assert detection["touched_IPH"] == 1 and detection["touched_EDH"] == 1
 
 
 def test_demo(path, tmp_path, capsys):

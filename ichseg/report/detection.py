@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ichseg.data import load_datalist
+from ichseg.data import SUBTYPES, load_datalist
 from ichseg.io import read_mask, slice_axis, voxel_volume_ml, write_text
 from ichseg.metrics import roc_auc
 from ichseg.report.evaluation import prediction_file
@@ -33,11 +34,14 @@ def evaluate_slices(
 
     Returns:
         slices, positive_slices, positive_slices_touched and negative_slices_touched (shares), slice_auc and
-        patient_auc of the segmented area and volume as scores.
+        patient_auc of the segmented area and volume as scores; and, where ``slice_labels.csv`` beside the datalist
+        tells subtypes, the share of each subtype's slices that is touched.
 
     Raises:
         IchsegError: a prediction or the slice labels are missing.
     """
+    subtypes = _read_subtypes(Path(datalist).parent / "slice_labels.csv")
+    by_subtype: dict[str, list[bool]] = {name: [] for name in SUBTYPES.values()}
     areas, labels = [], []
     volumes: dict[str, float] = {}
     patients: dict[str, bool] = {}
@@ -45,11 +49,13 @@ def evaluate_slices(
         mask, affine = read_mask(prediction_file(Path(predictions), scan))
         areas.append((np.moveaxis(mask, slice_axis(affine), 0) > 0).sum(axis=(1, 2)))
         labels.append(np.asarray(scan["slice_labels"]))
+        for name, index in subtypes.get(scan["case"], []):
+            by_subtype[name].append(bool(areas[-1][index] > 0))
         patient = scan.get("patient", scan["case"])
         volumes[patient] = volumes.get(patient, 0.0) + float(areas[-1].sum()) * voxel_volume_ml(affine)
         patients[patient] = patients.get(patient, False) or bool(labels[-1].any())
     area, label = np.concatenate(areas), np.concatenate(labels).astype(bool)
-    result = {
+    result: dict[str, float | int] = {
         "scans": len(areas),
         "slices": len(label),
         "positive_slices": int(label.sum()),
@@ -58,7 +64,20 @@ def evaluate_slices(
         "slice_auc": roc_auc(area, label),
         "patient_auc": roc_auc([volumes[p] for p in patients], list(patients.values())),
     }
+    result |= {f"touched_{name}": float(np.mean(hits)) for name, hits in by_subtype.items() if hits}
     if output is not None:
         plain = {k: None if v != v else v for k, v in result.items()}
         write_text(Path(output) / "detection.json", json.dumps(plain, indent=1) + "\n")
     return result
+
+
+def _read_subtypes(table: Path) -> dict[str, list[tuple[str, int]]]:
+    """Case -> (subtype, slice index) of every slice that carries it; empty without a table or subtypes in it."""
+    found: dict[str, list[tuple[str, int]]] = {}
+    if table.is_file():
+        with table.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                for name in SUBTYPES.values():
+                    if row.get(name) == "1":
+                        found.setdefault(row["case"], []).append((name, int(row["slice_index"])))
+    return found
