@@ -138,6 +138,7 @@ def test_slice_labels_follow_the_slices_of_an_upside_down_file(tmp_path):
 
 def test_slice_dataset_keeps_annotated_slices_only(phantoms):
     scan = load_datalist(phantoms / "datalist.json", [0])[0] | {"label_slices": [1, 5]}
+    scan["slice_labels"] = [0] * 8
     steps = Compose(
         [
             LoadImaged("image", reader=HeadCTReader()),
@@ -149,6 +150,16 @@ def test_slice_dataset_keeps_annotated_slices_only(phantoms):
     )
     dataset = SliceDataset([scan], steps, target="mask", progress=False)
     assert [index for _, index in dataset.index] == [1, 5] and dataset[0]["label"].shape == (1, 32, 32)
+    # Labeled positive, but the mask is empty: left out.
+    empty = [
+        i
+        for i in range(8)
+        if not SliceDataset([scan | {"label_slices": [i]}], steps, None, "mask", False).positive.any()
+    ]
+    claimed = scan | {"label_slices": list(range(8)), "slice_labels": [1] * 8}
+    assert empty and {i for _, i in SliceDataset([claimed], steps, None, "mask", False).index} == set(range(8)) - set(
+        empty
+    )
     with pytest.raises(IchsegError, match="datalist gives 3 slice_labels"):
         SliceDataset([scan | {"slice_labels": [0, 1, 0]}], loading(), progress=False)
 

@@ -41,7 +41,8 @@ class SliceDataset(Dataset):
         transform: volume transform that leaves ``image`` (and ``label`` for masks) as (1, X, Y, Z) MetaTensor.
         augment: slice transform applied to every item each time it is drawn; it may add a ``mask``.
         target: ``"slice"`` gives ``label`` as the slice label (int 0 or 1); ``"mask"`` as mask (1, H, W), and
-            leaves out slices that ``label_slices`` of the datalist says are not annotated.
+            leaves out slices that ``label_slices`` of the datalist says are not annotated, and slices labeled
+            positive whose mask is empty.
         progress: show a progress bar while reading.
 
     Items: ``image`` (1, H, W) float32, ``label``, ``case``, ``slice_index`` (in stored order).
@@ -87,7 +88,10 @@ class SliceDataset(Dataset):
             empty = torch.zeros_like(image, dtype=torch.bool)
             mask = slices_first(item["label"].as_tensor(), affine) > 0 if "label" in item else empty
             annotated = set(scan.get("label_slices", stored))
-            kept = [at for at, i in enumerate(stored) if i in annotated]
+            # A slice labeled positive whose mask is empty has hemorrhage nobody knows where: it teaches nothing but
+            # to miss. (Pseudo-masks miss some, and a lesion of a few pixels can vanish in resizing.)
+            bleeding = scan.get("slice_labels", [0] * len(image))
+            kept = [at for at, i in enumerate(stored) if i in annotated and (not bleeding[i] or bool(mask[at].any()))]
             return image[kept], mask[kept], [stored[at] for at in kept]
         given = scan.get("slice_labels")
         if given is None or len(given) != len(image):

@@ -18,6 +18,8 @@ from ichseg.io import staged_folder, write_volume
 
 FIELD_OF_VIEW_MM = 215.0
 BOTTOM_MM, TOP_MM = -48.0, 74.0
+# A voxel that is half blood and half skull looks like skull, and no one would outline it.
+OUTSHONE_HU = 130.0
 # What the cohort cycles through: four scans of five bleed, as mixtures that occur.
 PATTERN: tuple[tuple[str, ...], ...] = (
     ("IPH",),
@@ -51,7 +53,7 @@ def phantom_scan(
     """A head CT with hemorrhage of the given subtypes.
 
     Partial volume is real: every voxel averages three levels through the slice, and edges are blurred in
-    plane. The truth is the voxel's majority. Noise is Gaussian with a short correlation, as a soft kernel leaves it.
+    plane. The truth is the voxel's majority, save where bone outshines the blood in it. Noise is Gaussian with a short correlation, as a soft kernel leaves it.
 
     Args:
         seed: of head, lesions and noise; the same seed gives the same scan.
@@ -85,7 +87,7 @@ def phantom_scan(
             layers.append(hu)
         image[..., index] = np.mean(layers, axis=0)
         for code, filled in shares.items():
-            label[..., index][filled >= 0.5] = code
+            label[..., index][(filled >= 0.5) & (image[..., index] < OUTSHONE_HU)] = code
     noise = ndimage.gaussian_filter(rng.normal(size=image.shape).astype(np.float32), (0.7, 0.7, 0))
     image += noise * (noise_hu / max(float(noise.std()), 1e-6)) * (image > -900)
     affine = np.diag([-step[0], -step[1], step[2], 1.0])
