@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from ichseg.errors import IchsegError, one_line
+from ichseg.launch import run_bundle, settings_beside
 from ichseg.version import __version__
 
 DONE, SOME_FAILED, USAGE = 0, 1, 2
-SIZE_STEP = 32  # what the networks halve
 BACKBONE_CHOICES = ("resnet34", "resnet50")
 
 EXAMPLES = """examples:
@@ -220,7 +220,7 @@ def _train_classifier(args: argparse.Namespace) -> int:
     for backbone in args.backbone or BACKBONE_CHOICES:
         overrides = {**_training_overrides(args), "backbone": backbone}
         overrides["output_dir"] = str(Path(args.output).resolve() / backbone)
-        _run_bundle("ich_slice_classification", "train.yaml", overrides, args.set)
+        run_bundle("ich_slice_classification", "train.yaml", overrides, args.set)
         print(f"wrote {Path(args.output) / backbone / 'model.pt'}")
     return DONE
 
@@ -234,7 +234,7 @@ def _pseudo_label(args: argparse.Namespace) -> int:
         raise IchsegError(f"{folder}: no <backbone>/model.pt in this folder; run 'ichseg train-classifier' first")
     _load_check(args.datalist)
     overrides = {
-        **_settings_of(*found.values()),
+        **settings_beside(*found.values()),
         "datalist": str(Path(args.datalist).resolve()),
         "output_dir": str(Path(args.output).resolve()),
         "classifiers": found,
@@ -245,7 +245,7 @@ def _pseudo_label(args: argparse.Namespace) -> int:
         "device_name": args.device,
         **({} if args.size is None else {"size": args.size}),
     }
-    _run_bundle("ich_pseudo_segmentation", "generate.yaml", overrides, args.set)
+    run_bundle("ich_pseudo_segmentation", "generate.yaml", overrides, args.set)
     return DONE
 
 
@@ -254,14 +254,14 @@ def _train_segmenter(args: argparse.Namespace) -> int:
     overrides["output_dir"] = str(Path(args.output).resolve())
     overrides["pseudo_dir"] = None if args.pseudo_labels is None else str(Path(args.pseudo_labels).resolve())
     overrides["supervision"] = "masks" if args.pseudo_labels is None else "pseudo"
-    _run_bundle("ich_segmentation", "train.yaml", overrides, args.set)
+    run_bundle("ich_segmentation", "train.yaml", overrides, args.set)
     print(f"wrote {Path(args.output) / 'model.pt'}")
     return DONE
 
 
 def _segment(args: argparse.Namespace) -> int:
     overrides = {
-        **({} if args.weights is None else _settings_of(args.weights)),
+        **({} if args.weights is None else settings_beside(args.weights)),
         "dataset_dir": str(Path(args.input).resolve()),
         "output_dir": str(Path(args.output).resolve()),
         "weights": None if args.weights is None else str(Path(args.weights).resolve()),
@@ -271,7 +271,7 @@ def _segment(args: argparse.Namespace) -> int:
         "device_name": args.device,
         **({} if args.size is None else {"size": args.size}),
     }
-    _run_bundle("ich_segmentation", "inference.yaml", overrides, args.set)
+    run_bundle("ich_segmentation", "inference.yaml", overrides, args.set)
     return DONE
 
 
@@ -323,61 +323,11 @@ def _training_overrides(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _settings_of(*weights: str) -> dict[str, Any]:
-    """Size and window the weights were trained with, from the ``model.json`` beside them, if there is one."""
-    import json
-
-    found: dict[str, Any] = {}
-    for file in weights:
-        beside = Path(file).with_suffix(".json")
-        if beside.is_file():
-            try:
-                settings = {k: v for k, v in json.loads(beside.read_text(encoding="utf-8")).items() if k != "backbone"}
-            except (json.JSONDecodeError, AttributeError):
-                raise IchsegError(f"{beside}: not a JSON object; remove it and give --size") from None
-            if found and settings != found:
-                raise IchsegError(f"{beside}: trained with {settings}, the classifier before it with {found}")
-            found = settings
-    return found
-
-
 def _load_check(datalist: str) -> None:
     """The datalist is wrong in a second rather than after MONAI's five."""
     from ichseg.data.datalist import load_datalist
 
     load_datalist(datalist)
-
-
-def _run_bundle(bundle: str, config: str, overrides: dict[str, Any], settings: Sequence[str]) -> None:
-    """Start a bundle's config through monai.bundle; None among the overrides leaves the config's value."""
-    import yaml
-
-    from ichseg.resources import bundle_folder
-
-    root = bundle_folder(bundle)
-    file = root / "configs" / config
-    known = yaml.safe_load(file.read_text(encoding="utf-8"))
-    given = {"bundle_root": str(root), **{k: v for k, v in overrides.items() if v is not None}}
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not equals or key.split("::")[0] not in known:
-            raise IchsegError(f"--set {setting}: '{key}' is not a key of {file}; write KEY=VALUE with a key from there")
-        given[key] = yaml.safe_load(value)
-    if given.get("size", SIZE_STEP) % SIZE_STEP:
-        raise IchsegError(f"size {given['size']} must be a multiple of {SIZE_STEP}")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from monai.bundle import run
-
-        for name in list(logging.root.manager.loggerDict):
-            if name.split(".")[0] in ("monai", "ignite"):
-                logging.getLogger(name).setLevel(logging.CRITICAL)
-        run(
-            config_file=str(file),
-            meta_file=str(root / "configs" / "metadata.json"),
-            logging_file=False,  # type: ignore[arg-type]  # "" and None mean the default file
-            **given,
-        )
 
 
 def _progress(items: Any) -> Any:

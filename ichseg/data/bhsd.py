@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ichseg.data.datalist import write_datalist
-from ichseg.data.folds import assign_folds
+from ichseg.data.folds import fold_scans
 from ichseg.data.subtypes import SUBTYPES
 from ichseg.errors import IchsegError
 from ichseg.io import lost_intercept, read_mask, read_volume, scan_name, slice_axis, staged_folder, write_volume
@@ -59,20 +59,7 @@ def prepare_bhsd(
     with staged_folder(output) as staged:
         for name in progress(sorted(image_files)):
             scans.append(_convert(name, image_files[name], mask_files[name], staged, warn))
-        totals: dict[str, tuple[int, int]] = {}
-        for scan in scans:
-            n, p = totals.get(scan["patient"], (0, 0))
-            positive = sum(row["hemorrhage"] for row in scan["slices"])
-            totals[scan["patient"]] = (n + len(scan["slices"]), p + positive)
-        folds = assign_folds(totals)
-        for scan in scans:
-            scan["fold"] = folds[scan["patient"]]
-        counts = {
-            "volumes": len(scans),
-            "slices": sum(n for n, _ in totals.values()),
-            "positive_slices": sum(p for _, p in totals.values()),
-            "patients": len(totals),
-        }
+        counts = fold_scans(scans)
         write_datalist(staged, "BHSD", scans, license="MIT", doi="10.48550/arXiv.2308.11298", counts=counts)
     return counts
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ichseg.errors import IchsegError
 
@@ -56,6 +57,30 @@ def assign_folds(
         if best_error <= tolerance:
             break
     return best
+
+
+def fold_scans(scans: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """Give every scan the ``fold`` of its patient and return the counts of the data set.
+
+    Args:
+        scans: with ``patient`` and ``slices``, one dict with ``hemorrhage`` per slice.
+
+    Returns:
+        volumes, slices, positive_slices, patients.
+    """
+    totals: dict[str, Counts] = {}
+    for scan in scans:
+        n, p = totals.get(scan["patient"], (0, 0))
+        totals[scan["patient"]] = (n + len(scan["slices"]), p + sum(row["hemorrhage"] for row in scan["slices"]))
+    folds = assign_folds(totals)
+    for scan in scans:
+        scan["fold"] = folds[scan["patient"]]
+    return {
+        "volumes": len(scans),
+        "slices": sum(n for n, _ in totals.values()),
+        "positive_slices": sum(p for _, p in totals.values()),
+        "patients": len(totals),
+    }
 
 
 def parse_folds(folds: Sequence[int] | str | int) -> tuple[int, ...]:

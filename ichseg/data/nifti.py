@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ichseg.data.datalist import write_datalist
-from ichseg.data.folds import assign_folds
+from ichseg.data.folds import fold_scans
 from ichseg.errors import IchsegError
 from ichseg.io import find_scans, read_volume, scan_name, slice_axis, staged_folder
 
@@ -65,20 +65,7 @@ def prepare_nifti(
             rows = [{"slice_number": n, "hemorrhage": labels[name][n]} for n in numbers]
             image = os.path.relpath(file.absolute(), output.absolute())
             entries.append({"case": name, "patient": patients[name], "image": image, "slices": rows})
-        totals: dict[str, tuple[int, int]] = {}
-        for entry in entries:
-            n, p = totals.get(entry["patient"], (0, 0))
-            bleeding = sum(r["hemorrhage"] for r in entry["slices"])
-            totals[entry["patient"]] = (n + len(entry["slices"]), p + bleeding)
-        folds = assign_folds(totals)
-        for entry in entries:
-            entry["fold"] = folds[entry["patient"]]
-        counts = {
-            "volumes": len(entries),
-            "slices": sum(n for n, _ in totals.values()),
-            "positive_slices": sum(p for _, p in totals.values()),
-            "patients": len(totals),
-        }
+        counts = fold_scans(entries)
         write_datalist(staged, scans.name, entries, counts=counts)
     return counts
 

@@ -52,8 +52,9 @@ def phantom_scan(
 ) -> PhantomScan:
     """A head CT with hemorrhage of the given subtypes.
 
-    Partial volume is real: every voxel averages three levels through the slice, and edges are blurred in
-    plane. The truth is the voxel's majority, save where bone outshines the blood in it. Noise is Gaussian with a short correlation, as a soft kernel leaves it.
+    Partial volume is real: every voxel averages three levels through the slice, and edges are blurred in plane. The
+    truth is the voxel's majority, save where bone outshines the blood in it. Noise is Gaussian with a short
+    correlation, as a soft kernel leaves it.
 
     Args:
         seed: of head, lesions and noise; the same seed gives the same scan.

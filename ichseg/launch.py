@@ -1,0 +1,61 @@
+"""Start a bundle's config through monai.bundle, as the command line does."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ichseg.errors import IchsegError
+from ichseg.resources import bundle_folder
+
+SIZE_STEP = 32  # what the networks halve
+
+
+def run_bundle(bundle: str, config: str, overrides: dict[str, Any], settings: Sequence[str]) -> None:
+    """Start a bundle's config through monai.bundle; None among the overrides leaves the config's value."""
+    import yaml
+
+    root = bundle_folder(bundle)
+    file = root / "configs" / config
+    known = yaml.safe_load(file.read_text(encoding="utf-8"))
+    given = {"bundle_root": str(root), **{k: v for k, v in overrides.items() if v is not None}}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or key.split("::")[0] not in known:
+            raise IchsegError(f"--set {setting}: '{key}' is not a key of {file}; write KEY=VALUE with a key from there")
+        given[key] = yaml.safe_load(value)
+    if given.get("size", SIZE_STEP) % SIZE_STEP:
+        raise IchsegError(f"size {given['size']} must be a multiple of {SIZE_STEP}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from monai.bundle import run
+
+        for name in list(logging.root.manager.loggerDict):
+            if name.split(".")[0] in ("monai", "ignite"):
+                logging.getLogger(name).setLevel(logging.CRITICAL)
+        run(
+            config_file=str(file),
+            meta_file=str(root / "configs" / "metadata.json"),
+            logging_file=False,  # type: ignore[arg-type]  # "" and None mean the default file
+            **given,
+        )
+
+
+def settings_beside(*weights: str) -> dict[str, Any]:
+    """Size and window the weights were trained with, from the ``model.json`` beside them, if there is one."""
+    found: dict[str, Any] = {}
+    for file in weights:
+        beside = Path(file).with_suffix(".json")
+        if beside.is_file():
+            try:
+                settings = {k: v for k, v in json.loads(beside.read_text(encoding="utf-8")).items() if k != "backbone"}
+            except (json.JSONDecodeError, AttributeError):
+                raise IchsegError(f"{beside}: not a JSON object; remove it and give --size") from None
+            if found and settings != found:
+                raise IchsegError(f"{beside}: trained with {settings}, the classifier before it with {found}")
+            found = settings
+    return found
