@@ -28,3 +28,11 @@ def real_bcihm() -> Path:
     if not folder.is_dir():
         pytest.skip("real BCIHM scans are not here")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def same_random_numbers():
+    """Tests draw the same numbers every time."""
+    import torch
+
+    torch.manual_seed(0)

@@ -76,9 +76,11 @@ def test_shallow_feature_cam_worked_example():
 
 @pytest.mark.parametrize("combine", ["gated", "additive", "literal"])
 def test_shallow_feature_cam_ignores_the_sign_of_the_component(combine):
-    cam, component = torch.rand(4, 8, 8), torch.randn(4, 8, 8)
+    generator = torch.Generator().manual_seed(0)
+    # Many, so that some hardly correlate with their map and have a frame half above the mean.
+    cam, component = torch.rand(2000, 8, 8, generator=generator), torch.randn(2000, 8, 8, generator=generator)
     a = shallow_feature_cam(cam, component, combine)
-    torch.testing.assert_close(a, shallow_feature_cam(cam, -component, combine))
+    torch.testing.assert_close(a, shallow_feature_cam(cam, -component, combine), atol=1e-5, rtol=0)
 
 
 @settings(max_examples=30, deadline=None)

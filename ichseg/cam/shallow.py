@@ -63,5 +63,7 @@ def oriented(component: Tensor, cam: Tensor) -> Tensor:
     frame[1:-1, 1:-1] = False
     border = p[:, frame]
     bright_border = (border > 0).double().mean(dim=1) - (border < 0).double().mean(dim=1)
+    # Half above and half below the mean is a tie, which the frame's mean breaks: both signs must end the same.
+    bright_border = torch.where(bright_border == 0, border.mean(dim=1), bright_border)
     flip = torch.where(correlation.abs() < MINIMUM_CORRELATION, bright_border > 0, correlation < 0)
     return torch.where(flip[:, None, None], -component, component)
