@@ -6,7 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
+# No time limits: machines differ, and so does their load.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data"
 

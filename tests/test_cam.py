@@ -83,7 +83,7 @@ def test_shallow_feature_cam_ignores_the_sign_of_the_component(combine):
     torch.testing.assert_close(a, shallow_feature_cam(cam, -component, combine), atol=1e-5, rtol=0)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000))
 def test_gated_map_lies_between_half_the_map_and_the_map(seed):
     generator = torch.Generator().manual_seed(seed)
