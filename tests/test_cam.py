@@ -7,9 +7,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.networks.nets import DenseNet121
+from monai.visualize import GradCAM, GradCAMpp
 from torch import nn
 
-from ichseg.cam import CAMExtractor, grad_cam, layer_cam, min_max, principal_component, shallow_feature_cam
+from ichseg.cam import (
+    CAMExtractor,
+    grad_cam,
+    grad_cam_plus_plus,
+    layer_cam,
+    min_max,
+    principal_component,
+    shallow_feature_cam,
+)
 from ichseg.networks import slice_classifier
 
 A = torch.tensor([[[[1.0, 2], [0, 4]], [[3, 0], [1, 1]]]])
@@ -168,6 +177,21 @@ def test_extractor_is_independent_of_batch_mates_and_of_a_constant_on_all_logits
         shifted = extractor(x)[1]["one"]
     torch.testing.assert_close(together, alone, atol=1e-6, rtol=1e-4)
     torch.testing.assert_close(together, shifted, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("method", "reference"), [("grad_cam", GradCAM), ("grad_cam++", GradCAMpp)])
+def test_extractor_agrees_with_monai(method, reference):
+    torch.manual_seed(0)
+    model, x = Small(inplace=False).eval(), torch.randn(3, 1, 9, 9)
+    # One image at a time and scaled: MONAI's Grad-CAM++ carries a factor exp(score) and takes no batches.
+    expected = [reference(model, target_layers="two").compute_map(one[None], class_idx=1)[0] for one in x]
+    with CAMExtractor(model, ["two"], method) as extractor:
+        maps = extractor(x)[1]["two"]
+    torch.testing.assert_close(min_max(maps), min_max(torch.cat(expected)), atol=1e-4, rtol=0)
+
+
+def test_grad_cam_plus_plus_of_zero_gradients_is_zero():
+    assert grad_cam_plus_plus(A, torch.zeros_like(G)).eq(0).all()
 
 
 def test_extractor_works_on_other_networks_and_in_3d():

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ichseg.cam.component import principal_component
-from ichseg.cam.maps import grad_cam, layer_cam, min_max
+from ichseg.cam.maps import grad_cam, grad_cam_plus_plus, layer_cam, min_max
 from ichseg.cam.shallow import shallow_feature_cam
 
 
@@ -21,6 +21,7 @@ def _shallow_feature(activations: Tensor, gradients: Tensor) -> Tensor:
 METHODS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "layer_cam": layer_cam,
     "grad_cam": grad_cam,
+    "grad_cam++": grad_cam_plus_plus,
     "shallow_feature_cam": _shallow_feature,
 }
 
@@ -41,7 +42,7 @@ class CAMExtractor:
     Args:
         model: any network (B, ...) -> logits (B, classes).
         layers: module names or modules.
-        method: ``"layer_cam"``, ``"grad_cam"``, ``"shallow_feature_cam"``, or a function of
+        method: ``"layer_cam"``, ``"grad_cam"``, ``"grad_cam++"``, ``"shallow_feature_cam"``, or a function of
             (activations, gradients).
         target: class whose logit is explained; 1 is hemorrhage, whatever the network predicts (decision D6).
         autocast: run the forward pass in this lower precision, e.g. ``torch.bfloat16``; maps are always made in

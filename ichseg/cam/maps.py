@@ -32,6 +32,21 @@ def grad_cam(activations: Tensor, gradients: Tensor) -> Tensor:
     return (weights * activations).sum(dim=1).relu()
 
 
+def grad_cam_plus_plus(activations: Tensor, gradients: Tensor) -> Tensor:
+    """Grad-CAM++: ``relu(sum_k w_k A_k)`` with ``w_k = sum(alpha_k * relu(g_k))`` over space and
+    ``alpha_k = g_k^2 / (2 g_k^2 + sum(A_k g_k^3))``.
+
+    Chattopadhay et al., WACV 2018. Where a denominator is zero its alpha is zero. Shapes as in :func:`layer_cam`.
+    """
+    _check(activations, gradients)
+    axes = tuple(range(2, activations.ndim))
+    square = gradients.square()
+    below = 2 * square + (activations * square * gradients).sum(dim=axes, keepdim=True)
+    alpha = torch.where(below != 0, square / torch.where(below != 0, below, torch.ones_like(below)), 0)
+    weights = (alpha * gradients.relu()).sum(dim=axes, keepdim=True)
+    return (weights * activations).sum(dim=1).relu()
+
+
 def min_max(maps: Tensor) -> Tensor:
     """Scale every map to [0, 1] over its last two axes; a constant map becomes zeros (decision D7)."""
     low = maps.amin(dim=(-2, -1), keepdim=True)
