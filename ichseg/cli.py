@@ -16,6 +16,7 @@ from ichseg.launch import run_bundle, settings_beside
 from ichseg.version import __version__
 
 DONE, SOME_FAILED, USAGE = 0, 1, 2
+# ichseg.networks.BACKBONES, without importing torch; a test keeps them equal.
 BACKBONE_CHOICES = ("resnet34", "resnet50")
 
 EXAMPLES = """examples:
@@ -155,6 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("datalist", metavar="DATALIST", help="datalist.json whose scans have masks")
     evaluate.add_argument("--output", metavar="DIR", help="for evaluation.csv and evaluation.json")
     evaluate.add_argument("--folds", help="only these folds, e.g. 3-4")
+    evaluate.add_argument("--cases", nargs="+", metavar="CASE", help="only these cases")
 
     demo = command(
         "demo",
@@ -279,15 +281,15 @@ def _evaluate(args: argparse.Namespace) -> int:
     from ichseg.data.datalist import load_datalist
     from ichseg.report import evaluate_masks, evaluate_slices, print_evaluation
 
-    scans = load_datalist(args.datalist, args.folds)
+    which = (args.predictions, args.datalist, args.output, args.folds, args.cases, _progress)
+    scans = load_datalist(args.datalist, args.folds, cases=args.cases)
     if all("slice_labels" in scan for scan in scans):
-        for name, value in evaluate_slices(args.predictions, args.datalist, args.output, args.folds, _progress).items():
-            print(
-                f"{name.replace('_', ' '):24s}{value:>12.3f}" if isinstance(value, float) else f"{name:24s}{value:>12d}"
-            )
+        for name, value in evaluate_slices(*which).items():
+            shown = f"{value:>12.3f}" if isinstance(value, float) else f"{value:>12d}"
+            print(f"{name.replace('_', ' '):24s}{shown}")
     if any("label" in scan for scan in scans):
         print()
-        print_evaluation(evaluate_masks(args.predictions, args.datalist, args.output, args.folds, _progress))
+        print_evaluation(evaluate_masks(*which))
     return DONE
 
 

@@ -7,16 +7,21 @@ import pickle
 import pytest
 import torch
 
+from ichseg.cli import BACKBONE_CHOICES
 from ichseg.devices import pick_device, place
 from ichseg.errors import IchsegError
 from ichseg.inference import PrecisionInferer, SliceScorer
-from ichseg.networks import ClassifierEnsemble, cam_layers, load_ensemble, load_weights, slice_classifier
+from ichseg.networks import BACKBONES, ClassifierEnsemble, cam_layers, load_ensemble, load_weights, slice_classifier
 
 
 @pytest.mark.parametrize(("backbone", "parameters"), [("resnet34", 21_280_322), ("resnet50", 23_509_698)])
 def test_classifiers_have_the_stated_size(backbone, parameters):
     assert sum(p.numel() for p in slice_classifier(backbone).parameters()) == parameters
     assert cam_layers(backbone) == ("layer1", "layer2")
+
+
+def test_the_command_line_offers_every_backbone():
+    assert BACKBONE_CHOICES == BACKBONES
 
 
 def test_unknown_backbone():

@@ -241,6 +241,9 @@ def test_datalist_folds_and_missing_pseudo_masks(phantoms, tmp_path):
         load_datalist(phantoms / "datalist.json", [9])
     with pytest.raises(IchsegError, match=r"phantom_000_pseudo\.nii\.gz: pseudo-mask not found \(5 of 5"):
         load_masked(phantoms / "datalist.json", pseudo_dir=tmp_path)
+    assert [s["case"] for s in load_datalist(phantoms / "datalist.json", cases=["phantom_003"])] == ["phantom_003"]
+    with pytest.raises(IchsegError, match=r"no scan of case\(s\) nobody"):
+        load_datalist(phantoms / "datalist.json", cases=["nobody"])
     (tmp_path / "broken.json").write_text("{")
     with pytest.raises(IchsegError, match="not a JSON file"):
         load_datalist(tmp_path / "broken.json")

@@ -29,6 +29,7 @@ def load_datalist(
     folds: Sequence[int] | str | int | None = None,
     require: Sequence[str] = (),
     check_files: bool = True,
+    cases: Sequence[str] | None = None,
 ) -> list[dict[str, Any]]:
     """Read a datalist and return its scans as MONAI data dictionaries with absolute paths.
 
@@ -37,6 +38,7 @@ def load_datalist(
         folds: keep only these folds (``[0, 1]`` or ``"0-2"``); None keeps all.
         require: keys every kept scan must have, e.g. ``("slice_labels",)``.
         check_files: verify that every image and label file exists.
+        cases: keep only these cases; None keeps all.
 
     Raises:
         IchsegError: names the file, the entry and the key that is wrong.
@@ -70,6 +72,8 @@ def load_datalist(
         names[name] = entry["case"]
         if wanted is not None and entry.get("fold") not in wanted:
             continue
+        if cases is not None and entry["case"] not in cases:
+            continue
         for key in require:
             if key not in entry:
                 raise IchsegError(f"{where}: key '{key}' is missing")
@@ -85,6 +89,8 @@ def load_datalist(
                     raise IchsegError(f"{where}: {key} file not found: {file}")
                 scan[key] = str(file)
         scans.append(scan)
+    if not scans and cases is not None:
+        raise IchsegError(f"{path}: no scan of case(s) {', '.join(cases)} in the folds asked for")
     if not scans:
         raise IchsegError(
             f"{path}: no scan in fold(s) {sorted(wanted or [])}; key 'fold' of the scans says which exist"
@@ -122,6 +128,7 @@ def load_masked(
     folds: Sequence[int] | str | int | None = None,
     pseudo_dir: str | Path | None = None,
     supervision: str = "pseudo",
+    cases: Sequence[str] | None = None,
 ) -> list[dict[str, Any]]:
     """Scans for training a segmenter.
 
@@ -133,6 +140,7 @@ def load_masked(
             (scans without one are kept if every slice is labeled negative);
             ``"implants"`` gives none and only the slices labeled negative under ``label_slices``, to draw
             hemorrhage into.
+        cases: keep only these cases.
 
     Raises:
         IchsegError: a mask or the slice labels are missing.
@@ -140,19 +148,19 @@ def load_masked(
     if supervision not in SUPERVISION:
         raise IchsegError(f"supervision must be one of {', '.join(SUPERVISION)}, not '{supervision}'")
     if supervision == "implants":
-        scans = load_datalist(path, folds, require=("slice_labels",))
+        scans = load_datalist(path, folds, require=("slice_labels",), cases=cases)
         for scan in scans:
             scan.pop("label", None)
             scan["label_slices"] = [i for i, bleeds in enumerate(scan["slice_labels"]) if not bleeds]
         return scans
     if supervision == "masks":
-        scans = load_datalist(path, folds)
+        scans = load_datalist(path, folds, cases=cases)
         if not any("label" in scan for scan in scans):
             raise IchsegError(f"{path}: no scan of these folds has a mask (key 'label')")
         return [scan for scan in scans if is_known(scan)]
     if pseudo_dir is None:
         raise IchsegError("supervision 'pseudo' needs pseudo_dir, the folder of pseudo-masks")
-    return attach_pseudo_labels(load_datalist(path, folds), pseudo_dir)
+    return attach_pseudo_labels(load_datalist(path, folds, cases=cases), pseudo_dir)
 
 
 def write_datalist(folder: Path, name: str, scans: list[dict[str, Any]], **about: Any) -> None:

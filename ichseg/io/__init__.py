@@ -2,7 +2,7 @@
 
 from ichseg.io.atomic import atomic_path, staged_folder, write_text
 from ichseg.io.folder import find_scans
-from ichseg.io.geometry import slice_axis, spacing_mm, voxel_volume_ml
+from ichseg.io.geometry import slice_axis, spacing_mm
 from ichseg.io.hounsfield import lost_intercept
 from ichseg.io.volume import Volume, read_mask, read_volume, scan_name, write_like, write_volume
 
@@ -17,7 +17,6 @@ __all__ = [
     "slice_axis",
     "spacing_mm",
     "staged_folder",
-    "voxel_volume_ml",
     "write_like",
     "write_text",
     "write_volume",

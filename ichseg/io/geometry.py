@@ -1,4 +1,4 @@
-"""What an affine says: which array axis runs through the slices, and how large a voxel is."""
+"""What an affine says: which array axis runs through the slices, and how long a voxel's edges are."""
 
 from __future__ import annotations
 
@@ -14,11 +14,6 @@ def slice_axis(affine: np.ndarray) -> int:
     directions = np.asarray(affine, dtype=float)[:3, :3]
     lengths = np.linalg.norm(directions, axis=0)
     return int(np.argmax(np.abs(directions[2]) / np.where(lengths > 0, lengths, 1.0)))
-
-
-def voxel_volume_ml(affine: np.ndarray) -> float:
-    """Volume of one voxel in milliliters: |det| of the affine, which holds under gantry tilt (shear) too."""
-    return float(abs(np.linalg.det(np.asarray(affine, dtype=float)[:3, :3]))) / 1000.0
 
 
 def spacing_mm(affine: np.ndarray) -> tuple[float, float, float]:

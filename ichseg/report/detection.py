@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ichseg.data import SUBTYPES, load_datalist
-from ichseg.io import read_mask, slice_axis, voxel_volume_ml, write_text
-from ichseg.metrics import roc_auc
+from ichseg.io import read_mask, slice_axis, write_text
+from ichseg.metrics import hemorrhage_volume, roc_auc
 from ichseg.report.evaluation import prediction_file
 
 
@@ -21,6 +21,7 @@ def evaluate_slices(
     datalist: str | Path,
     output: str | Path | None = None,
     folds: str | None = None,
+    cases: Sequence[str] | None = None,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> dict[str, float | int]:
     """Compare which slices the masks touch with the slice labels.
@@ -30,6 +31,7 @@ def evaluate_slices(
         datalist: with ``slice_labels``.
         output: folder for ``detection.json``; None writes nothing.
         folds: keep only these folds, e.g. ``"3-4"``.
+        cases: keep only these cases.
         progress: wraps the iteration over scans.
 
     Returns:
@@ -45,14 +47,14 @@ def evaluate_slices(
     areas, labels = [], []
     volumes: dict[str, float] = {}
     patients: dict[str, bool] = {}
-    for scan in progress(load_datalist(datalist, folds, require=("slice_labels",))):
+    for scan in progress(load_datalist(datalist, folds, require=("slice_labels",), cases=cases)):
         mask, affine = read_mask(prediction_file(Path(predictions), scan))
         areas.append((np.moveaxis(mask, slice_axis(affine), 0) > 0).sum(axis=(1, 2)))
         labels.append(np.asarray(scan["slice_labels"]))
         for name, index in subtypes.get(scan["case"], []):
             by_subtype[name].append(bool(areas[-1][index] > 0))
         patient = scan.get("patient", scan["case"])
-        volumes[patient] = volumes.get(patient, 0.0) + float(areas[-1].sum()) * voxel_volume_ml(affine)
+        volumes[patient] = volumes.get(patient, 0.0) + hemorrhage_volume(mask, affine)["volume_ml"]
         patients[patient] = patients.get(patient, False) or bool(labels[-1].any())
     area, label = np.concatenate(areas), np.concatenate(labels).astype(bool)
     result: dict[str, float | int] = {

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,7 @@ def evaluate_masks(
     datalist: str | Path,
     output: str | Path | None = None,
     folds: str | None = None,
+    cases: Sequence[str] | None = None,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> list[dict[str, Any]]:
     """Compare ``<name>_ich.nii.gz`` or ``<name>_pseudo.nii.gz`` in ``predictions`` with the masks of a datalist.
@@ -86,6 +87,7 @@ def evaluate_masks(
         datalist: with ``label`` for at least one scan.
         output: folder for ``evaluation.csv`` and ``evaluation.json``; None writes nothing.
         folds: keep only these folds, e.g. ``"3-4"``.
+        cases: keep only these cases.
         progress: wraps the iteration over scans.
 
     Returns:
@@ -94,7 +96,7 @@ def evaluate_masks(
     Raises:
         IchsegError: no scan has a mask, or a prediction is missing or of another shape.
     """
-    scans = load_masked(datalist, folds, supervision="masks")
+    scans = load_masked(datalist, folds, supervision="masks", cases=cases)
     tallies = {"prediction": _Tally(), "all background": _Tally(), "HU rule, no learning": _Tally()}
     for scan in progress(scans):
         volume = read_volume(scan["image"])

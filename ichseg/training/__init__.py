@@ -4,7 +4,7 @@ from ichseg.training.checkpoint import TrainingCheckpoint
 from ichseg.training.distributed import is_rank_zero, join_process_group, leave_process_group
 from ichseg.training.history import EpochHistory, PrintMetrics
 from ichseg.training.implant_loss import ImplantLoss, batch_with_mask
-from ichseg.training.outputs import logits_and_labels, mask_and_truth, score_and_label, slice_score_and_label
+from ichseg.training.outputs import logits_and_labels, score_and_label
 
 __all__ = [
     "EpochHistory",
@@ -16,7 +16,5 @@ __all__ = [
     "join_process_group",
     "leave_process_group",
     "logits_and_labels",
-    "mask_and_truth",
     "score_and_label",
-    "slice_score_and_label",
 ]

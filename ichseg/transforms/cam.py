@@ -100,8 +100,6 @@ class ShallowFeatureCAM(Transform):
         return torch.cat(scores)
 
     def _fill(self, bank, model, network, layers, slices, chosen) -> None:
-        components: dict[str, torch.Tensor] = {}
-
         def gated(activations: torch.Tensor, gradients: torch.Tensor) -> torch.Tensor:
             cam = min_max(layer_cam(activations, gradients))
             component = principal_component(activations, self.component_mode)
@@ -110,9 +108,9 @@ class ShallowFeatureCAM(Transform):
         with CAMExtractor(network, layers, gated, autocast=self.autocast) as extractor:
             for start in range(0, len(chosen), self.batch_size):
                 numbers = chosen[start : start + self.batch_size]
-                _, components = extractor(slices[numbers].to(self.device))
+                _, found = extractor(slices[numbers].to(self.device))
                 for order, name in enumerate(layers):
-                    maps = components[name]
+                    maps = found[name]
                     if order == 0 and self.amplify_scale:
                         maps = amplify(maps, self.amplify_scale)
                     for number, one in zip(numbers, maps, strict=True):
