@@ -17,7 +17,8 @@ from ichseg.version import __version__
 
 DONE, SOME_FAILED, USAGE = 0, 1, 2
 # ichseg.networks.BACKBONES, without importing torch; a test keeps them equal.
-BACKBONE_CHOICES = ("resnet34", "resnet50")
+BACKBONE_CHOICES = ("resnet34", "resnet50", "densenet121", "densenet169", "vgg16", "vgg19", "convnextv2_tiny")
+PAPER_PAIR = ("resnet34", "resnet50")
 
 EXAMPLES = """examples:
   ichseg demo                                        see it work on phantoms, in about a minute
@@ -102,7 +103,10 @@ def _parser() -> argparse.ArgumentParser:
     classifier.add_argument("--datalist", required=True, metavar="JSON")
     classifier.add_argument("--output", required=True, metavar="DIR", help="gets one folder per backbone")
     classifier.add_argument(
-        "--backbone", action="append", choices=BACKBONE_CHOICES, help="may be repeated; default: both"
+        "--backbone",
+        action="append",
+        choices=BACKBONE_CHOICES,
+        help="may be repeated; default: the paper's, resnet34 and resnet50",
     )
     _training_options(classifier)
 
@@ -115,6 +119,12 @@ def _parser() -> argparse.ArgumentParser:
     pseudo.add_argument("--datalist", required=True, metavar="JSON")
     pseudo.add_argument("--classifiers", required=True, metavar="DIR", help="output of train-classifier")
     pseudo.add_argument("--output", required=True, metavar="DIR")
+    pseudo.add_argument(
+        "--backbone",
+        action="append",
+        choices=BACKBONE_CHOICES,
+        help="which of the folder's classifiers; may be repeated (default: all)",
+    )
     pseudo.add_argument("--folds", help="only these folds, e.g. 0-2 or 3,4")
     pseudo.add_argument("--threshold", type=float, help="on the fused maps (default 0.22)")
     pseudo.add_argument("--size", type=int, help="default: as the classifiers were trained")
@@ -219,7 +229,7 @@ def _prepare(args: argparse.Namespace) -> int:
 
 
 def _train_classifier(args: argparse.Namespace) -> int:
-    for backbone in args.backbone or BACKBONE_CHOICES:
+    for backbone in args.backbone or PAPER_PAIR:
         overrides = {**_training_overrides(args), "backbone": backbone}
         overrides["output_dir"] = str(Path(args.output).resolve() / backbone)
         run_bundle("ich_slice_classification", "train.yaml", overrides, args.set)
@@ -230,7 +240,9 @@ def _train_classifier(args: argparse.Namespace) -> int:
 def _pseudo_label(args: argparse.Namespace) -> int:
     folder = Path(args.classifiers)
     found = {
-        b: str((folder / b / "model.pt").resolve()) for b in BACKBONE_CHOICES if (folder / b / "model.pt").is_file()
+        b: str((folder / b / "model.pt").resolve())
+        for b in args.backbone or BACKBONE_CHOICES
+        if args.backbone or (folder / b / "model.pt").is_file()
     }
     if not found:
         raise IchsegError(f"{folder}: no <backbone>/model.pt in this folder; run 'ichseg train-classifier' first")

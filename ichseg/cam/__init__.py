@@ -1,18 +1,30 @@
 """Class activation maps: pure functions over activations and gradients, and one extractor."""
 
 from ichseg.cam.component import principal_component
-from ichseg.cam.extractor import METHODS, CAMExtractor
-from ichseg.cam.maps import grad_cam, grad_cam_plus_plus, layer_cam, min_max
+from ichseg.cam.extractor import CAMExtractor
+from ichseg.cam.maps import (
+    class_activation_map,
+    grad_cam,
+    grad_cam_plus_plus,
+    layer_cam,
+    min_max,
+    score_cam,
+    smooth_grad_cam_plus_plus,
+)
+from ichseg.cam.methods import METHODS
 from ichseg.cam.shallow import oriented, shallow_feature_cam
 
 __all__ = [
     "METHODS",
     "CAMExtractor",
+    "class_activation_map",
     "grad_cam",
     "grad_cam_plus_plus",
     "layer_cam",
     "min_max",
     "oriented",
     "principal_component",
+    "score_cam",
     "shallow_feature_cam",
+    "smooth_grad_cam_plus_plus",
 ]

@@ -21,22 +21,21 @@ def principal_component(features: Tensor, mode: str = "spatial") -> Tensor:
     randomized decomposition).
 
     Args:
-        features: (B, K, h, w).
+        features: (B, K, h, w), or (B, K, d, h, w).
         mode: ``"spatial"`` or ``"channel"``.
 
     Returns:
-        (B, h, w), float32 or the wider type of ``features``. The sign is arbitrary: see
+        (B, h, w), or (B, d, h, w); float32 or the wider type of ``features``. The sign is arbitrary: see
         :func:`ichseg.cam.shallow_feature_cam`. Features without variance give zeros.
 
     Raises:
         ValueError: wrong shape or mode.
     """
-    if features.ndim != 4:
-        raise ValueError(f"features must have shape (B, K, h, w), not {tuple(features.shape)}")
+    if features.ndim not in (4, 5):
+        raise ValueError(f"features must have shape (B, K, h, w) or (B, K, d, h, w), not {tuple(features.shape)}")
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}, not '{mode}'")
-    batch, channels, height, width = features.shape
-    x = features.detach().reshape(batch, channels, height * width).double()
+    x = features.detach().flatten(2).double()
     x = x - x.mean(dim=2 if mode == "spatial" else 1, keepdim=True)
     # X X^T has the same leading component either way: its eigenvector u gives the scores u^T X, which are the
     # pixel scores in "spatial" mode and, scaled to unit length, the component vector in "channel" mode.
@@ -45,4 +44,4 @@ def principal_component(features: Tensor, mode: str = "spatial") -> Tensor:
     if mode == "channel":
         length = scores.norm(dim=1, keepdim=True)
         scores = torch.where(length > 0, scores / length.clamp_min(torch.finfo(torch.float64).tiny), 0)
-    return scores.reshape(batch, height, width).to(torch.promote_types(features.dtype, torch.float32))
+    return scores.reshape(len(features), *features.shape[2:]).to(torch.promote_types(features.dtype, torch.float32))

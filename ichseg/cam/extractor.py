@@ -1,4 +1,4 @@
-"""Maps of several layers of any classifier from one forward and one backward pass."""
+"""Maps of several layers of any classifier: hooks while they are needed, and no trace of them afterwards."""
 
 from __future__ import annotations
 
@@ -9,21 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ichseg.cam.component import principal_component
-from ichseg.cam.maps import grad_cam, grad_cam_plus_plus, layer_cam, min_max
-from ichseg.cam.shallow import shallow_feature_cam
-
-
-def _shallow_feature(activations: Tensor, gradients: Tensor) -> Tensor:
-    return shallow_feature_cam(min_max(layer_cam(activations, gradients)), principal_component(activations))
-
-
-METHODS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "layer_cam": layer_cam,
-    "grad_cam": grad_cam,
-    "grad_cam++": grad_cam_plus_plus,
-    "shallow_feature_cam": _shallow_feature,
-}
+from ichseg.cam.methods import METHODS, GradientMethod, Maps
 
 
 class CAMExtractor:
@@ -35,21 +21,25 @@ class CAMExtractor:
         with CAMExtractor(model, ["layer1", "layer2"]) as extractor:
             logits, maps = extractor(images)          # maps["layer1"]: (B, h, w)
 
-    The gradient is that of the logit of class ``target`` summed over the batch, which in evaluation mode leaves
-    every image its own gradient. It works under a caller's ``no_grad``. Maps are raw: the caller normalizes.
-    (``"shallow_feature_cam"`` is normalized by its definition.)
+    All layers share one forward and one backward pass. The gradient is that of the logit of class ``target`` summed
+    over the batch, which in evaluation mode leaves every image its own gradient. It works under a caller's
+    ``no_grad``. Maps are raw: the caller normalizes. (``"shallow_feature_cam"`` is normalized by its definition.)
 
     Args:
-        model: any network (B, ...) -> logits (B, classes).
+        model: any network (B, C, ...) -> logits (B, classes), 2-D or 3-D.
         layers: module names or modules.
-        method: ``"layer_cam"``, ``"grad_cam"``, ``"grad_cam++"``, ``"shallow_feature_cam"``, or a function of
-            (activations, gradients).
-        target: class whose logit is explained; 1 is hemorrhage, whatever the network predicts (decision D6).
+        method: a name of :data:`METHODS` (``"cam"``, ``"grad_cam"``, ``"grad_cam++"``, ``"smooth_grad_cam++"``,
+            ``"score_cam"``, ``"layer_cam"``, ``"shallow_feature_cam"``), or a function of (activations, gradients).
+        target: class whose logit is explained; 1 is hemorrhage, whatever the network predicts (decision D6: the
+            paper maps hemorrhage); ``"predicted"`` explains each image's own largest logit.
         autocast: run the forward pass in this lower precision, e.g. ``torch.bfloat16``; maps are always made in
             float32, but gradients that went through bfloat16 layers differ a little.
+        **options: of the method: ``samples``, ``noise``, ``seed`` of ``"smooth_grad_cam++"``; ``batch_size`` of
+            ``"score_cam"``.
 
     Raises:
-        ValueError: unknown method or layer; a layer that gives no gradient.
+        ValueError: unknown method, option or layer; a layer that gives no gradient or was not run; an output
+            that is not logits (B, classes) with the target among them.
     """
 
     def __init__(
@@ -57,13 +47,14 @@ class CAMExtractor:
         model: nn.Module,
         layers: Sequence[str | nn.Module],
         method: str | Callable[[Tensor, Tensor], Tensor] = "layer_cam",
-        target: int = 1,
+        target: int | str = 1,
         autocast: torch.dtype | None = None,
+        **options: Any,
     ) -> None:
-        if isinstance(method, str) and method not in METHODS:
-            raise ValueError(f"method '{method}' is unknown; choose one of {', '.join(METHODS)}")
         self.model, self.target, self.autocast = model, target, autocast
-        self.method = METHODS[method] if isinstance(method, str) else method
+        if isinstance(target, str) and target != "predicted":
+            raise ValueError(f"target must be a class index or 'predicted', not '{target}'")
+        self.method = _method(method, options)
         self.modules = _find(model, layers)
         self.activations: dict[str, Tensor] = {}
         self._restore: list[Callable[[], Any]] = []
@@ -86,35 +77,73 @@ class CAMExtractor:
             self._restore.pop()()
         self.activations = {}
 
-    def __call__(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """(B, ...) -> logits (B, classes) and, per layer, maps (B, h, w), both detached."""
+    def __call__(self, images: Tensor) -> tuple[Tensor, Maps]:
+        """(B, C, ...) -> logits (B, classes) and, per layer, maps (B, h, w) or (B, d, h, w), all detached."""
         if not self._restore:
             raise ValueError("use the extractor in a 'with' block, so that its hooks are removed afterwards")
-        self.activations = {}
+        logits, maps = self.method(self, images.detach())
+        return logits, {name: maps[name] for name in self.modules}
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Maps]:
+        """Logits and activations (B, K, ...) per layer, float32 and detached."""
+        with torch.no_grad():
+            logits = self._run(images)
+        return logits, self._take()
+
+    def gradients(self, images: Tensor) -> tuple[Tensor, Maps, Maps]:
+        """Logits, activations and gradients of the target's logit per layer, float32 and detached."""
         with torch.enable_grad():
-            with torch.autocast(images.device.type, self.autocast, enabled=self.autocast is not None):
-                logits = self.model(images.detach()).float()
-            silent = [name for name in self.modules if name not in self.activations]
-            if silent:
-                raise ValueError(f"layer '{silent[0]}' was not run by the network's forward pass")
+            logits = self._run(images)
             if not logits.requires_grad:
                 raise ValueError(f"no gradient flows from layer '{next(iter(self.modules))}' to the logits")
-            gradients = torch.autograd.grad(
-                logits[:, self.target].sum(), list(self.activations.values()), allow_unused=True
+            found = torch.autograd.grad(
+                self.score(logits).sum(), list(self.activations.values()), allow_unused=True
             )
-        maps = {}
-        with torch.no_grad():
-            for (name, activation), gradient in zip(self.activations.items(), gradients, strict=True):
-                if gradient is None:
-                    raise ValueError(f"no gradient flows from layer '{name}' to the logits")
-                maps[name] = self.method(activation.detach().float(), gradient.float())
+        gradients = {}
+        for name, gradient in zip(self.activations, found, strict=True):
+            if gradient is None:
+                raise ValueError(f"no gradient flows from layer '{name}' to the logits")
+            gradients[name] = gradient.float()
+        return logits.detach(), self._take(), gradients
+
+    def target_of(self, logits: Tensor) -> Tensor:
+        """(B,) index of the class that is explained."""
+        if self.target == "predicted":
+            return logits.detach().argmax(dim=1)
+        return torch.full((len(logits),), int(self.target), device=logits.device)
+
+    def score(self, logits: Tensor) -> Tensor:
+        """(B,) the logit that is explained."""
+        return logits.gather(1, self.target_of(logits)[:, None])[:, 0]
+
+    def _run(self, images: Tensor) -> Tensor:
         self.activations = {}
-        return logits.detach(), {name: maps[name] for name in self.modules}
+        with torch.autocast(images.device.type, self.autocast, enabled=self.autocast is not None):
+            logits = self.model(images)
+        silent = [name for name in self.modules if name not in self.activations]
+        if silent:
+            raise ValueError(f"layer '{silent[0]}' was not run by the network's forward pass")
+        if not isinstance(logits, Tensor) or logits.ndim != 2:
+            shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise ValueError(f"the network must return logits (B, classes), not {shape}")
+        if self.target != "predicted" and not 0 <= int(self.target) < logits.shape[1]:
+            raise ValueError(f"target {self.target} is not among the network's {logits.shape[1]} classes")
+        return logits.float()
+
+    def _take(self) -> Maps:
+        taken = {name: activation.detach().float() for name, activation in self.activations.items()}
+        self.activations = {}
+        return taken
 
     def _hook(self, name: str) -> Callable[..., Tensor]:
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
             if not isinstance(output, Tensor):
                 raise ValueError(f"layer '{name}' returns {type(output).__name__}, not one tensor")
+            if output.ndim < 3:
+                raise ValueError(f"layer '{name}' returns shape {tuple(output.shape)}, which has no space to map")
+            if not torch.is_grad_enabled():
+                self.activations[name] = output.clone()
+                return output
             # With frozen weights the graph starts at the first hooked layer: nothing before it is kept.
             tracked = output if output.requires_grad else output.detach().requires_grad_(True)
             self.activations[name] = tracked
@@ -127,6 +156,19 @@ class CAMExtractor:
         before = getattr(module, attribute)
         self._restore.append(lambda: setattr(module, attribute, before))
         setattr(module, attribute, value)
+
+
+def _method(method: str | Callable, options: dict[str, Any]) -> Callable[..., Any]:
+    if not isinstance(method, str):
+        if options:
+            raise ValueError(f"a function as method takes no options: {', '.join(options)}")
+        return GradientMethod(method)
+    if method not in METHODS:
+        raise ValueError(f"method '{method}' is unknown; choose one of {', '.join(METHODS)}")
+    try:
+        return METHODS[method](**options)
+    except TypeError:
+        raise ValueError(f"method '{method}' has no option {', '.join(options)}") from None
 
 
 def _find(model: nn.Module, layers: Sequence[str | nn.Module]) -> dict[str, nn.Module]:

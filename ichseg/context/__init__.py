@@ -2,7 +2,7 @@
 
 from ichseg.context.aggregation import aggregate, combined_score, upsample
 from ichseg.context.bank import MemoryBank
-from ichseg.context.fusion import amplify, ensemble, fuse, positive_runs
+from ichseg.context.fusion import amplify, ensemble, fuse, normalization, positive_runs, vote
 
 __all__ = [
     "MemoryBank",
@@ -11,6 +11,8 @@ __all__ = [
     "combined_score",
     "ensemble",
     "fuse",
+    "normalization",
     "positive_runs",
     "upsample",
+    "vote",
 ]

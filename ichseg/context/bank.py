@@ -48,6 +48,8 @@ class MemoryBank:
             raise ValueError(f"the bank lacks slice, layer, model {error.args[0]}") from None
         return ensemble(stacks)
 
-    def fused(self, start: int, stop: int, layer: Hashable, window: int = 2, weight: float = 0.5) -> Tensor:
+    def fused(
+        self, start: int, stop: int, layer: Hashable, window: int = 2, weight: float = 0.5, nf: str = "weights"
+    ) -> Tensor:
         """(n, h, w): :func:`ichseg.context.fuse` of the ensembled run."""
-        return fuse(self.ensembled(start, stop, layer), window, weight)
+        return fuse(self.ensembled(start, stop, layer), window, weight, nf)

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+VOTES = ("mean", "either", "both")
+NORMALIZATIONS = ("weights", "printed", "window")
+
 
 def amplify(maps: Tensor, scale: float = 2.0) -> Tensor:
     """``tanh(scale * map / max(map))`` per map: lifts the faint parts of layer 1.
@@ -38,6 +41,23 @@ def ensemble(maps: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(maps)).mean(dim=0)
 
 
+def vote(probabilities: Tensor, rule: str = "mean") -> Tensor:
+    """What several classifiers together say of a slice (decision D11; the paper says "predicted" and no more).
+
+    Args:
+        probabilities: (models, ...) of hemorrhage.
+        rule: ``"mean"`` (default); ``"either"``: the largest, so one model is enough; ``"both"``: the smallest.
+
+    Returns:
+        (...).
+    """
+    if rule not in VOTES:
+        raise ValueError(f"vote must be one of {', '.join(VOTES)}, not '{rule}'")
+    if rule == "mean":
+        return probabilities.mean(dim=0)
+    return probabilities.amax(dim=0) if rule == "either" else probabilities.amin(dim=0)
+
+
 def positive_runs(flags: Sequence[bool] | Tensor) -> list[tuple[int, int]]:
     """Maximal runs of consecutive positive slices, as half-open (start, stop) pairs.
 
@@ -50,29 +70,62 @@ def positive_runs(flags: Sequence[bool] | Tensor) -> list[tuple[int, int]]:
     return list(zip(starts, stops, strict=True))
 
 
-def fuse(maps: Tensor, window: int = 2, weight: float = 0.5) -> Tensor:
+def fuse(maps: Tensor, window: int = 2, weight: float = 0.5, nf: str = "weights") -> Tensor:
     """Spatial context fusion: add the neighboring slices of a run, nearer ones more.
 
-    ``S_l = (E_l + w * sum_{0 < |j-l| <= c} E_j / |j-l|) / (1 + w * sum of the 1/|j-l| that exist)``
+    ``S_l = (E_l + w * sum_{0 < |j-l| <= c} E_j / |j-l|) / NF_l``
 
     Where the print differs: there the neighbor term carries the current slice's index (no context would flow),
-    j = l is not excluded (division by zero), and the normalization sums slice indices instead of weights
-    (D12). Neighbors are always the original maps, never fused ones, so the order of work does not matter.
+    j = l is not excluded (division by zero), and NF adds slice indices instead of weights (:func:`normalization`).
+    Neighbors are always the original maps, never fused ones, so the order of work does not matter.
 
     Args:
         maps: (n, h, w), the slices of one run in physical order.
         window: c, how many slices away a neighbor may be.
         weight: w, the neighbors' weight.
+        nf: the normalization; with the default, each result is a weighted mean of at most 2 c + 1 slices.
 
     Returns:
-        (n, h, w), each a weighted mean of at most 2 c + 1 slices.
+        (n, h, w).
     """
     if maps.ndim != 3:
         raise ValueError(f"maps must have shape (n, h, w), not {tuple(maps.shape)}")
-    n = len(maps)
+    # In double precision, so that a constant run stays constant to the last digit of the maps' own type.
+    weights = _weights(len(maps), window, weight) / normalization(len(maps), window, weight, nf)[:, None]
+    return torch.einsum("lj,jhw->lhw", weights.to(maps), maps)
+
+
+def normalization(n: int, window: int = 2, weight: float = 0.5, nf: str = "weights") -> Tensor:
+    """The normalization factors NF_l of :func:`fuse` for a run of n slices (decision D12).
+
+    - ``"weights"`` (default): the sum of the weights that exist, ``1 + w * sum_d (1/d) * ([l+d <= n] + [l-d >= 1])``.
+    - ``"printed"``, for the record: ``1 + w * sum_d (1/d) * (min(n, l+d) + max(1, l-d))``, the paper's expression,
+      which adds slice indices: it grows along the scan, and a run of one slice is divided by 2.5.
+    - ``"window"``: the print with its plus read as a minus, the length of the window; not the sum of weights either.
+
+    Args:
+        n: slices of the run.
+        window: c.
+        weight: w.
+        nf: one of the three above.
+
+    Returns:
+        (n,) float64.
+    """
+    if nf not in NORMALIZATIONS:
+        raise ValueError(f"nf must be one of {', '.join(NORMALIZATIONS)}, not '{nf}'")
+    if nf == "weights":
+        return _weights(n, window, weight).sum(dim=1)
+    position = torch.arange(1, n + 1, dtype=torch.float64)
+    total = torch.zeros(n, dtype=torch.float64)
+    for d in range(1, window + 1):
+        low = (position - d).clamp_min(1)
+        total += ((position + d).clamp_max(n) + (low if nf == "printed" else -low)) / d
+    return 1 + weight * total
+
+
+def _weights(n: int, window: int, weight: float) -> Tensor:
+    """(n, n) float64: what slice j adds to slice l before normalization."""
     distance = (torch.arange(n)[:, None] - torch.arange(n)[None, :]).abs()
     near = (distance > 0) & (distance <= window)
-    # In double precision, so that a constant run stays constant to the last digit of the maps' own type.
-    weights = torch.where(near, weight / distance.clamp_min(1).double(), 0.0) + torch.eye(n, dtype=torch.float64)
-    weights = (weights / weights.sum(dim=1, keepdim=True)).to(maps)
-    return torch.einsum("lj,jhw->lhw", weights, maps)
+    return torch.where(near, weight / distance.clamp_min(1).double(), 0.0) + torch.eye(n, dtype=torch.float64)

@@ -2,78 +2,140 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
-from monai.networks.nets import resnet34, resnet50
+from monai.networks.nets import DenseNet121, DenseNet169, resnet34, resnet50
 from torch import nn
 
+from ichseg.context import vote as vote_of
 from ichseg.errors import IchsegError
+from ichseg.networks.convnext import ConvNeXtV2
+from ichseg.networks.vgg import VGG
 from ichseg.networks.weights import load_weights
 
-# Backbone -> (constructor, module paths of CAM layer 1 and CAM layer 2).
+
+@dataclass(frozen=True)
+class _Backbone:
+    """How to build a classifier, and its stages from the shallowest on."""
+
+    build: Callable[[int, int], nn.Module]  # (in_channels, num_classes) -> network
+    stages: tuple[str, ...]
+    first: int = 0  # which of them is CAM layer 1; CAM layer 2 follows
+    deepest: str = ""  # the last convolutional output, where Grad-CAM is usually taken
+
+
+def _resnet(build: Callable[..., nn.Module], in_channels: int, num_classes: int) -> nn.Module:
+    # MONAI's default stride of 1 in the stem would double the size of every stage.
+    return build(
+        spatial_dims=2, n_input_channels=in_channels, num_classes=num_classes, conv1_t_stride=2, pretrained=False
+    )
+
+
+def _densenet(build: Callable[..., nn.Module], in_channels: int, num_classes: int) -> nn.Module:
+    return build(spatial_dims=2, in_channels=in_channels, out_channels=num_classes)
+
+
+_RESNET = ("layer1", "layer2", "layer3", "layer4")
+_DENSENET = tuple(f"features.denseblock{n}" for n in range(1, 5))
+# VGG: the pooling layers that end the stages (decision D19: the authors of LayerCAM hook these, and a
+# convolution's own output is overwritten by the ReLU after it).
 _BACKBONES = {
-    "resnet34": (resnet34, ("layer1", "layer2")),
-    "resnet50": (resnet50, ("layer1", "layer2")),
+    "resnet34": _Backbone(partial(_resnet, resnet34), _RESNET),
+    "resnet50": _Backbone(partial(_resnet, resnet50), _RESNET),
+    "densenet121": _Backbone(partial(_densenet, DenseNet121), _DENSENET, deepest="features.norm5"),
+    "densenet169": _Backbone(partial(_densenet, DenseNet169), _DENSENET, deepest="features.norm5"),
+    "vgg16": _Backbone(
+        partial(VGG, 16), tuple(f"features.{n}" for n in (4, 9, 16, 23, 30)), 1, "features.29"
+    ),
+    "vgg19": _Backbone(
+        partial(VGG, 19), tuple(f"features.{n}" for n in (4, 9, 18, 27, 36)), 1, "features.35"
+    ),
+    "convnextv2_tiny": _Backbone(ConvNeXtV2, tuple(f"stages.{n}" for n in range(4))),
 }
 BACKBONES = tuple(_BACKBONES)
 
 
 def slice_classifier(backbone: str = "resnet34", num_classes: int = 2, in_channels: int = 1) -> nn.Module:
-    """A 2-D slice classifier, (B, in_channels, H, W) -> logits (B, num_classes).
+    """A 2-D slice classifier, (B, in_channels, H, W) -> logits (B, num_classes), with random weights.
 
-    The stem has stride 2, so that layer1 and layer2 are a quarter and an eighth of the input, as in the paper
-    (96 x 96 and 48 x 48 at 384 x 384); MONAI's default stride of 1 would double both.
+    CAM layer 1 and CAM layer 2 are a quarter and an eighth of the input in all of them, as in the paper (96 x 96 and
+    48 x 48 at 384 x 384).
+
+    Args:
+        backbone: one of :data:`BACKBONES`.
+        num_classes: logits.
+        in_channels: of the image.
 
     Raises:
         IchsegError: unknown backbone.
     """
-    constructor, _ = _lookup(backbone)
-    return constructor(
-        spatial_dims=2,
-        n_input_channels=in_channels,
-        num_classes=num_classes,
-        conv1_t_stride=2,
-        pretrained=False,
-    )
+    return _lookup(backbone).build(in_channels, num_classes)
 
 
 def cam_layers(backbone: str) -> tuple[str, str]:
-    """Module paths of CAM layer 1 and CAM layer 2 of a backbone."""
-    return _lookup(backbone)[1]
+    """Module paths of CAM layer 1 and CAM layer 2 of a backbone: the paper's stages."""
+    first, second = stages(backbone, 2)
+    return first, second
+
+
+def stages(backbone: str, count: int | None = None) -> list[str]:
+    """Module paths of the first ``count`` stages of a backbone from CAM layer 1 on; all of them if None."""
+    backbone_ = _lookup(backbone)
+    shown = backbone_.stages[backbone_.first :]
+    return list(shown if count is None else shown[:count])
+
+
+def deepest_layer(backbone: str) -> str:
+    """Module path of the last convolutional output: where Grad-CAM and Score-CAM are usually taken."""
+    backbone_ = _lookup(backbone)
+    return backbone_.deepest or backbone_.stages[-1]
 
 
 class ClassifierEnsemble(nn.Module):
-    """Several slice classifiers as one: (B, 1, H, W) -> mean softmax (B, num_classes) (decision D11).
+    """Several slice classifiers as one: (B, 1, H, W) -> probabilities (B, 2) of background and hemorrhage.
 
     Args:
-        networks: the classifiers; they stay reachable as ``networks``.
+        networks: the classifiers, of any making, each (B, 1, H, W) -> logits (B, 2); they stay reachable as
+            ``networks``.
         layers: module paths of CAM layer 1 and 2 of each classifier; kept as ``cam_layers``.
+        vote: how they agree, see :func:`ichseg.context.vote` (decision D11).
     """
 
-    def __init__(self, networks: Sequence[nn.Module], layers: Sequence[Sequence[str]] = ()) -> None:
+    def __init__(
+        self, networks: Sequence[nn.Module], layers: Sequence[Sequence[str]] = (), vote: str = "mean"
+    ) -> None:
         super().__init__()
         if not networks:
             raise IchsegError("an ensemble needs at least one classifier")
         self.networks = nn.ModuleList(networks)
         self.cam_layers = [list(names) for names in layers]
+        self.vote = vote
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.stack([network(x).softmax(dim=1) for network in self.networks]).mean(dim=0)
+        each = torch.stack([network(x).softmax(dim=1)[:, 1] for network in self.networks])
+        positive = vote_of(each, self.vote)
+        return torch.stack([1 - positive, positive], dim=1)
 
 
-def load_ensemble(classifiers: Mapping[str, str | Path]) -> ClassifierEnsemble:
+def load_ensemble(classifiers: Mapping[str, str | Path], vote: str = "mean") -> ClassifierEnsemble:
     """Backbone name -> weight file, as one ensemble in evaluation mode.
+
+    Args:
+        classifiers: any pair (the paper: ResNet34 and ResNet50), or one.
+        vote: as in :class:`ClassifierEnsemble`.
 
     Raises:
         IchsegError: a file is missing or belongs to another backbone.
     """
     networks = [load_weights(slice_classifier(name), path) for name, path in classifiers.items()]
-    return ClassifierEnsemble(networks, [cam_layers(name) for name in classifiers]).eval()
+    return ClassifierEnsemble(networks, [cam_layers(name) for name in classifiers], vote).eval()
 
 
-def _lookup(backbone: str):
+def _lookup(backbone: str) -> _Backbone:
     try:
         return _BACKBONES[backbone]
     except KeyError:

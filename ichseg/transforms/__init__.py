@@ -5,6 +5,7 @@ transform works alone in any Compose. The way to a pseudo-mask: ShallowFeatureCA
 LayerAggregationd -> DenseCRFd.
 """
 
+from ichseg.transforms.activation import ClassActivationMap, ClassActivationMapd
 from ichseg.transforms.aggregation import LayerAggregation, LayerAggregationd
 from ichseg.transforms.cam import ShallowFeatureCAM, ShallowFeatureCAMd
 from ichseg.transforms.crf import DenseCRF, DenseCRFd
@@ -20,6 +21,8 @@ from ichseg.transforms.window import BrainWindow, BrainWindowd
 __all__ = [
     "BrainWindow",
     "BrainWindowd",
+    "ClassActivationMap",
+    "ClassActivationMapd",
     "DenseCRF",
     "DenseCRFd",
     "GateSlicesd",

@@ -1,8 +1,10 @@
-"""Activation maps of a volume's positive slices."""
+"""Activation maps of a volume's positive slices, the paper's way."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,8 +13,11 @@ from monai.transforms import MapTransform, Transform
 from torch import nn
 
 from ichseg.cam import CAMExtractor, layer_cam, min_max, principal_component, shallow_feature_cam
-from ichseg.context import MemoryBank, amplify, positive_runs
+from ichseg.context import MemoryBank, amplify, positive_runs, upsample, vote
+from ichseg.io import atomic_path
 from ichseg.transforms.volumes import like, plain, volume_slice_axis
+
+UPSAMPLE = ("last", "first")
 
 
 class ShallowFeatureCAM(Transform):
@@ -20,19 +25,28 @@ class ShallowFeatureCAM(Transform):
 
     Per slice, model and layer: LayerCAM of the hemorrhage logit, scaled to [0, 1], gated by the first
     principal component of the layer's features; the first layer is amplified by ``tanh``; then the mean over
-    models. Only slices whose mean probability reaches ``gate`` are given maps; the
-    others have maps of zeros, exactly as if they had been cut out.
+    models. Only slices whose probability reaches ``gate`` are given maps; the others have maps of zeros, exactly
+    as if they had been cut out.
 
     Args:
         networks: slice classifiers, or one module that holds them as ``networks``.
         layers: module paths of layer 1 and layer 2, the same for all networks; or one list per network.
-        gate: mean probability of hemorrhage a slice needs (decision D11).
+        gate: probability of hemorrhage a slice needs.
+        vote: how the classifiers agree on it, see :func:`ichseg.context.vote` (decision D11).
+        method: ``"shallow_feature_cam"``, or any other of :data:`ichseg.cam.METHODS`, scaled to [0, 1].
+        target: class that is explained, or ``"predicted"`` (decision D6).
         component_mode: ``"spatial"`` or ``"channel"``, see :func:`ichseg.cam.principal_component`.
+        component_sign: ``"cam"`` or ``"border"``, see :func:`ichseg.cam.oriented`.
         combine: ``"gated"``, ``"additive"`` or ``"literal"``, see :func:`ichseg.cam.shallow_feature_cam`.
+        upsample: ``"last"``: maps are scaled, gated, amplified and fused at the layer's own size (decisions D7 and
+            D13; the paper draws it so). ``"first"``: raw maps go up to the slice's size before all of it, as the
+            authors of LayerCAM scale theirs.
         amplify_scale: lambda of the first layer's tanh; 0 leaves it out.
         batch_size: slices per pass.
         device: where the networks run.
         precision: ``"fp32"`` or ``"bf16"`` for the networks' forward passes; bf16 changes the maps a little.
+        cache_dir: keep every map in this folder and take it from there next time, e.g. for another threshold;
+            files are named by what the maps depend on, so a stale one is never found. None keeps nothing.
     """
 
     def __init__(
@@ -40,22 +54,35 @@ class ShallowFeatureCAM(Transform):
         networks: nn.Module | Sequence[nn.Module],
         layers: Sequence[str] | Sequence[Sequence[str]] = ("layer1", "layer2"),
         gate: float = 0.5,
+        vote: str = "mean",
+        method: str = "shallow_feature_cam",
+        target: int | str = 1,
         component_mode: str = "spatial",
+        component_sign: str = "cam",
         combine: str = "gated",
+        upsample: str = "last",
         amplify_scale: float = 2.0,
         batch_size: int = 8,
         device: str | torch.device = "cpu",
         precision: str = "fp32",
+        cache_dir: str | Path | None = None,
     ) -> None:
         if isinstance(networks, nn.Module):
             networks = list(getattr(networks, "networks", [networks]))
         self.networks = [network.to(torch.device(device)).eval() for network in networks]
         self.layers = [list(layers)] * len(self.networks) if isinstance(layers[0], str) else [list(x) for x in layers]
-        self.gate, self.component_mode, self.combine = gate, component_mode, combine
-        self.amplify_scale, self.batch_size, self.device = amplify_scale, batch_size, torch.device(device)
+        if len(self.layers) != len(self.networks):
+            raise ValueError(f"{len(self.networks)} networks need as many lists of layers, not {len(self.layers)}")
+        if upsample not in UPSAMPLE:
+            raise ValueError(f"upsample must be one of {', '.join(UPSAMPLE)}, not '{upsample}'")
         if precision not in ("fp32", "bf16"):
             raise ValueError(f"precision must be fp32 or bf16, not '{precision}'")
+        self.gate, self.vote, self.method, self.target, self.upsample = gate, vote, method, target, upsample
+        self.component_mode, self.component_sign, self.combine = component_mode, component_sign, combine
+        self.amplify_scale, self.batch_size, self.device = amplify_scale, batch_size, torch.device(device)
         self.autocast = torch.bfloat16 if precision == "bf16" else None
+        self.cache_dir = None if cache_dir is None else Path(cache_dir)
+        self._weights: dict[int, bytes] = {}
 
     def __call__(
         self, volume: torch.Tensor, probabilities: torch.Tensor | None = None
@@ -64,7 +91,7 @@ class ShallowFeatureCAM(Transform):
 
         Args:
             volume: the scan.
-            probabilities: (slices,) mean probability of hemorrhage if known; computed otherwise.
+            probabilities: (slices,) probability of hemorrhage if known; computed otherwise.
 
         Returns:
             one volume of maps (1, ...) per layer at the layer's own size, and (slices,) the probabilities.
@@ -73,14 +100,17 @@ class ShallowFeatureCAM(Transform):
         slices = plain(volume).movedim(1 + axis, 0)  # (n, 1, H, W)
         if probabilities is None:
             probabilities = self.score(slices)
-        chosen = [i for i, p in enumerate(probabilities) if float(p) >= self.gate]
+        positive = [float(p) >= self.gate for p in probabilities]
+        chosen = [i for i, p in enumerate(positive) if p]
         bank = MemoryBank()
         for model, (network, layers) in enumerate(zip(self.networks, self.layers, strict=True)):
-            self._fill(bank, model, network, layers, slices, chosen)
+            for number, found in self._maps(network, layers, slices, chosen).items():
+                for order, one in enumerate(found):
+                    bank.put(number, order, model, one)
         maps = []
         for number in range(len(self.layers[0])):
             stack: torch.Tensor | None = None
-            for start, stop in positive_runs([i in set(chosen) for i in range(len(slices))]):
+            for start, stop in positive_runs(positive):
                 run = bank.ensembled(start, stop, number)
                 stack = run.new_zeros(len(slices), *run.shape[1:]) if stack is None else stack
                 stack[start:stop] = run
@@ -90,31 +120,75 @@ class ShallowFeatureCAM(Transform):
         return maps, probabilities
 
     def score(self, slices: torch.Tensor) -> torch.Tensor:
-        """(n, 1, H, W) -> (n,) mean softmax probability of hemorrhage."""
+        """(n, 1, H, W) -> (n,) probability of hemorrhage, the networks' vote."""
         scores = []
         cast = torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None)
         with torch.no_grad(), cast:
             for start in range(0, len(slices), self.batch_size):
                 batch = slices[start : start + self.batch_size].to(self.device)
-                scores.append(torch.stack([n(batch).float().softmax(1)[:, 1] for n in self.networks]).mean(0).cpu())
+                each = torch.stack([network(batch).float().softmax(dim=1)[:, 1] for network in self.networks])
+                scores.append(vote(each, self.vote).cpu())
         return torch.cat(scores)
 
-    def _fill(self, bank, model, network, layers, slices, chosen) -> None:
-        def gated(activations: torch.Tensor, gradients: torch.Tensor) -> torch.Tensor:
-            cam = min_max(layer_cam(activations, gradients))
-            component = principal_component(activations, self.component_mode)
-            return shallow_feature_cam(cam, component, self.combine)
+    def _maps(
+        self, network: nn.Module, layers: list[str], slices: torch.Tensor, chosen: list[int]
+    ) -> dict[int, list[torch.Tensor]]:
+        """Slice number -> one (h, w) map per layer, for the chosen slices."""
+        if self.cache_dir is None or not chosen:
+            return self._make(network, layers, slices, chosen)
+        file = self.cache_dir / f"{self._fingerprint(network, layers, slices)}.pt"
+        known = torch.load(file, weights_only=True) if file.is_file() else {}
+        lacking = [number for number in chosen if number not in known]
+        if lacking:
+            made = self._make(network, layers, slices, lacking)
+            known |= {number: [one.cpu().clone() for one in maps] for number, maps in made.items()}
+            with atomic_path(file) as temporary:
+                torch.save(known, temporary)
+        return {number: known[number] for number in chosen}
 
-        with CAMExtractor(network, layers, gated, autocast=self.autocast) as extractor:
+    def _make(self, network, layers, slices, chosen) -> dict[int, list[torch.Tensor]]:
+        made: dict[int, list[torch.Tensor]] = {}
+        size = slices.shape[-2:]
+        with CAMExtractor(network, layers, self._method(size), self.target, self.autocast) as extractor:
             for start in range(0, len(chosen), self.batch_size):
                 numbers = chosen[start : start + self.batch_size]
                 _, found = extractor(slices[numbers].to(self.device))
                 for order, name in enumerate(layers):
                     maps = found[name]
+                    if self.method != "shallow_feature_cam":
+                        maps = min_max(upsample(maps, size) if self.upsample == "first" else maps)
                     if order == 0 and self.amplify_scale:
                         maps = amplify(maps, self.amplify_scale)
                     for number, one in zip(numbers, maps, strict=True):
-                        bank.put(number, order, model, one)
+                        made.setdefault(number, []).append(one)
+        return made
+
+    def _method(self, size: Sequence[int]) -> str | Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+        if self.method != "shallow_feature_cam":
+            return self.method
+
+        def gated(activations: torch.Tensor, gradients: torch.Tensor) -> torch.Tensor:
+            cam = layer_cam(activations, gradients)
+            component = principal_component(activations, self.component_mode)
+            if self.upsample == "first":
+                cam, component = upsample(cam, size), upsample(component, size)
+            return shallow_feature_cam(min_max(cam), component, self.combine, self.component_sign)
+
+        return gated
+
+    def _fingerprint(self, network: nn.Module, layers: list[str], slices: torch.Tensor) -> str:
+        """Everything the maps depend on, as a file name."""
+        if id(network) not in self._weights:
+            digest = hashlib.sha256()
+            for value in network.state_dict().values():
+                digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+            self._weights[id(network)] = digest.digest()
+        options = (layers, self.method, self.target, self.component_mode, self.component_sign, self.combine)
+        options += (self.upsample, self.amplify_scale, str(self.autocast))
+        digest = hashlib.sha256(self._weights[id(network)])
+        digest.update(repr((type(network).__name__, options, tuple(slices.shape))).encode())
+        digest.update(slices.contiguous().numpy().tobytes())
+        return digest.hexdigest()[:32]
 
 
 class ShallowFeatureCAMd(MapTransform):

@@ -9,7 +9,7 @@ import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform, Transform
 
-from ichseg.context import fuse, positive_runs
+from ichseg.context import fuse, normalization, positive_runs
 from ichseg.transforms.volumes import like, plain, volume_slice_axis
 
 
@@ -20,17 +20,19 @@ class SpatialContextFusion(Transform):
         window: how many slices away a neighbor may be.
         weight: the neighbors' weight; 0 leaves the maps as they are.
         gate: probability that makes a slice positive.
+        nf: normalization, see :func:`ichseg.context.normalization` (decision D12).
     """
 
-    def __init__(self, window: int = 2, weight: float = 0.5, gate: float = 0.5) -> None:
-        self.window, self.weight, self.gate = window, weight, gate
+    def __init__(self, window: int = 2, weight: float = 0.5, gate: float = 0.5, nf: str = "weights") -> None:
+        self.window, self.weight, self.gate, self.nf = window, weight, gate, nf
+        normalization(1, window, weight, nf)  # a wrong name is told now, not at the first scan
 
     def __call__(self, maps: torch.Tensor, probabilities: torch.Tensor | Sequence[float]) -> torch.Tensor:  # type: ignore[override]
         """(1, ...) volume of maps and (slices,) probabilities -> fused volume; slices outside runs stay as they are."""
         axis = volume_slice_axis(maps)
         slices = plain(maps)[0].movedim(axis, 0).clone()
         for start, stop in positive_runs([float(p) >= self.gate for p in probabilities]):
-            slices[start:stop] = fuse(slices[start:stop].clone(), self.window, self.weight)
+            slices[start:stop] = fuse(slices[start:stop].clone(), self.window, self.weight, self.nf)
         return like(slices.movedim(0, axis)[None], maps)
 
 
@@ -44,10 +46,11 @@ class SpatialContextFusiond(MapTransform):
         window: int = 2,
         weight: float = 0.5,
         gate: float = 0.5,
+        nf: str = "weights",
     ) -> None:
         super().__init__(keys)
         self.probability_key = probability_key
-        self.fusion = SpatialContextFusion(window, weight, gate)
+        self.fusion = SpatialContextFusion(window, weight, gate, nf)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         item = dict(data)

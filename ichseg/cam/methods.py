@@ -1,0 +1,176 @@
+"""How each method of the family questions a network: one short class per way, over the formulas of ``maps``.
+
+A method gets a :class:`Probe` (one network with hooks on some layers) and the images, and returns the logits and
+one map per layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ichseg.cam.component import principal_component
+from ichseg.cam.maps import (
+    class_activation_map,
+    grad_cam,
+    grad_cam_plus_plus,
+    layer_cam,
+    min_max,
+    score_cam,
+    smooth_grad_cam_plus_plus,
+)
+from ichseg.cam.shallow import shallow_feature_cam
+
+Maps = dict[str, Tensor]
+Formula = Callable[[Tensor, Tensor], Tensor]
+
+
+class Probe(Protocol):
+    """What a method may ask of the extractor."""
+
+    model: nn.Module
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Maps]:
+        """Logits (B, classes) and activations (B, K, ...) per layer, without gradients."""
+
+    def gradients(self, images: Tensor) -> tuple[Tensor, Maps, Maps]:
+        """Logits, activations, and gradients of the target's logit, per layer."""
+
+    def score(self, logits: Tensor) -> Tensor:
+        """(B,) the logit that is explained."""
+
+    def target_of(self, logits: Tensor) -> Tensor:
+        """(B,) index of the class that is explained."""
+
+
+class GradientMethod:
+    """One forward and one backward pass; ``formula(activations, gradients)`` makes the map."""
+
+    def __init__(self, formula: Formula) -> None:
+        self.formula = formula
+
+    def __call__(self, probe: Probe, images: Tensor) -> tuple[Tensor, Maps]:
+        logits, activations, gradients = probe.gradients(images)
+        return logits, {name: self.formula(activations[name], gradients[name]) for name in activations}
+
+
+class SmoothGradCAMPlusPlus:
+    """Grad-CAM++ over noisy copies of the input, see :func:`ichseg.cam.smooth_grad_cam_plus_plus`.
+
+    Args:
+        samples: noisy copies.
+        noise: standard deviation of the Gaussian noise, as a share of each image's own range.
+        seed: of the noise; the same for every call, so that equal images give equal maps.
+    """
+
+    def __init__(self, samples: int = 4, noise: float = 0.1, seed: int = 0) -> None:
+        if samples < 1 or noise < 0:
+            raise ValueError(f"smooth_grad_cam++ needs samples >= 1 and noise >= 0, not {samples} and {noise}")
+        self.samples, self.noise, self.seed = samples, noise, seed
+
+    def __call__(self, probe: Probe, images: Tensor) -> tuple[Tensor, Maps]:
+        logits, activations = probe.forward(images)
+        axes = tuple(range(1, images.ndim))
+        spread = self.noise * (images.amax(dim=axes, keepdim=True) - images.amin(dim=axes, keepdim=True))
+        # One pattern for every image of the batch, drawn on the CPU: neither batch mates nor the device change a map.
+        generator = torch.Generator().manual_seed(self.seed)
+        found: list[Maps] = []
+        for _ in range(self.samples):
+            pattern = torch.randn(images.shape[1:], generator=generator).to(images)
+            found.append(probe.gradients(images + spread * pattern)[2])
+        return logits, {
+            name: smooth_grad_cam_plus_plus(a, torch.stack([g[name] for g in found]))
+            for name, a in activations.items()
+        }
+
+
+class ScoreCAM:
+    """Gradient free: the input seen through every channel, see :func:`ichseg.cam.score_cam`.
+
+    One forward pass per channel: expensive for wide layers. A constant channel hides the whole image.
+
+    Args:
+        batch_size: masked images per pass.
+    """
+
+    def __init__(self, batch_size: int = 32) -> None:
+        self.batch_size = batch_size
+
+    def __call__(self, probe: Probe, images: Tensor) -> tuple[Tensor, Maps]:
+        logits, activations = probe.forward(images)
+        target = probe.target_of(logits)
+        return logits, {
+            name: torch.cat(
+                [
+                    score_cam(one[None], self._scores(probe, image, one, int(index))[None])
+                    for image, one, index in zip(images, activation, target, strict=True)
+                ]
+            )
+            for name, activation in activations.items()
+        }
+
+    def _scores(self, probe: Probe, image: Tensor, channels: Tensor, target: int) -> Tensor:
+        """(C, ...), (K, ...) -> (K,) logits."""
+        mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[channels.ndim - 1]
+        scores = []
+        for part in channels.split(self.batch_size):
+            masks = min_max(part, part.ndim - 1)[:, None]
+            masks = nn.functional.interpolate(masks, image.shape[1:], mode=mode, align_corners=False)
+            scores.append(probe.forward(image[None] * masks)[0][:, target])
+        return torch.cat(scores)
+
+
+class LinearWeights:
+    """CAM: the weights of the linear layer behind global average pooling, see :func:`ichseg.cam.class_activation_map`.
+
+    Raises (when called):
+        ValueError: the network does not average the layer and hand it to one last linear layer.
+    """
+
+    def __call__(self, probe: Probe, images: Tensor) -> tuple[Tensor, Maps]:
+        linear = [module for module in probe.model.modules() if isinstance(module, nn.Linear)]
+        seen: list[Tensor] = []
+
+        def keep(module: nn.Module, inputs: Any) -> None:
+            seen.append(inputs[0].detach().float())
+
+        hook = linear[-1].register_forward_pre_hook(keep) if linear else None
+        try:
+            logits, activations = probe.forward(images)
+        finally:
+            if hook is not None:
+                hook.remove()
+        target = probe.target_of(logits)
+        maps = {}
+        for name, activation in activations.items():
+            pooled = activation.flatten(2).mean(dim=2)
+            if not seen or seen[-1].shape != pooled.shape or not torch.allclose(seen[-1], pooled, rtol=1e-2, atol=1e-4):
+                raise ValueError(
+                    f"method 'cam' needs a network whose last linear layer gets the spatial mean of layer '{name}'; "
+                    f"{type(probe.model).__name__} is not one: use 'grad_cam' there"
+                )
+            weights = linear[-1].weight.detach().float()
+            maps[name] = torch.stack(
+                [class_activation_map(a[None], weights[i])[0] for a, i in zip(activation, target, strict=True)]
+            )
+        return logits, maps
+
+
+def _shallow_feature(activations: Tensor, gradients: Tensor) -> Tensor:
+    cam = min_max(layer_cam(activations, gradients), activations.ndim - 2)
+    return shallow_feature_cam(cam, principal_component(activations))
+
+
+# Name -> maker; options of a method are the maker's arguments.
+METHODS: dict[str, Callable[..., Any]] = {
+    "cam": LinearWeights,
+    "grad_cam": lambda: GradientMethod(grad_cam),
+    "grad_cam++": lambda: GradientMethod(grad_cam_plus_plus),
+    "smooth_grad_cam++": SmoothGradCAMPlusPlus,
+    "score_cam": ScoreCAM,
+    "layer_cam": lambda: GradientMethod(layer_cam),
+    "shallow_feature_cam": lambda: GradientMethod(_shallow_feature),
+}

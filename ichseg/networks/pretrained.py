@@ -1,0 +1,117 @@
+"""Start a classifier from weights in torchvision's key names, and say what fitted."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ichseg.errors import IchsegError
+from ichseg.networks.weights import read_checkpoint
+
+logger = logging.getLogger(__name__)
+Network = TypeVar("Network", bound=nn.Module)
+
+
+@dataclass
+class WeightReport:
+    """What became of the keys of a weight file.
+
+    Attributes:
+        loaded: taken as they are.
+        summed: first convolutions for RGB whose three filters were added for a gray image.
+        kept: keys of the network the file lacks, or has for another number of classes: left at random.
+        zeroed: biases the file's architecture does not have, set to zero.
+        unused: keys of the file without a place.
+    """
+
+    loaded: list[str] = field(default_factory=list)
+    summed: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+    zeroed: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        parts = [f"{len(self.loaded)} tensors loaded"]
+        parts += [f"RGB filters summed: {', '.join(self.summed)}"] if self.summed else []
+        parts += [f"{len(self.zeroed)} absent biases set to zero"] if self.zeroed else []
+        parts += [f"left at random: {', '.join(self.kept)}"] if self.kept else []
+        parts += [f"unused: {', '.join(self.unused)}"] if self.unused else []
+        return "; ".join(parts)
+
+
+def load_pretrained(network: Network, path: str | Path | None) -> Network:
+    """Start ``network`` from a weight file of its own or of torchvision; logs what matched.
+
+    Files of :func:`torchvision.models` ResNets and the ``features`` of VGGs fit the networks of
+    :func:`ichseg.networks.slice_classifier`. ``path=None`` leaves the network as it is.
+
+    Raises:
+        IchsegError: as :func:`match_weights`.
+    """
+    if path is not None:
+        logger.info("%s: %s", path, match_weights(network, path))
+    return network
+
+
+def match_weights(network: nn.Module, path: str | Path) -> WeightReport:
+    """Load what fits of a weight file into ``network``.
+
+    A gray image given to all three channels of an RGB network meets the sum of the three filters, so a first
+    convolution for RGB is summed over its input channels. The last linear layer of another number of classes
+    stays random. Biases that torchvision's architecture lacks (MONAI's downsampling has them) become zero.
+
+    Args:
+        network: changed in place.
+        path: a state dict, or a checkpoint with one under ``model`` or ``state_dict``.
+
+    Raises:
+        IchsegError: the file cannot be read, or a tensor other than the first or last layer has another shape,
+            or fewer than half of the network's tensors are in it.
+    """
+    state = read_checkpoint(path)
+    state = state.get("model", state.get("state_dict", state))
+    state = {key.removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}
+    own = network.state_dict()
+    report, taken = WeightReport(), dict(own)
+    last = next((name for name, m in reversed(list(network.named_modules())) if isinstance(m, nn.Linear)), "")
+    for key, mine in own.items():
+        theirs = state.get(key)
+        if theirs is None:
+            _absent(key, mine, state, report, taken)
+        elif theirs.shape == mine.shape:
+            report.loaded.append(key)
+            taken[key] = theirs
+        elif theirs.ndim == 4 and theirs.shape[1] == 3 and mine.shape[1] == 1 and theirs[:, :1].shape == mine.shape:
+            report.summed.append(key)
+            taken[key] = theirs.sum(dim=1, keepdim=True)
+        elif key.rpartition(".")[0] == last:
+            report.kept.append(key)
+        else:
+            raise IchsegError(
+                f"{path}: tensor '{key}' has shape {tuple(theirs.shape)}, {type(network).__name__} needs "
+                f"{tuple(mine.shape)}: weights of another architecture"
+            )
+    report.unused = [key for key in state if key not in own]
+    if len(report.loaded) + len(report.summed) < len(own) / 2:
+        raise IchsegError(
+            f"{path}: weights of another architecture than {type(network).__name__}: only {len(report.loaded)} of "
+            f"its {len(own)} tensors are in the file"
+        )
+    network.load_state_dict(taken)
+    return report
+
+
+def _absent(key: str, mine: Tensor, state: dict[str, Tensor], report: WeightReport, taken: dict[str, Tensor]) -> None:
+    """A key of the network that the file lacks."""
+    if key.endswith(".bias") and key.replace(".bias", ".weight") in state and mine.ndim == 1:
+        report.zeroed.append(key)
+        taken[key] = torch.zeros_like(mine)
+    elif key.endswith("num_batches_tracked"):
+        report.loaded.append(key)  # a counter; old files have none
+    else:
+        report.kept.append(key)
