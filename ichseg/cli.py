@@ -78,21 +78,24 @@ def _parser() -> argparse.ArgumentParser:
         _prepare,
         "Convert a data set into images, labels, slice_labels.csv and datalist.json.",
         "ichseg prepare bcihm DOWNLOAD DATA\n  ichseg prepare nifti SCANS LABELS.csv DATA\n"
-        "  ichseg prepare phantom DATA --scans 10",
+        "  ichseg prepare phantom DATA --scans 10\n"
+        "  ichseg prepare implants DATA/datalist.json IMPLANTS --folds 3,4",
     )
-    prepare.add_argument("dataset", choices=["bcihm", "bhsd", "nifti", "phantom"])
+    prepare.add_argument("dataset", choices=["bcihm", "bhsd", "nifti", "phantom", "implants"])
     prepare.add_argument(
         "paths",
         nargs="+",
         metavar="PATH",
-        help="SOURCE OUTPUT; nifti: SCANS LABELS.csv OUTPUT; phantom: OUTPUT",
+        help="SOURCE OUTPUT; nifti: SCANS LABELS.csv OUTPUT; phantom: OUTPUT; implants: DATALIST OUTPUT",
     )
     prepare.add_argument("--masks", metavar="DIR", help="bcihm v1.0.0: extra slice masks NNN_S.png")
     prepare.add_argument("--spacing", metavar="CSV", help="bcihm v1.0.0: in-plane spacing table")
     prepare.add_argument("--scans", type=int, default=10, help="phantom: how many (default 10)")
-    prepare.add_argument("--seed", type=int, default=0, help="phantom: seed (default 0)")
+    prepare.add_argument("--seed", type=int, default=0, help="phantom, implants: seed (default 0)")
     prepare.add_argument("--size", type=int, default=256, help="phantom: pixels per side (default 256)")
     prepare.add_argument("--slices", type=int, default=24, help="phantom: slices per scan (default 24)")
+    prepare.add_argument("--folds", default="3,4", help="implants: into healthy scans of these folds (default 3,4)")
+    prepare.add_argument("--per-scan", type=int, default=2, help="implants: variants of each scan (default 2)")
 
     classifier = command(
         "train-classifier",
@@ -159,14 +162,22 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = command(
         "evaluate",
         _evaluate,
-        "Compare masks with the slice labels and, where there are some, the true masks of a datalist.",
-        "ichseg evaluate MASKS DATA/datalist.json --output DIR",
+        "Compare masks with true masks and, where there are some, with slice labels.",
+        "ichseg evaluate MASKS DATA/datalist.json --output DIR\n"
+        "  ichseg evaluate MASKS TRUE_MASKS --images SCANS --output DIR",
     )
-    evaluate.add_argument("predictions", metavar="MASKS", help="folder of NAME_ich.nii.gz or NAME_pseudo.nii.gz")
-    evaluate.add_argument("datalist", metavar="DATALIST", help="datalist.json whose scans have masks")
-    evaluate.add_argument("--output", metavar="DIR", help="for evaluation.csv and evaluation.json")
-    evaluate.add_argument("--folds", help="only these folds, e.g. 3-4")
+    evaluate.add_argument(
+        "predictions", metavar="PREDICTIONS", help="folder of NAME_ich.nii.gz, NAME_pseudo.nii.gz or NAME.nii.gz"
+    )
+    evaluate.add_argument("truth", metavar="TRUTH", help="datalist.json, or a folder of true masks NAME.nii.gz")
+    evaluate.add_argument("--output", metavar="DIR", help="for evaluation.csv, .json, _scans.csv, detection.json")
+    evaluate.add_argument("--images", metavar="DIR", help="with a folder of true masks: the scans, for the HU rule")
+    evaluate.add_argument("--folds", help="only these folds of the datalist, e.g. 3-4")
     evaluate.add_argument("--cases", nargs="+", metavar="CASE", help="only these cases")
+    evaluate.add_argument(
+        "--connectivity", type=int, default=8, choices=[4, 8, 6, 18, 26], help="of lesions; 8 in slices is the default"
+    )
+    evaluate.add_argument("--tolerance-mm", type=float, default=2.0, help="of the surface Dice (default 2)")
 
     demo = command(
         "demo",
@@ -213,6 +224,13 @@ def _prepare(args: argparse.Namespace) -> int:
         from ichseg.data.phantom import prepare_phantom
 
         counts = prepare_phantom(output, args.scans, args.seed, args.size, args.slices, _progress)
+    elif args.dataset == "implants":
+        from ichseg.data.implants import prepare_implants
+        from ichseg.report import implant_montage
+
+        counts = prepare_implants(args.paths[0], output, args.folds, args.per_scan, args.seed, _progress)
+        implant_montage(output / "datalist.json", args.paths[0], output / "montage.png")
+        print(f"wrote {output / 'montage.png'}: implants beside real hemorrhage; look before you trust them")
     else:
         from ichseg import data
 
@@ -293,15 +311,19 @@ def _evaluate(args: argparse.Namespace) -> int:
     from ichseg.data.datalist import load_datalist
     from ichseg.report import evaluate_masks, evaluate_slices, print_evaluation
 
-    which = (args.predictions, args.datalist, args.output, args.folds, args.cases, _progress)
-    scans = load_datalist(args.datalist, args.folds, cases=args.cases)
-    if all("slice_labels" in scan for scan in scans):
-        for name, value in evaluate_slices(*which).items():
-            shown = f"{value:>12.3f}" if isinstance(value, float) else f"{value:>12d}"
-            print(f"{name.replace('_', ' '):24s}{shown}")
-    if any("label" in scan for scan in scans):
-        print()
-        print_evaluation(evaluate_masks(*which))
+    options = {"output": args.output, "folds": args.folds, "cases": args.cases, "progress": _progress}
+    masked = Path(args.truth).is_dir()
+    if not masked:
+        scans = load_datalist(args.truth, args.folds, cases=args.cases)
+        masked = any("label" in scan for scan in scans)
+        if all("slice_labels" in scan for scan in scans):
+            for name, value in evaluate_slices(args.predictions, args.truth, **options).items():
+                shown = f"{value:>12.3f}" if isinstance(value, float) else f"{value:>12d}"
+                print(f"{name.replace('_', ' '):26s}{shown}")
+            print()
+    if masked:
+        more = {"images": args.images, "connectivity": args.connectivity, "tolerance_mm": args.tolerance_mm}
+        print_evaluation(evaluate_masks(args.predictions, args.truth, **options, **more))
     return DONE
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from ichseg.data import SUBTYPES, load_datalist
-from ichseg.io import read_mask, slice_axis, write_text
+from ichseg.io import read_mask, scan_name, slice_axis
 from ichseg.metrics import hemorrhage_volume, roc_auc
-from ichseg.report.evaluation import prediction_file
+from ichseg.report.tables import write_json
+from ichseg.report.truth import prediction_file
 
 
 def evaluate_slices(
@@ -48,7 +48,7 @@ def evaluate_slices(
     volumes: dict[str, float] = {}
     patients: dict[str, bool] = {}
     for scan in progress(load_datalist(datalist, folds, require=("slice_labels",), cases=cases)):
-        mask, affine = read_mask(prediction_file(Path(predictions), scan))
+        mask, affine = read_mask(prediction_file(predictions, scan_name(scan["image"]), scan["case"]))
         areas.append((np.moveaxis(mask, slice_axis(affine), 0) > 0).sum(axis=(1, 2)))
         labels.append(np.asarray(scan["slice_labels"]))
         for name, index in subtypes.get(scan["case"], []):
@@ -68,8 +68,7 @@ def evaluate_slices(
     }
     result |= {f"touched_{name}": float(np.mean(hits)) for name, hits in by_subtype.items() if hits}
     if output is not None:
-        plain = {k: None if v != v else v for k, v in result.items()}
-        write_text(Path(output) / "detection.json", json.dumps(plain, indent=1) + "\n")
+        write_json(Path(output) / "detection.json", result)
     return result
 
 

@@ -1,0 +1,96 @@
+"""A held-out set of real scans with implanted hemorrhage: exact masks where real ones are scarce."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ichseg.data.datalist import load_datalist, write_datalist
+from ichseg.data.implants.implant import implant_volume
+from ichseg.data.subtypes import SUBTYPES
+from ichseg.errors import IchsegError
+from ichseg.io import read_volume, slice_axis, spacing_mm, staged_folder, write_volume
+
+TRIES = 30
+
+
+def prepare_implants(
+    datalist: str | Path,
+    output: str | Path,
+    folds: Sequence[int] | str | None = "3,4",
+    per_scan: int = 2,
+    seed: int = 0,
+    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+) -> dict[str, int]:
+    """Implant hemorrhage into the scans of a datalist that have none, and write them as a data set of their own.
+
+    Each scan gets ``per_scan`` variants with one hemorrhage each, the five subtypes in turn. Figures measured on
+    them must never be pooled with those on real hemorrhage.
+
+    Args:
+        datalist: with ``slice_labels``.
+        output: new folder for ``images/``, ``labels/`` (codes of the subtypes), ``slice_labels.csv`` and
+            ``datalist.json``, whose scans keep patient and fold and say ``implant``.
+        folds: of the scans, e.g. those no network was trained on; None takes all.
+        per_scan: variants of each scan.
+        seed: of the implants.
+        progress: wraps the iteration over scans.
+
+    Returns:
+        counts: volumes, slices, positive_slices.
+
+    Raises:
+        IchsegError: no scan without hemorrhage, or the output exists.
+    """
+    healthy = [s for s in load_datalist(datalist, folds, require=("slice_labels",)) if not any(s["slice_labels"])]
+    if not healthy:
+        raise IchsegError(f"{datalist}: no scan without hemorrhage in fold(s) {folds}")
+    codes = {name: code for code, name in SUBTYPES.items()}
+    subtypes = list(codes)
+    rng = np.random.default_rng(seed)
+    entries: list[dict[str, Any]] = []
+    with staged_folder(output) as folder:
+        for scan in progress(healthy):
+            volume = read_volume(scan["image"])
+            axis = slice_axis(volume.affine)
+            hounsfield = np.moveaxis(volume.array, axis, 0).astype(np.float32)
+            steps = spacing_mm(volume.affine)
+            rows, columns = [s for i, s in enumerate(steps) if i != axis]
+            for number in range(per_scan):
+                wanted = subtypes[len(entries) % len(subtypes)]
+                made = None
+                for attempt in range(TRIES):
+                    # A head without room for one kind (no wide ventricle) may have room for another.
+                    kind = wanted if attempt < TRIES // 2 else None
+                    made = implant_volume(hounsfield, (steps[axis], rows, columns), rng, kind)
+                    if made is not None:
+                        break
+                if made is None:
+                    continue
+                image, mask, subtype = made
+                case = f"{scan['case']}_{subtype}_{number}"
+                label = mask.astype(np.uint8) * codes[subtype]
+                for subfolder, array in (("images", np.round(image).astype(np.int16)), ("labels", label)):
+                    write_volume(folder / subfolder / f"{case}.nii.gz", np.moveaxis(array, 0, axis), volume.affine)
+                touched = mask.any(axis=(1, 2))
+                entries.append(
+                    {
+                        "case": case,
+                        "patient": scan.get("patient", scan["case"]),
+                        "image": f"images/{case}.nii.gz",
+                        "label": f"labels/{case}.nii.gz",
+                        **({"fold": scan["fold"]} if "fold" in scan else {}),
+                        "implant": subtype,
+                        "slices": [{"hemorrhage": int(t), subtype: int(t)} for t in touched],
+                    }
+                )
+        counts = {
+            "volumes": len(entries),
+            "slices": sum(len(e["slices"]) for e in entries),
+            "positive_slices": sum(row["hemorrhage"] for e in entries for row in e["slices"]),
+        }
+        write_datalist(folder, "implants", entries, semi_synthetic=True, seed=seed, counts=counts)
+    return counts
