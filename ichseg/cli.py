@@ -19,6 +19,8 @@ DONE, SOME_FAILED, USAGE = 0, 1, 2
 # ichseg.networks.BACKBONES, without importing torch; a test keeps them equal.
 BACKBONE_CHOICES = ("resnet34", "resnet50", "densenet121", "densenet169", "vgg16", "vgg19", "convnextv2_tiny")
 PAPER_PAIR = ("resnet34", "resnet50")
+# ichseg.experiments.EXPERIMENTS likewise.
+EXPERIMENT_CHOICES = ("table1", "table2", "table3", "table4", "figure7", "figure8")
 
 EXAMPLES = """examples:
   ichseg demo                                        see it work on phantoms, in about a minute
@@ -29,6 +31,7 @@ EXAMPLES = """examples:
   ichseg pseudo-label --datalist DATA/datalist.json --classifiers runs/classifiers --output runs/pseudo
   ichseg train-segmenter --datalist DATA/datalist.json --pseudo-labels runs/pseudo --output runs/unet
   ichseg segment SCANS MASKS --weights runs/unet/model.pt
+  ichseg experiment table4 --datalist DATA/datalist.json --output runs/table4
 
 exit codes: 0 all done, 1 some scans failed (see results.csv), 2 wrong usage or set-up.
 Not the R package of the same name. Research only, not for clinical use."""
@@ -179,6 +182,37 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--tolerance-mm", type=float, default=2.0, help="of the surface Dice (default 2)")
 
+    experiment = command(
+        "experiment",
+        _experiment,
+        "Run a table or figure of the paper: DIR/NAME.csv, .md and .png, our figures beside the published ones.",
+        "ichseg experiment table4 --datalist DATA/datalist.json --output DIR --size 256 --epochs 20\n"
+        "  ichseg experiment figure8 --datalist DATA/datalist.json --output DIR --size 256 --epochs 20\n"
+        "  (the same DIR: classifiers and maps are made once; an interrupted run goes on where it stopped)",
+    )
+    experiment.add_argument("name", choices=EXPERIMENT_CHOICES, metavar="NAME", help=", ".join(EXPERIMENT_CHOICES))
+    experiment.add_argument("--datalist", required=True, metavar="JSON", help="some of its scans need masks")
+    experiment.add_argument("--output", required=True, metavar="DIR")
+    experiment.add_argument("--benchmark", metavar="JSON", help="evaluate on this too, e.g. implants; never pooled")
+    experiment.add_argument("--classifiers", metavar="DIR", help="trained ones to use instead of training")
+    experiment.add_argument("--size", type=int, default=384, help="pixels per side (default 384)")
+    experiment.add_argument("--epochs", type=int, default=200, help="of each training, at most (default 200)")
+    experiment.add_argument("--train-folds", default="0-2", help="default: 0-2")
+    experiment.add_argument("--val-folds", default="3", help="default: 3")
+    experiment.add_argument("--test-folds", default="4", help="default: 4")
+    experiment.add_argument("--batch-size", type=int, help="in training (default: 64 classifiers, 32 U-Net)")
+    experiment.add_argument("--architecture", choices=["small", "paper"], default="small", help="U-Net (default small)")
+    experiment.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
+    experiment.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="default: fp32")
+    experiment.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="settings",
+        help="a value of the pseudo-mask bundle's config for every row, e.g. gate_by=label",
+    )
+
     demo = command(
         "demo",
         _demo,
@@ -324,6 +358,18 @@ def _evaluate(args: argparse.Namespace) -> int:
     if masked:
         more = {"images": args.images, "connectivity": args.connectivity, "tolerance_mm": args.tolerance_mm}
         print_evaluation(evaluate_masks(args.predictions, args.truth, **options, **more))
+    return DONE
+
+
+def _experiment(args: argparse.Namespace) -> int:
+    _load_check(args.datalist)
+    from ichseg.experiments import Study, run_experiment
+
+    study = Study(
+        **{k: v for k, v in vars(args).items() if k not in ("name", "command", "call", "debug")}, progress=_progress
+    )
+    print(run_experiment(args.name, study))
+    print(f"wrote {args.name}.csv, .md and .png in {args.output}")
     return DONE
 
 

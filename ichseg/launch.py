@@ -17,17 +17,10 @@ SIZE_STEP = 32  # what the networks halve
 
 def run_bundle(bundle: str, config: str, overrides: dict[str, Any], settings: Sequence[str]) -> None:
     """Start a bundle's config through monai.bundle; None among the overrides leaves the config's value."""
-    import yaml
-
     root = bundle_folder(bundle)
     file = root / "configs" / config
-    known = yaml.safe_load(file.read_text(encoding="utf-8"))
     given = {"bundle_root": str(root), **{k: v for k, v in overrides.items() if v is not None}}
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not equals or key.split("::")[0] not in known:
-            raise IchsegError(f"--set {setting}: '{key}' is not a key of {file}; write KEY=VALUE with a key from there")
-        given[key] = yaml.safe_load(value)
+    given |= parse_settings(bundle, config, settings)
     if given.get("size", SIZE_STEP) % SIZE_STEP:
         raise IchsegError(f"size {given['size']} must be a multiple of {SIZE_STEP}")
     with warnings.catch_warnings():
@@ -43,6 +36,25 @@ def run_bundle(bundle: str, config: str, overrides: dict[str, Any], settings: Se
             logging_file=False,  # type: ignore[arg-type]  # "" and None mean the default file
             **given,
         )
+
+
+def parse_settings(bundle: str, config: str, settings: Sequence[str]) -> dict[str, Any]:
+    """``KEY=VALUE`` of the command line as values of a bundle's config.
+
+    Raises:
+        IchsegError: a key is not in the config.
+    """
+    import yaml
+
+    file = bundle_folder(bundle) / "configs" / config
+    known = yaml.safe_load(file.read_text(encoding="utf-8"))
+    given = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or key.split("::")[0] not in known:
+            raise IchsegError(f"--set {setting}: '{key}' is not a key of {file}; write KEY=VALUE with a key from there")
+        given[key] = yaml.safe_load(value)
+    return given
 
 
 def settings_beside(*weights: str) -> dict[str, Any]:

@@ -56,7 +56,8 @@ def prepare_implants(
         for scan in progress(healthy):
             volume = read_volume(scan["image"])
             axis = slice_axis(volume.affine)
-            hounsfield = np.moveaxis(volume.array, axis, 0).astype(np.float32)
+            upward = 1 if volume.affine[2, axis] >= 0 else -1
+            hounsfield = np.moveaxis(volume.array, axis, 0).astype(np.float32)[::upward]
             steps = spacing_mm(volume.affine)
             rows, columns = [s for i, s in enumerate(steps) if i != axis]
             for number in range(per_scan):
@@ -72,6 +73,7 @@ def prepare_implants(
                     continue
                 image, mask, subtype = made
                 case = f"{scan['case']}_{subtype}_{number}"
+                image, mask = image[::upward], mask[::upward]  # as stored
                 label = mask.astype(np.uint8) * codes[subtype]
                 for subfolder, array in (("images", np.round(image).astype(np.int16)), ("labels", label)):
                     write_volume(folder / subfolder / f"{case}.nii.gz", np.moveaxis(array, 0, axis), volume.affine)

@@ -14,7 +14,7 @@ class Head:
     """A stack of slices; everything about a slice is worked out when it is first asked for.
 
     Args:
-        hounsfield: (slices, H, W) HU.
+        hounsfield: (slices, H, W) HU, from the skull base upward.
         pixel: mm per pixel in plane.
         step: mm between slices.
     """
@@ -34,6 +34,10 @@ class Head:
     def areas(self) -> np.ndarray:
         """(slices,) mm^2 of brain."""
         return self.brain.sum(axis=(1, 2)) * self.pixel**2
+
+    def upper(self, index: int) -> bool:
+        """True from about the widest slice upward, where deep fluid is ventricle; below, it may be a cistern."""
+        return len(self.areas) > 1 and index >= int(self.areas.argmax()) - 1
 
     @cached_property
     def coordinates(self) -> tuple[np.ndarray, np.ndarray]:

@@ -56,7 +56,7 @@ def implant_volume(
     and lower end the lesion fades, as in any thick slice.
 
     Args:
-        hounsfield: (slices, H, W) HU.
+        hounsfield: (slices, H, W) HU, from the skull base upward.
         spacing: mm between slices, rows and columns.
         rng: source of chance.
         subtype: as in :func:`implant_hemorrhage`.
@@ -69,7 +69,10 @@ def implant_volume(
     roomy = np.flatnonzero(head.areas > 0.5 * head.areas.max()) if head.areas.max() > 0 else []
     if len(roomy) == 0:
         return None
-    return _implant(head, int(rng.choice(roomy)), rng, _drawn(rng, subtype))
+    subtype = _drawn(rng, subtype)
+    if subtype == "IVH":  # the lateral ventricles; further down, deep fluid is mostly cistern
+        roomy = [index for index in roomy if head.upper(index)]
+    return _implant(head, int(rng.choice(roomy)), rng, subtype)
 
 
 def _drawn(rng: np.random.Generator, subtype: str | None) -> str:

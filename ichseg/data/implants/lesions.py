@@ -128,6 +128,8 @@ def _fluid(head: Head, index: int, deep: float, ventricles: bool) -> np.ndarray:
     smooth = head.smooth(index)
     fluid = head.brain[index] & (smooth < 20) & (smooth > -8)
     fluid &= head.depth(index) > (deep if ventricles else 1.5)
+    if not ventricles and head.upper(index):
+        fluid &= head.depth(index) <= deep
     return ndimage.binary_opening(fluid, iterations=max(round(1 / head.pixel), 1)) if ventricles else fluid
 
 

@@ -1,0 +1,115 @@
+"""Figure 7, pseudo-masks slice by slice; figure 8, the threshold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ichseg.data.folds import parse_folds
+from ichseg.experiments.ablation import ROWS
+from ichseg.experiments.choices import (
+    CHOICES,
+    NAN,
+    PAPER_PAIR,
+    baselines,
+    figures,
+    mask_thresholds,
+    pseudo_counts,
+    row_values,
+    thresholds,
+)
+from ichseg.experiments.study import Study
+from ichseg.experiments.sweep import HIGHEST, LOWEST, MASK, THRESHOLDS
+from ichseg.experiments.writing import save, set_title
+from ichseg.report.plots import box_chart, line_chart
+from ichseg.report.tables import markdown_table
+
+# Best thresholds the paper reports for the OR rule, with the mIoU in percent.
+PUBLISHED_BEST = {"BHSD": (0.17, 62.6), "BCIHM": (0.22, 63.7)}
+
+
+def figure7(study: Study) -> str:
+    """Two-class mIoU of every slice with hemorrhage, for the pseudo-masks of each row, at the validation threshold."""
+    pair, size = PAPER_PAIR, study.size
+    swept = [f"r{n}" for n in range(1, 8)]
+    rows: list[dict[str, Any]] = []
+    pages, panels = [], []
+    for which in study.sets:
+        counts = study.sweep(which, pair, size, {row: row_values(ROWS[row], pair) for row in swept})
+        found: dict[str, tuple[float, np.ndarray]] = {}
+        for row in swept:
+            chosen = thresholds(study, counts[row])
+            index = chosen["validation"] if chosen["validation"] is not None else chosen["oracle"]
+            if index is not None:
+                found[row] = (float(THRESHOLDS[index]), counts[row].miou_per_slice(index))
+        cut = mask_thresholds(study, which, pair, size)["validation"]
+        found["r8"] = (cut, pseudo_counts(study, which, pair, size, "validation").miou_per_slice(MASK))
+        nothing = float(np.mean(baselines(study, which)[0][1].miou_per_slice(len(THRESHOLDS) - 1)))
+        for row, (threshold, values) in found.items():
+            bleeding = counts["r1"].positive > 0
+            for case, value in zip(counts["r1"].case[bleeding], values, strict=True):
+                rows.append({"set": which, "row": row, "case": case, "threshold": threshold, "miou": float(value)})
+        table = [
+            [row, ROWS[row].name(pair), threshold, float(np.mean(v)), *(float(q) for q in np.quantile(v, (0.25, 0.5, 0.75)))]
+            for row, (threshold, v) in found.items()
+        ]  # fmt: skip
+        head = ["", "", "threshold", "mean", "lower quartile", "median", "upper quartile"]
+        pages.append(f"## {set_title(study, which)}\n\n{markdown_table(head, table)}\nPredicting nothing: {nothing:.3f}\n")
+        panels.append((set_title(study, which), {r: v for r, (_, v) in found.items()}, {"all background": nothing}))
+    text = (
+        "# Figure 7: pseudo-masks, slice by slice\n\nTwo-class mIoU of each slice that truly bleeds; slices without "
+        "hemorrhage have no foreground IoU and are not in here. The paper prints boxes without numbers.\n\n"
+        + "\n".join(pages)
+    )
+    save(study, "figure7", ("set", "row", "case", "threshold", "miou"), rows, text)
+    box_chart(study.output / "figure7.png", panels, "mIoU of a slice")
+    return text
+
+
+def figure8(study: Study) -> str:
+    """mIoU over the threshold for OR and AND of the two layers, without CRF."""
+    pair, size = PAPER_PAIR, study.size
+    values = {rule: {**row_values(ROWS["r7"], pair), "rule": rule} for rule in ("or", "and")}
+    values["or"].pop("rule")
+    rows: list[dict[str, Any]] = []
+    pages, panels = [], []
+    for which in study.sets:
+        # The OR curve is row r7 of Table 4 at every threshold: counted once for both.
+        counts = study.sweep(which, pair, size, {"r7": values["or"], "r7_and": values["and"]})
+        curves, table = {}, []
+        for rule, row in (("OR", "r7"), ("AND", "r7_and")):
+            shown = range(LOWEST, HIGHEST + 1)
+            found = [figures(counts[row], k) for k in shown]
+            rows += [
+                {"set": which, "rule": rule, "threshold": float(THRESHOLDS[k]), **one}
+                for k, one in zip(shown, found, strict=True)
+            ]
+            axis = [float(THRESHOLDS[k]) for k in shown]
+            curves[f"{rule}, mIoU"] = (axis, [one["miou"] for one in found])
+            curves[f"{rule}, foreground IoU"] = (axis, [one["foreground_iou"] for one in found])
+            chosen = thresholds(study, counts[row])
+            for choice in CHOICES:
+                one = figures(counts[row], chosen[choice])
+                at = NAN if chosen[choice] is None else float(THRESHOLDS[chosen[choice]])
+                table.append([rule, choice, at, one["miou"], one["foreground_iou"]])
+            for k in range(LOWEST, HIGHEST + 1, 10):
+                one = figures(counts[row], k)
+                table.append([rule, "grid", float(THRESHOLDS[k]), one["miou"], one["foreground_iou"]])
+        names = baselines(study, which)
+        for name, found_counts, k in names:
+            one = figures(found_counts, k)
+            table.append(["", name, NAN, one["miou"], one["foreground_iou"]])
+        page = markdown_table(["rule", "threshold chosen by", "threshold", "mIoU", "fg IoU"], table)
+        pages.append(f"## {set_title(study, which)}\n\n{page}")
+        panels.append((set_title(study, which), curves, {name: c.miou(k) for name, c, k in names}))
+    best = "; ".join(f"{name} {at} with {value} %" for name, (at, value) in PUBLISHED_BEST.items())
+    text = (
+        "# Figure 8: the threshold\n\nSF-CAM of two layers and two models, fused over neighbors, no CRF; a pixel is "
+        "hemorrhage if either (OR) or each (AND) layer is above the threshold. The paper's best for OR, chosen on the "
+        f"evaluated masks: {best}; it finds OR better than AND throughout. Validation folds: "
+        f"{', '.join(map(str, parse_folds(study.val_folds)))}.\n\n" + "\n".join(pages)
+    )
+    save(study, "figure8", ("set", "rule", "threshold", "miou", "foreground_iou", "background_iou"), rows, text)
+    line_chart(study.output / "figure8.png", panels, ("threshold", "IoU"))
+    return text

@@ -1,0 +1,377 @@
+"""What the experiments share: trained classifiers, scores, maps, pseudo-masks, U-Nets, each made once and kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ichseg.data import load_datalist
+from ichseg.context import vote
+from ichseg.data.folds import parse_folds
+from ichseg.data.slices import slice_labels_in_order
+from ichseg.errors import IchsegError
+from ichseg.experiments.ablation import Row
+from ichseg.experiments.sweep import Counts
+from ichseg.io import atomic_path, read_mask, read_volume, scan_name, slice_axis, spacing_mm, write_text
+from ichseg.launch import SIZE_STEP, parse_settings, run_bundle, settings_beside
+from ichseg.methods import hu_rule
+from ichseg.report.truth import TrueScan, compare, prediction_file, true_scans
+from ichseg.resources import bundle_folder
+
+REAL = "real"
+IMPLANTS = "implants"
+
+
+@dataclass
+class Study:
+    """One output folder and the settings everything in it was made with.
+
+    Args:
+        datalist: what is trained on and evaluated on.
+        output: folder; what is there already is not made again.
+        benchmark: a second datalist to evaluate on, e.g. implants; its figures are never pooled with the first's.
+        classifiers: folder of trained classifiers ``<backbone>/model.pt`` to use instead of training some.
+        size: pixels per side.
+        epochs: at most, of classifiers and U-Net.
+        train_folds, val_folds, test_folds: of the datalist.
+        batch_size: in training; None for the bundles' own.
+        precision: ``"fp32"`` or ``"bf16"``.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+        architecture: of the U-Net, ``"small"`` or ``"paper"``.
+        settings: ``KEY=VALUE`` for the pseudo-mask bundle, in every row, e.g. ``"gate_by=label"``.
+        progress: wraps long iterations.
+
+    Raises:
+        IchsegError: the output was made with other settings, or the size does not suit the networks.
+    """
+
+    datalist: Path
+    output: Path
+    benchmark: Path | None = None
+    classifiers: Path | None = None
+    size: int = 384
+    epochs: int = 200
+    train_folds: str = "0-2"
+    val_folds: str = "3"
+    test_folds: str = "4"
+    batch_size: int | None = None
+    precision: str = "fp32"
+    device: str = "auto"
+    architecture: str = "small"
+    settings: Sequence[str] = ()
+    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter
+    _ensembles: dict[tuple[str, int], torch.nn.Module] = field(default_factory=dict)
+    _values: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("datalist", "output", "benchmark", "classifiers"):
+            given = getattr(self, name)
+            setattr(self, name, None if given is None else Path(given).resolve())
+        self._values = parse_settings("ich_pseudo_segmentation", "generate.yaml", self.settings)
+        if self.size % SIZE_STEP:
+            raise IchsegError(f"size {self.size} must be a multiple of {SIZE_STEP}")
+        if not self.sets:  # a wrong datalist is told before anything is written
+            raise IchsegError(f"{self.datalist}: no scan has a mask (key 'label'): there is nothing to measure against")
+        settings = {
+            "datalist": str(self.datalist),
+            "classifiers": None if self.classifiers is None else str(self.classifiers),
+            "size": self.size,
+            "epochs": self.epochs,
+            "folds": [list(parse_folds(f)) for f in (self.train_folds, self.val_folds, self.test_folds)],
+            "batch_size": self.batch_size,
+            "precision": self.precision,
+            "architecture": self.architecture,
+            "settings": list(self.settings),
+        }
+        file = self.output / "settings.json"
+        if file.is_file():
+            before = json.loads(file.read_text(encoding="utf-8"))
+            for key, value in settings.items():
+                if before.get(key) != value:
+                    raise IchsegError(f"{file}: made with {key} {before.get(key)}, now {value}; choose another --output")
+        else:
+            write_text(file, json.dumps(settings, indent=1) + "\n")
+
+    # --- data ---------------------------------------------------------------------------------------------------
+    @property
+    def sets(self) -> list[str]:
+        """Names of the data sets with masks, which are evaluated apart from each other."""
+        given = [REAL] if self.benchmark is None else [REAL, IMPLANTS]
+        return [which for which in given if any("label" in scan for scan in load_datalist(self.path(which)))]
+
+    def path(self, which: str) -> Path:
+        """The datalist of a set."""
+        if which == IMPLANTS and self.benchmark is not None:
+            return self.benchmark
+        return self.datalist
+
+    def scans(self, which: str) -> list[TrueScan]:
+        """Scans of a set whose truth is known."""
+        return true_scans(self.path(which))
+
+    @property
+    def evaluated_folds(self) -> tuple[int, ...]:
+        """Folds no network was trained on."""
+        return parse_folds(f"{self.val_folds},{self.test_folds}")
+
+    # --- training -----------------------------------------------------------------------------------------------
+    def weights(self, backbone: str, size: int) -> Path:
+        """The trained classifier, trained now if it is not there."""
+        if self.classifiers is not None:
+            file = self.classifiers / backbone / "model.pt"
+            if not file.is_file():
+                raise IchsegError(f"{file}: weight file not found (--classifiers)")
+            return file
+        folder = self.output / "classifiers" / str(size) / backbone
+        overrides = {**self._training(), "backbone": backbone, "size": size, "output_dir": str(folder)}
+        self._once(folder, lambda: run_bundle("ich_slice_classification", "train.yaml", overrides, []))
+        return folder / "model.pt"
+
+    def unet(self, name: str, size: int, pseudo: Path | None) -> Path:
+        """A trained U-Net: on pseudo-masks, or without them on the datalist's own masks."""
+        folder = self.output / "unet" / name
+        overrides = {
+            **self._training(),
+            "architecture": self.architecture,
+            "size": size,
+            "output_dir": str(folder),
+            "pseudo_dir": None if pseudo is None else str(pseudo),
+            "supervision": "masks" if pseudo is None else "pseudo",
+        }
+        self._once(folder, lambda: run_bundle("ich_segmentation", "train.yaml", overrides, []))
+        return folder / "model.pt"
+
+    def segment(self, name: str, weights: Path, size: int, which: str) -> Path:
+        """Folder of the U-Net's masks of a set's validation and test scans."""
+        folder = self.output / "masks" / which / name
+        overrides = {
+            **settings_beside(str(weights)),
+            "architecture": self.architecture,
+            "size": size,
+            "dataset_dir": str(self.path(which).parent),
+            "data_root_dir": "",  # masks lie flat in the folder, as names in a datalist are unique
+            "output_dir": str(folder),
+            "weights": str(weights),
+            "precision": self.precision,
+            "device_name": self.device,
+            "dataset::data": {
+                "_target_": "ichseg.data.load_masked",
+                "path": str(self.path(which)),
+                "folds": list(self.evaluated_folds),
+                "supervision": "masks",
+            },
+        }
+        self._once(folder, lambda: run_bundle("ich_segmentation", "inference.yaml", overrides, []))
+        return folder
+
+    def pseudo_masks(self, which: str, row: Row, pair: Sequence[str], size: int, threshold: float) -> Path:
+        """Folder of the pseudo-masks of every scan of a set."""
+        folder = self.output / "pseudo" / which / f"{'+'.join(pair)}_{size}_{threshold:.2f}"
+        chosen = [pair[m] for m in row.models]
+        overrides = {
+            **self._generate(chosen, size),
+            **row.overrides(pair),
+            "classifiers": {b: str(self.weights(b, size)) for b in chosen},
+            "datalist": str(self.path(which)),
+            "output_dir": str(folder),
+            "threshold": threshold,
+        }
+        self._once(folder, lambda: run_bundle("ich_pseudo_segmentation", "generate.yaml", overrides, []))
+        return folder
+
+    # --- measuring ----------------------------------------------------------------------------------------------
+    def sweep(
+        self, which: str, pair: Sequence[str], size: int, rows: Mapping[str, Mapping[str, Any]]
+    ) -> dict[str, Counts]:
+        """Counts of every row over the scans of a set whose truth is known.
+
+        Every scan is read, resized and scored once; maps are kept in the output's ``maps``, counts per scan and row in
+        ``counts``, so that a run goes on where it stopped and the next experiment starts from there.
+
+        Args:
+            which: the set.
+            pair: the backbones.
+            size: pixels per side.
+            rows: name -> values of ``generate.yaml``, which may hold ``models`` (indices into the pair) and
+                ``threshold``; without one, every threshold is counted.
+        """
+        folder = self.output / "counts" / which / f"{'+'.join(pair)}_{size}"
+        scans = self.scans(which)
+        files = {(name, s.case): folder / name / f"{scan_name(s.stem)}.npz" for name in rows for s in scans}
+        lacking = [s for s in scans if any(not files[name, s.case].is_file() for name in rows)]
+        if lacking:
+            chains = self._chains(pair, size, rows)
+            print(f"{which} scans, {' and '.join(pair)} at {size}: {', '.join(rows)}")
+            for scan in self.progress(lacking):
+                todo = [name for name in rows if not files[name, scan.case].is_file()]
+                for name, counts in chains.run(scan, todo).items():
+                    _write(files[name, scan.case], counts)
+        return {name: Counts.joined([_read(files[name, s.case]) for s in scans]) for name in rows}
+
+    def mask_counts(self, which: str, folder: Path, folds: Sequence[int] | None = None) -> Counts:
+        """Counts of saved masks, over the scans of a set whose truth is known, perhaps only of some folds."""
+        parts = []
+        for scan in self.scans(which):
+            fold = int((scan.entry or {}).get("fold", -1))
+            if folds is None or fold in folds:
+                pair = compare(scan, prediction_file(folder, scan.stem, scan.case))
+                parts.append(Counts.of_scan(pair.prediction.astype(np.float32), pair.truth, scan.case, fold))
+        if not parts:
+            raise IchsegError(f"{self.path(which)}: no scan with a known mask in folds {list(folds or [])}")
+        return Counts.joined(parts)
+
+    def rule_counts(self, which: str) -> Counts:
+        """Counts of the HU threshold rule, which learns nothing."""
+        folder = self.output / "counts" / which / "hu_rule"
+        parts = []
+        for scan in self.scans(which):
+            file = folder / f"{scan_name(scan.stem)}.npz"
+            if not file.is_file():
+                volume = read_volume(scan.image or "")
+                axis = slice_axis(volume.affine)
+                chosen = list(range(volume.array.shape[axis])) if scan.slices is None else scan.slices
+                hounsfield = np.moveaxis(volume.array, axis, 0)[chosen]
+                in_plane = [s for i, s in enumerate(spacing_mm(volume.affine)) if i != axis]
+                truth = np.zeros(volume.array.shape, bool) if scan.label is None else read_mask(scan.label)[0] > 0
+                mask = np.stack([hu_rule(one, (in_plane[0], in_plane[1])) for one in hounsfield])
+                fold = int((scan.entry or {}).get("fold", -1))
+                counts = Counts.of_scan(
+                    mask.astype(np.float32), np.moveaxis(truth, axis, 0)[chosen], scan.case, fold
+                )
+                _write(file, counts)
+            parts.append(_read(file))
+        return Counts.joined(parts)
+
+    def _chains(self, pair: Sequence[str], size: int, rows: Mapping[str, Mapping[str, Any]]) -> _Chains:
+        from ichseg.networks import load_ensemble
+
+        key = ("+".join(pair), size)
+        if key not in self._ensembles:
+            self._ensembles[key] = load_ensemble({b: self.weights(b, size) for b in pair})
+        return _Chains(self._ensembles[key], {name: dict(values) for name, values in rows.items()}, self._generate(pair, size))
+
+    def _generate(self, backbones: Sequence[str], size: int) -> dict[str, Any]:
+        """Values of ``generate.yaml`` that all rows share."""
+        beside = settings_beside(*[str(self.weights(b, size)) for b in backbones])
+        if beside.get("size", size) != size:
+            raise IchsegError(f"the classifiers were trained at size {beside['size']}: give --size {beside['size']}")
+        return {
+            **beside,
+            "size": size,
+            "precision": self.precision,
+            "device_name": self.device,
+            "maps_dir": str(self.output / "maps"),
+            **self._values,
+        }
+
+    def _training(self) -> dict[str, Any]:
+        return {
+            "datalist": str(self.datalist),
+            "epochs": self.epochs,
+            "batch_size": self.batch_size,
+            "train_folds": list(parse_folds(self.train_folds)),
+            "val_folds": list(parse_folds(self.val_folds)),
+            "precision": self.precision,
+            "device_name": self.device,
+        }
+
+    def _once(self, folder: Path, make: Callable[[], None]) -> None:
+        """Make what belongs into the folder unless a mark says that it is all there."""
+        mark = folder / "complete"
+        if not mark.is_file():
+            print(f"making {folder.relative_to(self.output)} ...", flush=True)
+            try:
+                make()
+            except SystemExit as stop:
+                raise IchsegError(f"{folder}: not every scan could be done; see its results.csv") from stop
+            write_text(mark, "")
+
+
+class _Chains:
+    """The pseudo-mask bundle's steps, once per row, over networks and preprocessing that the rows share."""
+
+    def __init__(self, ensemble: torch.nn.Module, rows: dict[str, dict[str, Any]], shared: dict[str, Any]) -> None:
+        from monai.bundle import ConfigParser
+
+        from ichseg.devices import pick_device, place
+        from ichseg.networks import ClassifierEnsemble
+
+        self.ensemble = ensemble
+        config = bundle_folder("ich_pseudo_segmentation") / "configs" / "generate.yaml"
+        base = ConfigParser()
+        base.read_config(str(config))
+        base.update(shared)
+        self.preprocessing = base.get_parsed_content("preprocessing")
+        self.gate, self.vote = base["gate"], base["gate_rule"]
+        self.device = pick_device(shared["device_name"])
+        self.autocast = torch.bfloat16 if shared["precision"] == "bf16" else None
+        place(ensemble, self.device)
+        self.rows: dict[str, tuple[list[int], Any, Any, Any]] = {}
+        for name, values in rows.items():
+            models = list(values.pop("models", range(len(ensemble.networks))))  # type: ignore[arg-type]
+            parser = ConfigParser()
+            parser.read_config(str(config))
+            parser.update({**shared, "threshold": None, **values})
+            # Each row's own network: the chosen models and no others.
+            chosen = [ensemble.networks[m] for m in models]  # type: ignore[index]
+            parser["network"] = ClassifierEnsemble(chosen, values["cam_layers"]).eval()
+            parser["device"] = self.device
+            parser["preprocessing"] = self.preprocessing
+            steps = [parser.get_parsed_content(key) for key in ("maps", "masks", "own_grid")]
+            self.rows[name] = (models, *steps)
+
+    def run(self, scan: TrueScan, names: Sequence[str]) -> dict[str, Counts]:
+        """Count the rows of one scan."""
+        entry = dict(scan.entry or {"image": scan.image})
+        item = self.preprocessing(entry)
+        image = item["image"]
+        stored = np.asarray(image.meta.get("original_affine", image.affine))
+        order = slice_labels_in_order(range(image.shape[-1]), stored, np.asarray(image.affine))
+        scores = self._scores(image.as_tensor())
+        results = {}
+        for name in names:
+            models, maps, masks, own_grid = self.rows[name]
+            one = dict(item)
+            one["pred"] = probability = vote(scores[models], self.vote)
+            one = masks(maps(one))
+            gated = one["image_probability"] >= self.gate
+            shown = own_grid(one)["pred"]
+            score = np.asarray(shown[0])
+            axis = slice_axis(np.asarray(shown.affine))
+            truth = np.zeros(score.shape, bool) if scan.label is None else read_mask(scan.label)[0] > 0
+            if truth.shape != score.shape:
+                raise IchsegError(f"case {scan.case}: scan {score.shape} and mask {truth.shape} differ in shape")
+            chosen = list(range(score.shape[axis])) if scan.slices is None else scan.slices
+            score, truth = (np.moveaxis(a, axis, 0)[chosen] for a in (score, truth))
+            # The bundle turns scans upright; truth and score are in the order the file has.
+            shown_at = np.argsort(order)[chosen]
+            seen = np.asarray(probability)[shown_at], np.asarray(gated)[shown_at]
+            results[name] = Counts.of_scan(score, truth, scan.case, int(entry.get("fold", -1)), *seen)
+        return results
+
+    def _scores(self, volume: torch.Tensor) -> torch.Tensor:
+        """(models, slices) probability of hemorrhage by each classifier."""
+        slices = volume[0].movedim(-1, 0)[:, None]
+        cast = torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None)
+        with torch.no_grad(), cast:
+            found = [
+                torch.cat([n(part.to(self.device)).float().softmax(1)[:, 1].cpu() for part in slices.split(16)])
+                for n in self.ensemble.networks  # type: ignore[union-attr]
+            ]
+        return torch.stack(found)
+
+
+def _write(file: Path, counts: Counts) -> None:
+    with atomic_path(file) as temporary, temporary.open("wb") as stream:
+        np.savez_compressed(stream, **vars(counts))
+
+
+def _read(file: Path) -> Counts:
+    with np.load(file) as stored:
+        return Counts(**{name: stored[name] for name in stored.files})
