@@ -93,6 +93,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     prepare.add_argument("--masks", metavar="DIR", help="bcihm v1.0.0: extra slice masks NNN_S.png")
     prepare.add_argument("--spacing", metavar="CSV", help="bcihm v1.0.0: in-plane spacing table")
+    prepare.add_argument(
+        "--group-by", choices=["patient", "scan"], default="patient", help="bhsd: what no two folds share (default patient)"
+    )
+    prepare.add_argument(
+        "--labels-at", type=int, metavar="PIXELS", help="bhsd: label slices by masks of this size (default: native)"
+    )
+    prepare.add_argument(
+        "--fold-tolerance", type=float, default=0.03, help="bhsd, nifti: accepted unevenness of folds (default 0.03)"
+    )
     prepare.add_argument("--scans", type=int, default=10, help="phantom: how many (default 10)")
     prepare.add_argument("--seed", type=int, default=0, help="phantom, implants: seed (default 0)")
     prepare.add_argument("--size", type=int, default=256, help="phantom: pixels per side (default 256)")
@@ -272,8 +281,10 @@ def _prepare(args: argparse.Namespace) -> int:
         if args.dataset == "bcihm":
             counts = data.prepare_bcihm(args.paths[0], output, args.masks, args.spacing, **options)
         elif args.dataset == "bhsd":
+            options |= {"group_by": args.group_by, "labels_at": args.labels_at, "fold_tolerance": args.fold_tolerance}
             counts = data.prepare_bhsd(args.paths[0], output, **options)
         else:
+            options["fold_tolerance"] = args.fold_tolerance
             counts = data.prepare_nifti(args.paths[0], args.paths[1], output, **options)
     print(", ".join(f"{key.replace('_', ' ')}: {value}" for key, value in counts.items()))
     print(f"wrote {output / 'datalist.json'}")

@@ -11,15 +11,20 @@ from monai.visualize import GradCAM, GradCAMpp
 from torch import nn
 
 from ichseg.cam import (
+    METHODS,
     CAMExtractor,
+    class_activation_map,
     grad_cam,
     grad_cam_plus_plus,
     layer_cam,
     min_max,
+    oriented,
     principal_component,
+    score_cam,
     shallow_feature_cam,
+    smooth_grad_cam_plus_plus,
 )
-from ichseg.networks import slice_classifier
+from ichseg.networks import BACKBONES, cam_layers, deepest_layer, slice_classifier
 
 A = torch.tensor([[[[1.0, 2], [0, 4]], [[3, 0], [1, 1]]]])
 G = torch.tensor([[[[0.5, -1], [2, 1]], [[-1, 1], [0.5, 0]]]])
@@ -114,15 +119,90 @@ def test_uncorrelated_component_is_oriented_by_a_dark_border():
     assert gated[0, 2, 2] > gated[0, 0, 0]
 
 
-def test_stages_have_the_geometry_of_the_paper():
-    for backbone, channels in (("resnet34", (64, 128)), ("resnet50", (256, 512))):
-        model = slice_classifier(backbone)
-        shapes = []
-        for name in ("layer1", "layer2"):
-            getattr(model, name).register_forward_hook(lambda m, i, o, to=shapes: to.append(tuple(o.shape[1:])))
-        with torch.no_grad():
-            model.eval()(torch.zeros(1, 1, 384, 384))
-        assert shapes == [(channels[0], 96, 96), (channels[1], 48, 48)]
+def test_border_rule_does_not_look_at_the_map():
+    component = torch.rand(20, 6, 6) - 0.5
+    for cam in (component, -component):
+        torch.testing.assert_close(oriented(component, cam, "border"), oriented(-component, cam, "border"))
+    assert (oriented(component, component, "border") != oriented(component, component)).any()
+    with pytest.raises(ValueError, match="sign must be one of cam, border, not 'up'"):
+        oriented(component, component, "up")
+
+
+def test_readings_of_the_printed_combination():
+    cam, gate = torch.tensor([[[0.0, 0.5], [1.0, 0.2]]]), torch.tensor([[[0.0, 0.5], [1.0, 1.0]]])
+    close(shallow_feature_cam(cam, gate, "gated"), cam * (1 + gate) / 2)
+    close(shallow_feature_cam(cam, gate, "additive"), (cam + gate) / 2)
+    close(shallow_feature_cam(cam, gate, "literal"), (2 * cam + gate) / 2)
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 10_000), st.sampled_from(["spatial", "channel"]), st.booleans())
+def test_component_and_maps_stay_finite(seed, mode, flat):
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.rand(2, 5, 4, 6, generator=generator)
+    if flat:
+        features = torch.full_like(features, 2.0)
+    component = principal_component(features, mode)
+    assert component.isfinite().all()
+    torch.testing.assert_close(component.norm(dim=(1, 2)), principal_component(-features, mode).norm(dim=(1, 2)))
+    cam = torch.zeros(2, 4, 6) if flat else min_max(torch.rand(2, 4, 6, generator=generator))
+    for combine in ("gated", "additive", "literal"):
+        result = shallow_feature_cam(cam, component, combine)
+        assert result.isfinite().all() and (result >= 0).all()
+        torch.testing.assert_close(result, shallow_feature_cam(cam, -component, combine), atol=1e-5, rtol=0)
+
+
+def test_component_in_3d_is_that_of_the_unfolded_volume():
+    features = torch.randn(2, 5, 3, 4, 6)
+    for mode in ("spatial", "channel"):
+        flat = principal_component(features.reshape(2, 5, 12, 6), mode).reshape(2, 3, 4, 6)
+        torch.testing.assert_close(principal_component(features, mode), flat)
+    cam = min_max(torch.rand(2, 3, 4, 6), 3)
+    assert cam.amax(dim=(1, 2, 3)).tolist() == [1, 1]
+    gated = shallow_feature_cam(cam, principal_component(features))
+    assert (gated <= cam + 1e-6).all() and (gated >= cam / 2 - 1e-6).all()
+
+
+# Channels and side of CAM layer 1 and 2 at 384 x 384, and trainable numbers.
+GEOMETRY = {
+    "resnet34": ((64, 96), (128, 48)),
+    "resnet50": ((256, 96), (512, 48)),
+    "densenet121": ((256, 96), (512, 48)),
+    "densenet169": ((256, 96), (512, 48)),
+    "vgg16": ((128, 96), (256, 48)),
+    "vgg19": ((128, 96), (256, 48)),
+    "convnextv2_tiny": ((96, 96), (192, 48)),
+}
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_stages_have_the_geometry_of_the_paper(backbone):
+    model = slice_classifier(backbone).eval()
+    outputs = {}
+    for name in (*cam_layers(backbone), deepest_layer(backbone)):
+        model.get_submodule(name).register_forward_hook(lambda m, i, o, name=name: outputs.update({name: o}))
+    with torch.no_grad():
+        logits = model(torch.rand(1, 1, 384, 384))
+    shapes = [tuple(outputs[name].shape[1:]) for name in cam_layers(backbone)]
+    assert shapes == [(channels, side, side) for channels, side in GEOMETRY[backbone]]
+    assert outputs[deepest_layer(backbone)].shape[-1] <= 24 and logits.shape == (1, 2)
+    # Pooled and residual stages are rectified; the outer relu of LayerCAM matters for the others.
+    rectified = all(outputs[name].min() >= 0 for name in cam_layers(backbone))
+    assert rectified == backbone.startswith(("resnet", "vgg"))
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_every_backbone_gives_maps_and_is_left_as_it_was(backbone):
+    model = slice_classifier(backbone).train()
+    images = torch.rand(2, 1, 64, 64)
+    with CAMExtractor(model, cam_layers(backbone), "shallow_feature_cam") as extractor:
+        _, maps = extractor(images)
+        again = extractor(images)[1]
+    assert [tuple(m.shape) for m in maps.values()] == [(2, 16, 16), (2, 8, 8)]
+    for name, one in maps.items():
+        assert one.isfinite().all() and 0 <= one.min() and one.max() <= 1
+        torch.testing.assert_close(one, again[name])
+    assert all(m.training for m in model.modules()) and not any(m._forward_hooks for m in model.modules())
 
 
 class Small(nn.Module):
@@ -190,8 +270,101 @@ def test_extractor_agrees_with_monai(method, reference):
     torch.testing.assert_close(min_max(maps), min_max(torch.cat(expected)), atol=1e-4, rtol=0)
 
 
-def test_grad_cam_plus_plus_of_zero_gradients_is_zero():
+def test_methods_without_gradients_or_contrast_give_zeros_not_nan():
     assert grad_cam_plus_plus(A, torch.zeros_like(G)).eq(0).all()
+    assert smooth_grad_cam_plus_plus(A, torch.zeros(3, *G.shape)).eq(0).all()
+    assert smooth_grad_cam_plus_plus(torch.zeros_like(A), torch.rand(3, *G.shape)).eq(0).all()
+    with CAMExtractor(Constant(), ["one"], "score_cam") as extractor:
+        assert extractor(torch.rand(2, 1, 6, 6))[1]["one"].eq(3).all()
+
+
+class Constant(nn.Module):
+    """A layer whose channels have no contrast: min-max scaling must not divide by zero."""
+
+    def __init__(self):
+        super().__init__()
+        self.one = nn.Conv2d(1, 2, 1)
+        nn.init.zeros_(self.one.weight)
+        nn.init.constant_(self.one.bias, 3.0)
+
+    def forward(self, x):
+        return self.one(x).mean((2, 3))
+
+
+def test_smooth_grad_cam_plus_plus_by_hand():
+    activations = torch.tensor([[[[1.0, 2.0]]]])
+    gradients = torch.tensor([[[[[1.0, -1.0]]]], [[[[3.0, 1.0]]]]])
+    # mean g = (2, 0), mean g^2 = (5, 1), mean g^3 = (14, 0): sum of A g^3 = 14
+    weight = 5 / (2 * 5 + 14) * 2 + 1 / (2 * 1 + 14) * 0
+    close(smooth_grad_cam_plus_plus(activations, gradients), [[[weight, 2 * weight]]])
+    close(smooth_grad_cam_plus_plus(A, G[None]), grad_cam_plus_plus(A, G))
+
+
+def test_smooth_grad_cam_plus_plus_repeats_itself_and_is_grad_cam_plus_plus_without_noise():
+    torch.manual_seed(0)
+    model, x = Small(), torch.randn(3, 1, 9, 9)
+
+    def maps(images=x, **options):
+        with CAMExtractor(model, ["one"], **options) as extractor:
+            return extractor(images)[1]["one"]
+
+    noisy = maps(method="smooth_grad_cam++", seed=1)
+    close(noisy, maps(method="smooth_grad_cam++", seed=1), atol=0)
+    close(noisy[1:2], maps(x[1:2], method="smooth_grad_cam++", seed=1), atol=1e-5)
+    assert (noisy - maps(method="smooth_grad_cam++", seed=2)).abs().max() > 1e-4
+    close(maps(method="smooth_grad_cam++", noise=0), maps(method="grad_cam++"), atol=1e-5)
+    with pytest.raises(ValueError, match="samples >= 1"):
+        maps(method="smooth_grad_cam++", samples=0)
+
+
+def test_score_cam_by_hand():
+    close(score_cam(A, torch.zeros(1, 2)), A.mean(1))
+    close(score_cam(A, torch.tensor([[0.0, -100.0]])), A[:, 0])
+    torch.manual_seed(0)
+    model, x = Small().eval(), torch.rand(2, 1, 9, 9)
+    with torch.no_grad():
+        activations = model.one(x)
+        expected = []
+        for image, channels in zip(x, activations, strict=True):
+            masks = nn.functional.interpolate(min_max(channels)[:, None], (9, 9), mode="bilinear")
+            gain = model(image[None] * masks)[:, 1] - model(image[None])[:, 1]  # any baseline gives the same softmax
+            expected.append((gain.softmax(0)[:, None, None] * channels).sum(0).relu())
+    with CAMExtractor(model, ["one"], "score_cam", batch_size=3) as extractor:
+        close(extractor(x)[1]["one"], torch.stack(expected), atol=1e-5)
+
+
+def test_cam_uses_the_linear_layer_behind_the_mean():
+    close(class_activation_map(A, torch.tensor([2.0, -1.0])), 2 * A[:, 0] - A[:, 1])
+    torch.manual_seed(0)
+    model, x = Small().eval(), torch.rand(2, 1, 9, 9)
+    with CAMExtractor(model, ["two"], "cam") as extractor:
+        logits, maps = extractor(x)
+    # The mean of the map is the logit without its bias.
+    close(maps["two"].mean((1, 2)), logits[:, 1] - model.head.bias[1].detach(), atol=1e-5)
+    with pytest.raises(ValueError, match="spatial mean of layer 'one'"), CAMExtractor(model, ["one"], "cam") as wrong:
+        wrong(x)
+
+
+def test_predicted_class_can_be_explained_instead():
+    torch.manual_seed(1)
+    model, x = Small().eval(), torch.randn(6, 1, 9, 9) * 3
+    found = {}
+    for target in (0, 1, "predicted"):
+        with CAMExtractor(model, ["two"], "grad_cam", target) as extractor:
+            logits, maps = extractor(x)
+            found[target] = maps["two"]
+    chosen = logits.argmax(1)
+    close(found["predicted"], torch.where(chosen[:, None, None] == 1, found[1], found[0]), atol=1e-6)
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS if m != "cam"])
+def test_every_method_in_3d_under_no_grad(method):
+    model = DenseNet121(spatial_dims=3, in_channels=1, out_channels=2, block_config=(2, 2), init_features=8)
+    layers = ["features.denseblock1", "features.denseblock2"]
+    with torch.no_grad(), CAMExtractor(model, layers, method) as extractor:
+        _, maps = extractor(torch.rand(2, 1, 16, 16, 16))
+    assert [tuple(m.shape) for m in maps.values()] == [(2, 4, 4, 4), (2, 2, 2, 2)]
+    assert all(m.isfinite().all() for m in maps.values())
 
 
 def test_extractor_works_on_other_networks_and_in_3d():
@@ -210,5 +383,16 @@ def test_extractor_errors_are_clear():
     with pytest.raises(ValueError, match="'unused' was not run"), CAMExtractor(model, ["unused"]) as extractor:
         extractor(torch.randn(1, 1, 9, 9))
     assert not any(m._forward_hooks for m in model.modules())
+    with pytest.raises(ValueError, match="'score_cam' has no option samples"):
+        CAMExtractor(model, ["one"], "score_cam", samples=2)
+    with pytest.raises(ValueError, match="target 2 is not among"), CAMExtractor(model, ["one"], target=2) as extractor:
+        extractor(torch.randn(1, 1, 9, 9))
+    with pytest.raises(ValueError, match="must be a class index or 'predicted'"):
+        CAMExtractor(model, ["one"], target="largest")
+    with (
+        pytest.raises(ValueError, match="no space to map"),
+        CAMExtractor(model, ["head"]) as extractor,
+    ):
+        extractor(torch.randn(1, 1, 9, 9))
     with pytest.raises(ValueError, match="'with' block"):
         CAMExtractor(model, ["one"])(torch.randn(1, 1, 9, 9))

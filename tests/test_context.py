@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ichseg.context import MemoryBank, aggregate, amplify, ensemble, fuse, positive_runs
+from ichseg.context import MemoryBank, aggregate, amplify, ensemble, fuse, normalization, positive_runs, vote
 
 
 def line(values):
@@ -62,6 +62,7 @@ def test_positive_runs(flags, runs):
     ],
 )
 def test_normalization_is_the_sum_of_weights_that_exist(n, sums):
+    assert normalization(n).tolist() == pytest.approx(sums)
     # The weight of a slice on itself is 1 / sum, which an impulse reads off.
     own = [float(fuse(line([float(j == i) for j in range(n)]))[i]) for i in range(n)]
     assert own == pytest.approx([1 / s for s in sums])
@@ -79,6 +80,64 @@ def test_normalization_is_the_sum_of_weights_that_exist(n, sums):
 )
 def test_fusion_worked_examples(values, expected):
     torch.testing.assert_close(fuse(line(values)), line(expected), atol=1e-6, rtol=0)
+
+
+def test_the_printed_normalization_adds_slice_indices():
+    assert normalization(5, nf="printed").tolist() == pytest.approx([3.5, 4.25, 5.5, 6.75, 7.5])
+    assert normalization(1, nf="printed").tolist() == pytest.approx([2.5])
+    assert normalization(5, nf="window").tolist() == pytest.approx([2, 2.75, 3, 2.75, 2])
+    constant = line([0.6] * 5)
+    for nf in ("printed", "window"):
+        assert fuse(constant, nf=nf).flatten().tolist() == pytest.approx(
+            (0.6 * normalization(5) / normalization(5, nf=nf)).tolist()
+        )
+    # With the print, a constant run is no fixed point, and a single slice without neighbors is weakened.
+    assert float(fuse(line([0.5]), nf="printed")) == pytest.approx(0.2)
+    with pytest.raises(ValueError, match="nf must be one of weights, printed, window, not 'sum'"):
+        fuse(constant, nf="sum")
+
+
+@given(st.lists(st.booleans(), max_size=30))
+def test_runs_are_maximal_and_cover_exactly_the_positive_slices(flags):
+    runs = positive_runs(flags)
+    covered = [i for start, stop in runs for i in range(start, stop)]
+    assert covered == [i for i, flag in enumerate(flags) if flag]
+    assert all(start < stop for start, stop in runs)
+    assert all(a[1] < b[0] for a, b in zip(runs, runs[1:], strict=False))
+
+
+@given(st.integers(1, 8), st.integers(0, 4), st.floats(0, 2))
+def test_normalization_is_what_fusing_ones_without_it_gives(n, window, weight):
+    factor = normalization(n, window, weight)
+    assert factor.shape == (n,) and bool((factor >= 1).all())
+    # Mirrored runs have mirrored sums; the printed ones have not.
+    torch.testing.assert_close(factor, factor.flip(0))
+
+
+@given(st.permutations(range(6)))
+def test_fusion_does_not_depend_on_the_order_of_writing(order):
+    maps = torch.rand(6, 3, 3, generator=torch.Generator().manual_seed(1))
+    bank = MemoryBank()
+    for i in order:
+        bank.put(i, "layer1", "one", maps[i])
+    torch.testing.assert_close(bank.fused(0, 6, "layer1"), fuse(maps), atol=0, rtol=0)
+
+
+def test_votes():
+    p = torch.tensor([[0.9, 0.4], [0.3, 0.2]])
+    torch.testing.assert_close(vote(p), torch.tensor([0.6, 0.3]))
+    torch.testing.assert_close(vote(p, "either"), torch.tensor([0.9, 0.4]))
+    torch.testing.assert_close(vote(p, "both"), torch.tensor([0.3, 0.2]))
+    with pytest.raises(ValueError, match="vote must be one of mean, either, both, not 'any'"):
+        vote(p, "any")
+
+
+@given(st.floats(0.01, 1), st.integers(0, 1000))
+def test_amplified_maps_keep_order_and_peak(scale_of_map, seed):
+    maps = torch.rand(2, 4, 4, generator=torch.Generator().manual_seed(seed)).double() * scale_of_map
+    result = amplify(maps)
+    assert result.flatten(1).amax(1).tolist() == pytest.approx([math.tanh(2)] * 2)
+    assert torch.equal(result.flatten(1).argsort(1), maps.flatten(1).argsort(1))
 
 
 def test_fusion_without_window_or_weight_is_the_identity():
@@ -123,5 +182,8 @@ def test_aggregation_or_is_max_and_is_min_and_the_threshold_is_strict():
 def test_aggregation_upsamples_each_layer():
     mask = aggregate([torch.zeros(2, 4, 4), torch.ones(2, 2, 2)], 0.5, (16, 12))
     assert mask.shape == (2, 16, 12) and mask.dtype == torch.bool and mask.all()
+    torch.testing.assert_close(
+        aggregate([torch.zeros(1, 2, 2), torch.ones(1, 2, 2)], 0.49, (2, 2), "mean"), torch.ones(1, 2, 2).bool()
+    )
     with pytest.raises(ValueError, match="rule must be one of"):
         aggregate([torch.zeros(1, 2, 2)], 0.5, (2, 2), "xor")

@@ -7,11 +7,21 @@ import pickle
 import pytest
 import torch
 
-from ichseg.cli import BACKBONE_CHOICES
+from ichseg.cli import BACKBONE_CHOICES, EXPERIMENT_CHOICES
 from ichseg.devices import pick_device, place
 from ichseg.errors import IchsegError
 from ichseg.inference import PrecisionInferer, SliceScorer
-from ichseg.networks import BACKBONES, ClassifierEnsemble, cam_layers, load_ensemble, load_weights, slice_classifier
+from ichseg.experiments import EXPERIMENTS
+from ichseg.networks import (
+    BACKBONES,
+    ClassifierEnsemble,
+    cam_layers,
+    load_ensemble,
+    load_weights,
+    segmenter,
+    slice_classifier,
+    stages,
+)
 
 
 @pytest.mark.parametrize(("backbone", "parameters"), [("resnet34", 21_280_322), ("resnet50", 23_509_698)])
@@ -21,7 +31,23 @@ def test_classifiers_have_the_stated_size(backbone, parameters):
 
 
 def test_the_command_line_offers_every_backbone():
-    assert BACKBONE_CHOICES == BACKBONES
+    assert BACKBONE_CHOICES == BACKBONES and EXPERIMENT_CHOICES == tuple(EXPERIMENTS)
+
+
+def test_stages_run_from_the_shallowest():
+    assert stages("vgg16", 3) == ["features.9", "features.16", "features.23"]
+    for backbone in BACKBONES:
+        assert tuple(stages(backbone)[:2]) == cam_layers(backbone)
+
+
+def test_segmenters_have_the_stated_size():
+    assert sum(p.numel() for p in segmenter("paper").parameters()) == 31_112_130
+    assert sum(p.numel() for p in segmenter("small").parameters()) < 2e6
+    for architecture in ("small", "paper"):
+        with torch.no_grad():
+            assert segmenter(architecture).eval()(torch.zeros(1, 1, 32, 32)).shape == (1, 2, 32, 32)
+    with pytest.raises(IchsegError, match="architecture 'huge' is unknown; choose one of small, paper"):
+        segmenter("huge")
 
 
 def test_unknown_backbone():

@@ -8,7 +8,6 @@ from scipy import ndimage
 
 from ichseg.data import SUBTYPES, load_datalist
 from ichseg.data.brain import intracranial_mask
-from ichseg.data.implants import implant_hemorrhage
 from ichseg.data.phantom import phantom_scan
 
 CODES = {name: code for code, name in SUBTYPES.items()}
@@ -85,24 +84,3 @@ def test_brain_mask_is_the_inside_of_the_skull(healthy):
     assert not intracranial_mask(np.full((64, 64), -1000.0)).any()
     disc = np.hypot(*(np.indices((64, 64)) - 32)) < 20
     assert not intracranial_mask(np.where(disc, 35.0, -1000.0)).any()  # soft tissue without bone around: a neck
-
-
-@pytest.mark.parametrize("subtype", ["EDH", "IPH", "SAH", "SDH"])
-def test_implants_brighten_their_mask_and_nothing_far_from_it(healthy, subtype):
-    made = [implant_hemorrhage(healthy, np.random.default_rng(seed), subtype) for seed in range(6)]
-    made = [m for m in made if m is not None]
-    assert made
-    for image, mask, kind in made:
-        assert kind == subtype and mask.shape == healthy.shape
-        inside = ndimage.binary_dilation(intracranial_mask(healthy), iterations=2)
-        assert (mask <= inside).all()
-        assert image[mask].mean() > healthy[mask].mean() + 3
-        far = ~ndimage.binary_dilation(mask, iterations=20)
-        np.testing.assert_allclose(image[far], healthy[far], atol=0.5)
-    again = implant_hemorrhage(healthy, np.random.default_rng(0), subtype)
-    first = implant_hemorrhage(healthy, np.random.default_rng(0), subtype)
-    assert (again is None) == (first is None) and (again is None or np.array_equal(again[0], first[0]))
-
-
-def test_no_room_no_implant():
-    assert implant_hemorrhage(np.full((64, 64), -1000.0, np.float32), np.random.default_rng(0)) is None

@@ -164,8 +164,19 @@ def test_bhsd(bhsd, tmp_path):
     rows = list(csv.DictReader((tmp_path / "out" / "slice_labels.csv").open()))
     assert [r["SAH"] for r in rows if r["case"] == "ID_cc_ID_4"] == ["0", "1", "0"]
     image = nib.load(scans["ID_bb_ID_3"]["image"])
-    assert np.asarray(image.dataobj)[6, 6, 0] == 36 and scans["ID_bb_ID_3"]["hu_offset"] == -1024 and len(notes) == 4
+    assert np.asarray(image.dataobj)[6, 6, 0] == 36 and scans["ID_bb_ID_3"]["hu_offset"] == -1024
+    assert len(notes) == 5 and "folds are uneven" in notes[-1]
     np.testing.assert_allclose(image.affine, nib.load(bhsd / "images" / "ID_bb_ID_3.nii.gz").affine, atol=1e-3)
+
+
+def test_bhsd_choices(bhsd, tmp_path):
+    prepare_bhsd(bhsd, tmp_path / "scan", group_by="scan", labels_at=4, fold_tolerance=1.0)
+    scans = load_datalist(tmp_path / "scan" / "datalist.json")
+    assert len({s["fold"] for s in scans}) == 4 and [s["patient"] for s in scans] == [s["case"] for s in scans]
+    # One voxel of twelve in a row falls between the four that nearest resizing looks at.
+    assert not any(any(s["slice_labels"]) for s in scans)
+    with pytest.raises(IchsegError, match="group_by must be patient or scan, not 'week'"):
+        prepare_bhsd(bhsd, tmp_path / "week", group_by="week")
 
 
 def test_bhsd_trouble_is_named(bhsd, tmp_path):

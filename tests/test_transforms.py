@@ -16,13 +16,19 @@ from ichseg.data import SliceDataset, load_datalist
 from ichseg.data.slices import slice_labels_in_order
 from ichseg.errors import IchsegError, one_line
 from ichseg.io import read_mask, write_volume
+from ichseg.cam import CAMExtractor, min_max
+from ichseg.context import amplify, upsample
 from ichseg.transforms import (
     BrainWindowd,
+    ClassActivationMap,
+    ClassActivationMapd,
+    DenseCRF,
     DenseCRFd,
     GateSlicesd,
     HeadCTReader,
     HemorrhageMaskd,
     KeepIntracraniald,
+    LayerAggregation,
     LayerAggregationd,
     RandImplantHemorrhaged,
     SaveImageMaskd,
@@ -222,6 +228,107 @@ def test_whole_chain_in_a_plain_compose():
         found = mask[0, ..., index] > 0
         assert 2 * (found & disc).sum() / (found.sum() + disc.sum()) > 0.8
     assert mask[..., 0].sum() == 0 and mask[..., 4].sum() == 0
+
+
+def test_kept_maps_are_taken_again_and_only_for_the_same_question(tmp_path):
+    scan, _ = toy_scan()
+
+    def maps(**options):
+        return ShallowFeatureCAM([Spot(False)], batch_size=2, cache_dir=tmp_path, **options)(scan)[0]
+
+    first = maps(gate=0.9)
+    files = list(tmp_path.iterdir())
+    assert len(files) == 1 and not torch.equal(first[0], torch.zeros_like(first[0]))
+    made = torch.load(files[0], weights_only=True)
+    made = {number: [one * 0 + 0.25 for one in found] for number, found in made.items()}
+    torch.save(made, files[0])
+    again = maps(gate=0.9)
+    assert sorted(made) == [1, 2, 3] and again[0][..., 1:4].eq(0.25).all() and again[0][..., 0].eq(0).all()
+    wider = maps(gate=0.0)  # more slices: the known ones are taken, the others made and kept
+    assert wider[0][..., 2].eq(0.25).all() and sorted(torch.load(files[0], weights_only=True)) == [0, 1, 2, 3, 4]
+    torch.testing.assert_close(maps(gate=0.9, combine="additive", amplify_scale=0)[1].shape, first[1].shape)
+    assert len(list(tmp_path.iterdir())) == 2  # another question has another file
+
+
+def test_maps_can_be_scaled_at_the_size_of_the_slice():
+    scan, _ = toy_scan()
+    network = Spot(False)
+    late = ShallowFeatureCAM([network], gate=0.4)(scan)[0]
+    early = ShallowFeatureCAM([network], gate=0.4, upsample="first")(scan)[0]
+    assert early[0].shape == scan.shape and late[0].shape == (1, 16, 16, 5)
+    with pytest.raises(ValueError, match="upsample must be one of last, first, not 'never'"):
+        ShallowFeatureCAM([network], upsample="never")
+
+
+def test_other_methods_take_the_same_way():
+    scan, _ = toy_scan()
+    network = Spot(False)
+    found = ShallowFeatureCAM([network], ["layer2"], gate=0.4, method="grad_cam", amplify_scale=0)(scan)[0]
+    assert len(found) == 1
+    with CAMExtractor(network, ["layer2"], "grad_cam") as extractor:
+        expected = min_max(extractor(scan.as_tensor()[..., 2][None])[1]["layer2"])
+    torch.testing.assert_close(found[0].as_tensor()[..., 2], expected)
+    lifted = ShallowFeatureCAM([network], ["layer2"], gate=0.4, method="grad_cam")(scan)[0]
+    torch.testing.assert_close(lifted[0].as_tensor()[..., 2], amplify(expected))
+    with pytest.raises(ValueError, match="2 networks need as many lists of layers, not 1"):
+        ShallowFeatureCAM([network, network], [["layer1"]])
+
+
+def test_any_method_on_any_network_in_a_compose():
+    scan, _ = toy_scan()
+    network = Spot(False)
+    item = Compose([ClassActivationMapd("image", network, ["layer1", "layer2"], method="layer_cam", batch_size=2)])(
+        {"image": scan}
+    )
+    assert item["image_cam_1"].shape == item["image_cam_2"].shape == scan.shape
+    assert torch.equal(item["image_cam_1"].affine, scan.affine)
+    with CAMExtractor(network, ["layer2"]) as extractor:
+        raw = extractor(scan.as_tensor()[..., 3][None])[1]["layer2"]
+    torch.testing.assert_close(item["image_cam_2"].as_tensor()[..., 3], min_max(upsample(raw, (64, 64))))
+    small = ClassActivationMap(network, ["layer2"], normalize=False, resize=False)(scan.as_tensor()[..., 3])
+    torch.testing.assert_close(small[0], raw)
+    solid = nn.Sequential(nn.Conv3d(1, 3, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(3, 2))
+    volume_map = ClassActivationMap(solid, ["1"], "cam", spatial_dims=3)(torch.rand(1, 6, 7, 8))
+    assert volume_map[0].shape == (1, 6, 7, 8) and volume_map[0].max() == 1
+    with pytest.raises(ValueError, match="a 3-D network cannot take an image of shape"):
+        ClassActivationMap(solid, ["1"], spatial_dims=3)(torch.rand(1, 6, 7))
+    with pytest.raises(ValueError, match="layer 'layer9' is not in Spot"):
+        ClassActivationMapd("image", network, ["layer9"])
+
+
+def test_aggregation_of_one_layer_or_the_mean():
+    reference = volume((1, 8, 8, 3))
+    maps = [torch.rand(1, 4, 4, 3), torch.rand(1, 2, 2, 3)]
+    large = [upsample(m[0].movedim(2, 0), (8, 8)).movedim(0, 2) for m in maps]
+    for layers, expected in (("1", large[0]), (2, large[1]), ("mean", sum(large) / 2), ("both", torch.maximum(*large))):
+        score = LayerAggregation(None, layers=layers)(maps, reference)
+        torch.testing.assert_close(score.as_tensor()[0], expected)
+        mask = LayerAggregation(0.5, layers=layers)(maps, reference)
+        assert torch.equal(mask.as_tensor()[0], (expected > 0.5).float())
+    item = LayerAggregationd(["a", "b"], "image", "mask", 0.5, score_key="score")(
+        {"a": maps[0], "b": maps[1], "image": reference}
+    )
+    assert torch.equal(item["mask"].as_tensor(), (item["score"].as_tensor() > 0.5).float()) and "a" not in item
+    with pytest.raises(ValueError, match="layers must be one of both, 1, 2, mean, not '3'"):
+        LayerAggregation(layers=3)
+
+
+def test_crf_from_the_score_behind_the_mask():
+    image = torch.zeros(1, 24, 24, 1)
+    image[:, 8:16, 8:16] = 0.7
+    score = 0.05 + 0.4 * (image > 0) + 0.02 * torch.rand(1, 24, 24, 1)
+    mask = (score > 0.46).float()
+    p = torch.cat([(1 - score) ** 4, score])
+    expected = DenseCRF(iterations=2, argmax=False)(p / p.sum(0), image)
+    refined = DenseCRFd("mask", score_key="score", unary="score", iterations=2, argmax=False)(
+        {"mask": mask, "image": image, "score": score}
+    )["mask"]
+    torch.testing.assert_close(refined, expected)
+    with pytest.raises(ValueError, match="needs the score"):
+        DenseCRF(unary="score")(mask, image)
+    with pytest.raises(ValueError, match="unary must be one of label, score"):
+        DenseCRF(unary="both")
+    assert torch.equal(DenseCRF(unary="score", iterations=0)(mask, image, score), mask)
 
 
 def test_a_scan_without_positive_slices_gets_an_empty_mask():

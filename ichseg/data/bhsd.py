@@ -27,10 +27,13 @@ def prepare_bhsd(
     output: str | Path,
     progress: Callable[[Iterable[str]], Iterable[str]] = iter,
     warn: Callable[[str], None] = lambda text: None,
+    group_by: str = "patient",
+    labels_at: int | None = None,
+    fold_tolerance: float = 0.03,
 ) -> dict[str, int]:
     """Convert the annotated part of BHSD into ``images/``, ``labels/``, ``slice_labels.csv``, ``datalist.json``.
 
-    Slice labels come from the masks at native resolution (decision D2). The affine of the release, a qform
+    The affine of the release, a qform
     that may be oblique, is kept as both forms. The release stores unsigned voxels: where the rescale
     intercept was lost (brain near 1,000 instead of 30), 1024 is taken off and the datalist says so.
 
@@ -39,6 +42,11 @@ def prepare_bhsd(
         output: a new or empty folder; it appears only when everything has been converted.
         progress: wraps the iteration over scans.
         warn: told, one line each, of what was noticed.
+        group_by: what never straddles folds: ``"patient"`` (decision D1: the paper keeps patients intact) or ``"scan"``.
+        labels_at: a slice is positive if its mask has any pixel: at native resolution (None, decision D2: the paper
+            is silent, and a lesion of a few pixels must not vanish), or after nearest resizing to so many pixels per
+            side.
+        fold_tolerance: see :func:`ichseg.data.assign_folds` (decision D3).
 
     Returns:
         counts: volumes, slices, positive slices, patients.
@@ -47,6 +55,8 @@ def prepare_bhsd(
         IchsegError: a file is missing or unreadable; the message names it. Nothing is left behind.
     """
     source, output = Path(source), Path(output)
+    if group_by not in ("patient", "scan"):
+        raise IchsegError(f"group_by must be patient or scan, not '{group_by}'")
     images, masks = _find_folders(source)
     image_files = {scan_name(p): p for p in images.iterdir() if p.name.endswith((".nii", ".nii.gz"))}
     mask_files = {scan_name(p): p for p in masks.iterdir() if p.name.endswith((".nii", ".nii.gz"))}
@@ -58,8 +68,9 @@ def prepare_bhsd(
     scans: list[dict[str, Any]] = []
     with staged_folder(output) as staged:
         for name in progress(sorted(image_files)):
-            scans.append(_convert(name, image_files[name], mask_files[name], staged, warn))
-        counts = fold_scans(scans)
+            scan = _convert(name, image_files[name], mask_files[name], staged, labels_at, warn)
+            scans.append({**scan, "patient": patient_of(name) if group_by == "patient" else name})
+        counts = fold_scans(scans, fold_tolerance, warn)
         write_datalist(staged, "BHSD", scans, license="MIT", doi="10.48550/arXiv.2308.11298", counts=counts)
     return counts
 
@@ -78,7 +89,9 @@ def _find_folders(source: Path) -> tuple[Path, Path]:
     raise IchsegError(f"{source}: needs a folder 'images' and a folder 'ground truths' (or 'labels')")
 
 
-def _convert(name: str, image_file: Path, mask_file: Path, output: Path, warn: Callable[[str], None]) -> dict[str, Any]:
+def _convert(
+    name: str, image_file: Path, mask_file: Path, output: Path, labels_at: int | None, warn: Callable[[str], None]
+) -> dict[str, Any]:
     volume, (mask, _) = read_volume(image_file), read_mask(mask_file)
     if mask.shape != volume.array.shape:
         raise IchsegError(f"{mask_file}: shape {mask.shape} differs from the scan's {volume.array.shape}")
@@ -95,16 +108,23 @@ def _convert(name: str, image_file: Path, mask_file: Path, output: Path, warn: C
             "hemorrhage": int(section.any()),
             **{short: int((section == code).any()) for code, short in SUBTYPES.items()},
         }
-        for section in np.moveaxis(mask, axis, 0)
+        for section in (_nearest(s, labels_at) for s in np.moveaxis(mask, axis, 0))
     ]
     write_volume(output / "images" / f"{name}.nii.gz", hounsfield, volume.affine)
     write_volume(output / "labels" / f"{name}.nii.gz", mask.astype(np.uint8), volume.affine)
     scan = {
         "case": name,
-        "patient": patient_of(name),
         "image": f"images/{name}.nii.gz",
         "label": f"labels/{name}.nii.gz",
         "label_slices": list(range(len(slices))),
         "slices": slices,
     }
     return {**scan, "hu_offset": -offset} if offset else scan
+
+
+def _nearest(section: np.ndarray, size: int | None) -> np.ndarray:
+    """The section resized to ``size`` x ``size`` by nearest neighbor; as it is for None."""
+    if size is None:
+        return section
+    rows, columns = (((np.arange(size) + 0.5) * n / size).astype(int) for n in section.shape)
+    return section[np.ix_(rows, columns)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ichseg.errors import IchsegError
@@ -28,8 +28,6 @@ def assign_folds(
         tries: how many shuffles at most.
     """
     names = sorted(patients)
-    total = sum(patients[n][0] for n in names) or 1
-    positive = sum(patients[n][1] for n in names)
     best: dict[str, int] = {}
     best_error = float("inf")
     for seed in range(tries):
@@ -45,13 +43,7 @@ def assign_folds(
             chosen[name] = fold
             slices[fold] += n
             positives[fold] += p
-        error = max(
-            max(
-                abs(slices[f] / total - 1 / folds),
-                abs((positives[f] / slices[f] if slices[f] else 0) - positive / total),
-            )
-            for f in range(folds)
-        )
+        error = unevenness(patients, chosen, folds)
         if error < best_error:
             best, best_error = chosen, error
         if best_error <= tolerance:
@@ -59,11 +51,27 @@ def assign_folds(
     return best
 
 
-def fold_scans(scans: Sequence[dict[str, Any]]) -> dict[str, int]:
+def unevenness(patients: Mapping[str, Counts], chosen: Mapping[str, int], folds: int = 5) -> float:
+    """Largest difference of a fold's share of slices, or of its positive rate, from the even value."""
+    total = sum(n for n, _ in patients.values()) or 1
+    rate = sum(p for _, p in patients.values()) / total
+    error = 0.0
+    for fold in range(folds):
+        slices = sum(n for name, (n, _) in patients.items() if chosen[name] == fold)
+        positives = sum(p for name, (_, p) in patients.items() if chosen[name] == fold)
+        error = max(error, abs(slices / total - 1 / folds), abs((positives / slices if slices else 0) - rate))
+    return error
+
+
+def fold_scans(
+    scans: Sequence[dict[str, Any]], tolerance: float = 0.03, warn: Callable[[str], None] = lambda text: None
+) -> dict[str, int]:
     """Give every scan the ``fold`` of its patient and return the counts of the data set.
 
     Args:
         scans: with ``patient`` and ``slices``, one dict with ``hemorrhage`` per slice.
+        tolerance: as in :func:`assign_folds`.
+        warn: told if no folds within the tolerance were found.
 
     Returns:
         volumes, slices, positive_slices, patients.
@@ -72,7 +80,10 @@ def fold_scans(scans: Sequence[dict[str, Any]]) -> dict[str, int]:
     for scan in scans:
         n, p = totals.get(scan["patient"], (0, 0))
         totals[scan["patient"]] = (n + len(scan["slices"]), p + sum(row["hemorrhage"] for row in scan["slices"]))
-    folds = assign_folds(totals)
+    folds = assign_folds(totals, tolerance=tolerance)
+    error = unevenness(totals, folds)
+    if error > tolerance:
+        warn(f"folds are uneven by {100 * error:.0f} points in share or positive rate: few patients, or unlike ones")
     for scan in scans:
         scan["fold"] = folds[scan["patient"]]
     return {

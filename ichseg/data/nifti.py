@@ -20,6 +20,7 @@ def prepare_nifti(
     output: str | Path,
     progress: Callable[[Iterable[Path]], Iterable[Path]] = iter,
     warn: Callable[[str], None] = lambda text: None,
+    fold_tolerance: float = 0.03,
 ) -> dict[str, int]:
     """Write a datalist for scans that stay where they are.
 
@@ -32,7 +33,8 @@ def prepare_nifti(
         table: the CSV.
         output: a new or empty folder.
         progress: wraps the iteration over scans.
-        warn: told of scans without rows.
+        warn: told of scans without rows, and of uneven folds.
+        fold_tolerance: see :func:`ichseg.data.assign_folds` (decision D3).
 
     Returns:
         counts: volumes, slices, positive slices, patients.
@@ -65,7 +67,7 @@ def prepare_nifti(
             rows = [{"slice_number": n, "hemorrhage": labels[name][n]} for n in numbers]
             image = os.path.relpath(file.absolute(), output.absolute())
             entries.append({"case": name, "patient": patients[name], "image": image, "slices": rows})
-        counts = fold_scans(entries)
+        counts = fold_scans(entries, fold_tolerance, warn)
         write_datalist(staged, scans.name, entries, counts=counts)
     return counts
 

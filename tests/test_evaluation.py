@@ -1,0 +1,174 @@
+"""Evaluation: every figure recomputed pixel by pixel, empty truth counted apart, truth from a datalist or a folder."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from ichseg.cli import main
+from ichseg.data import load_datalist
+from ichseg.errors import IchsegError
+from ichseg.io import read_mask
+from ichseg.report import COLUMNS, Tally, evaluate_masks, surface_agreement, true_scans
+
+AFFINE = np.diag([-0.5, -0.5, 5.0, 1.0])
+
+
+def rows(file):
+    with file.open(newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
+def write(folder, name, mask, affine=AFFINE):
+    folder.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(mask.astype(np.uint8), affine), folder / f"{name}.nii.gz")
+
+
+@pytest.fixture
+def masks(tmp_path):
+    """Four scans: random overlap; missed; false alarm on an empty one; empty and left alone."""
+    rng = np.random.default_rng(0)
+    truth = {n: np.zeros((20, 24, 4), bool) for n in ("a", "b", "c", "d")}
+    found = {n: np.zeros((20, 24, 4), bool) for n in truth}
+    truth["a"] = ndimage.binary_dilation(rng.random((20, 24, 4)) > 0.99, iterations=2)
+    truth["a"][..., 0] = False
+    found["a"] = np.roll(truth["a"], 2, 0) ^ (rng.random((20, 24, 4)) > 0.995)
+    truth["b"][4:9, 4:9, 2] = True
+    found["c"][0:3, 0:3, 1:3] = True
+    for name in truth:
+        write(tmp_path / "truth", f"{name}_mask", truth[name])
+        write(tmp_path / "found", f"{name}_ich", found[name])
+    return tmp_path, truth, found
+
+
+def test_figures_recomputed_by_hand(masks):
+    folder, truth, found = masks
+    prediction, nothing = evaluate_masks(folder / "found", folder / "truth", folder / "out")
+    t, p = np.stack(list(truth.values())), np.stack(list(found.values()))
+    hit, union = (t & p).sum(), (t | p).sum()
+    assert prediction["foreground_iou"] == pytest.approx(hit / union)
+    background = (~t & ~p).sum() / (~t | ~p).sum()
+    assert prediction["miou"] == pytest.approx((background + hit / union) / 2)
+    assert nothing["miou"] == pytest.approx((1 - t.mean()) / 2) and nothing["foreground_iou"] == 0
+
+    def fg(a, b):
+        return (a & b).sum() / (a | b).sum()
+
+    slices = [(t[n, ..., k], p[n, ..., k]) for n in range(4) for k in range(4) if t[n, ..., k].any()]
+    assert prediction["foreground_iou_per_slice"] == pytest.approx(np.mean([fg(*s) for s in slices]))
+    assert prediction["miou_per_slice"] == pytest.approx(
+        np.mean([(fg(a, b) + (~a & ~b).sum() / (~a | ~b).sum()) / 2 for a, b in slices])
+    )
+    dices = [2 * (a & b).sum() / (a.sum() + b.sum()) for a, b in slices]
+    assert prediction["dice_positive_slices"] == pytest.approx(np.mean(dices))
+    per_scan = [2 * (t[n] & p[n]).sum() / (t[n].sum() + p[n].sum()) for n in (0, 1)]
+    assert prediction["dice_per_scan"] == pytest.approx(np.mean(per_scan))
+    assert prediction["foreground_iou_per_scan"] == pytest.approx(np.mean([fg(t[n], p[n]) for n in (0, 1)]))
+
+    true = hits = predicted = false = 0
+    for n in range(4):
+        for k in range(4):
+            parts, count = ndimage.label(t[n, ..., k], np.ones((3, 3)))
+            true += count
+            hits += sum((p[n, ..., k] & (parts == c)).any() for c in range(1, count + 1))
+            parts, count = ndimage.label(p[n, ..., k], np.ones((3, 3)))
+            predicted += count
+            false += sum(not (t[n, ..., k] & (parts == c)).any() for c in range(1, count + 1))
+    assert (prediction["CL"], prediction["ML"]) == pytest.approx((hits / true, 1 - hits / true))
+    assert prediction["FPL"] == pytest.approx(false / predicted)
+
+    voxel_ml = 0.5 * 0.5 * 5 / 1000
+    errors = [(p[n].sum() - t[n].sum()) * voxel_ml for n in range(4)]
+    assert prediction["volume_bias_ml"] == pytest.approx(np.mean(errors))
+    assert prediction["volume_error_ml"] == pytest.approx(np.mean(np.abs(errors)))
+
+    assert prediction["slices"] == 16 and prediction["positive_slices"] == len(slices)
+    empty = [(n, k) for n in range(4) for k in range(4) if not t[n, ..., k].any()]
+    assert prediction["empty_slices_touched"] == pytest.approx(np.mean([p[n, ..., k].any() for n, k in empty]))
+    assert prediction["scans"] == 4 and prediction["positive_scans"] == 2 and prediction["positive_scans_missed"] == 1
+    assert prediction["empty_scans"] == 2 and prediction["empty_scans_touched"] == 0.5
+    assert prediction["surface_dice"] == pytest.approx(
+        surface_agreement(np.moveaxis(p[0], 2, 0), np.moveaxis(t[0], 2, 0), (5, 0.5, 0.5))["surface_dice"] / 2
+    )  # the missed scan has surface Dice 0, and no Hausdorff distance
+    assert math.isnan(nothing["hd95_mm"]) and prediction["hd95_mm"] > 0
+
+
+def test_tables_and_json(masks, capsys):
+    folder, _, _ = masks
+    words = ["evaluate", str(folder / "found"), str(folder / "truth"), "--output", str(folder / "out")]
+    assert main([*words, "--connectivity", "26"]) == 0
+    assert "needs the scans: --images" in capsys.readouterr().out
+    table = rows(folder / "out" / "evaluation.csv")
+    assert [r["method"] for r in table] == ["prediction", "all background"] and tuple(table[0]) == COLUMNS
+    content = json.loads((folder / "out" / "evaluation.json").read_text())
+    assert content["lesion_connectivity"] == 26 and content["methods"][1]["FPL"] is None
+    per_scan = [r for r in rows(folder / "out" / "evaluation_scans.csv") if r["method"] == "prediction"]
+    assert [r["case"] for r in per_scan] == ["a", "b", "c", "d"] and per_scan[3]["dice"] == "nan"
+    for name in ("a", "b", "c", "d"):
+        write(folder / "scans", name, np.full((20, 24, 4), 30))
+    assert main([*words, "--images", str(folder / "scans"), "--cases", "a", "c"]) == 0
+    assert "HU rule, no learning" in capsys.readouterr().out
+    for words_, told in (
+        ([str(folder / "found"), str(folder / "truth"), "--images", str(folder / "truth")], "no scan a.nii.gz"),
+        ([str(folder / "found"), str(folder / "truth"), "--folds", "1"], "a folder of masks has no folds"),
+        ([str(folder / "scans"), str(folder / "none")], "none: datalist not found"),
+        ([str(folder / "truth"), str(folder / "found"), "--cases", "z"], "no mask of case(s) z"),
+        ([str(folder / "truth"), str(folder / "found")], "no prediction for case a"),
+    ):
+        assert main(["evaluate", *words_]) == 2
+        assert told in capsys.readouterr().err
+
+
+def test_shapes_must_agree_and_other_affines_are_told(masks, caplog):
+    folder, truth, _ = masks
+    write(folder / "found", "b_ich", truth["b"], np.diag([-0.7, -0.5, 5.0, 1.0]))
+    evaluate_masks(folder / "found", folder / "truth")
+    assert "case b: affines of prediction and truth differ" in caplog.text
+    write(folder / "found", "b_ich", truth["b"][:10])
+    with pytest.raises(IchsegError, match=r"case b: prediction \(10, 24, 4\) and truth \(20, 24, 4\) differ in shape"):
+        evaluate_masks(folder / "found", folder / "truth")
+
+
+def test_partly_annotated_scans_count_slices_only(phantoms, tmp_path):
+    content = json.loads((phantoms / "datalist.json").read_text())
+    scan = next(s for s in content["training"] if any(s["slice_labels"]))
+    scan["label_slices"] = [i for i, v in enumerate(scan["slice_labels"]) if v][:1]
+    for entry in content["training"]:
+        for key in ("image", "label"):
+            entry[key] = str(phantoms / entry[key])
+    (tmp_path / "datalist.json").write_text(json.dumps(content))
+    for entry in load_datalist(tmp_path / "datalist.json"):
+        mask, affine = read_mask(entry["label"])
+        write(tmp_path / "found", f"{entry['case']}_pseudo", mask > 0, affine)
+    prediction = evaluate_masks(tmp_path / "found", tmp_path / "datalist.json")[0]
+    assert prediction["foreground_iou"] == 1 and prediction["surface_dice"] == 1 and prediction["hd95_mm"] == 0
+    assert prediction["partly_annotated_scans"] == 1 and prediction["scans"] == len(content["training"]) - 1
+    assert sum(s.slices is not None and len(s.slices) == 1 for s in true_scans(tmp_path / "datalist.json")) == 1
+
+
+def test_surfaces():
+    square, moved = np.zeros((2, 3, 12, 12), bool)
+    square[1, 3:8, 3:8] = moved[1, 3:8, 5:10] = True
+    close = surface_agreement(square, moved, (5, 1, 1), tolerance_mm=2.0)
+    assert close["surface_dice"] == 1 and close["hd95_mm"] == pytest.approx(2)
+    far = surface_agreement(square, moved, (5, 1, 3), tolerance_mm=2.0)
+    assert far["surface_dice"] < 1 and far["hd95_mm"] == pytest.approx(6)
+    nothing = np.zeros_like(square)
+    assert math.isnan(surface_agreement(nothing, nothing, (1, 1, 1))["surface_dice"])
+    missed = surface_agreement(nothing, square, (1, 1, 1))
+    assert missed["surface_dice"] == 0 and math.isnan(missed["hd95_mm"])
+
+
+def test_a_tally_of_nothing_is_nan_not_zero():
+    tally = Tally("x")
+    tally.add("empty", np.zeros((2, 4, 4)), np.zeros((2, 4, 4)), (1, 1, 1))
+    row = tally.row()
+    for name in ("foreground_iou", "miou", "dice_per_scan", "CL", "FPL", "hd95_mm", "surface_dice", "miou_per_slice"):
+        assert math.isnan(row[name]), name
+    assert row["empty_slices"] == 2 and row["empty_slices_touched"] == 0 and row["volume_error_ml"] == 0

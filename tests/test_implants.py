@@ -1,0 +1,117 @@
+"""Implants: exact masks, nothing changed elsewhere, and a benchmark that never mixes with real hemorrhage."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import ndimage
+
+from ichseg.cli import main
+from ichseg.data import SUBTYPES, load_datalist
+from ichseg.data.brain import intracranial_mask
+from ichseg.data.implants import implant_hemorrhage, implant_volume, prepare_implants
+from ichseg.data.phantom import phantom_scan, prepare_phantom
+from ichseg.errors import IchsegError
+from ichseg.io import read_mask, read_volume
+
+SPACING = (5.0, 1.8, 1.8)
+
+
+@pytest.fixture(scope="module")
+def head():
+    scan = phantom_scan(5, (), size=128, slices=12)
+    return np.moveaxis(scan.image, 2, 0).astype(np.float32), tuple(np.linalg.norm(scan.affine[:3, :3], axis=0))
+
+
+@pytest.fixture(scope="module")
+def healthy(head):
+    return head[0][6]
+
+
+@pytest.mark.parametrize("subtype", ["EDH", "IPH", "SAH", "SDH"])
+def test_implants_brighten_their_mask_and_nothing_far_from_it(healthy, subtype):
+    made = [implant_hemorrhage(healthy, np.random.default_rng(seed), subtype) for seed in range(6)]
+    made = [m for m in made if m is not None]
+    assert made
+    for image, mask, kind in made:
+        assert kind == subtype and mask.shape == healthy.shape
+        inside = ndimage.binary_dilation(intracranial_mask(healthy), iterations=2)
+        assert (mask <= inside).all()
+        assert image[mask].mean() > healthy[mask].mean() + 3
+        far = ~ndimage.binary_dilation(mask, iterations=20)
+        np.testing.assert_allclose(image[far], healthy[far], atol=0.5)
+    again = implant_hemorrhage(healthy, np.random.default_rng(0), subtype)
+    first = implant_hemorrhage(healthy, np.random.default_rng(0), subtype)
+    assert (again is None) == (first is None) and (again is None or np.array_equal(again[0], first[0]))
+
+
+def test_no_room_no_implant():
+    assert implant_hemorrhage(np.full((64, 64), -1000.0, np.float32), np.random.default_rng(0)) is None
+
+
+@pytest.mark.parametrize("subtype", ["EDH", "IPH", "IVH", "SAH", "SDH"])
+def test_volumes_get_one_lesion_through_several_slices(head, subtype):
+    hounsfield, (column, row, step) = head
+    made = [implant_volume(hounsfield, (step, row, column), np.random.default_rng(s), subtype) for s in range(8)]
+    made = [m for m in made if m is not None]
+    assert made
+    through = 0
+    for image, mask, kind in made:
+        assert kind == subtype and mask.shape == image.shape == hounsfield.shape
+        touched = np.flatnonzero(mask.any(axis=(1, 2)))
+        through = max(through, len(touched))
+        assert (np.diff(touched) == 1).all() or subtype in ("IPH", "IVH", "SAH", "SDH")
+        assert image[mask].mean() > hounsfield[mask].mean() + 3
+        assert hounsfield.min() <= image.min() and image.max() <= hounsfield.max()
+        # What changed lies in the brain, and but for thin ends, less than half in the lesion, in and around the mask.
+        changed = np.abs(image - hounsfield) > 3
+        brain = np.stack([ndimage.binary_dilation(intracranial_mask(one), iterations=3) for one in hounsfield])
+        assert not (changed & ~brain).any()
+        assert (changed & ~ndimage.binary_dilation(mask, iterations=8)).sum() < 0.5 * mask.sum()
+    assert through > 1
+
+
+def test_lesions_fade_at_their_ends(head):
+    hounsfield, (column, row, step) = head
+    faint = 0
+    for seed in range(6):
+        made = implant_volume(hounsfield, (step, row, column), np.random.default_rng(seed), "IPH")
+        if made is not None:
+            image, mask, _ = made
+            touched = mask.any(axis=(1, 2))
+            brighter = (image - hounsfield > 3).any(axis=(1, 2))
+            assert brighter[touched].all()
+            faint += int((brighter & ~touched).sum())
+    assert faint > 0  # partial volume: blood one sees a little of, but not half
+
+
+def test_benchmark(tmp_path, capsys):
+    prepare_phantom(tmp_path / "data", scans=10, seed=3, size=96, slices=10)
+    datalist = tmp_path / "data" / "datalist.json"
+    content = json.loads(datalist.read_text())
+    healthy = [scan for scan in content["training"] if not any(scan["slice_labels"])]
+    folds = ",".join(sorted({str(scan["fold"]) for scan in healthy}))
+    words = ["prepare", "implants", str(datalist), str(tmp_path / "implants"), "--folds", folds, "--per-scan", "3"]
+    assert main(words) == 0 and "look before you trust" in capsys.readouterr().out
+    about = json.loads((tmp_path / "implants" / "datalist.json").read_text())
+    assert about["semi_synthetic"] is True
+    scans = load_datalist(tmp_path / "implants" / "datalist.json")
+    assert 1 <= len(scans) <= 3 * len(healthy) and {s["patient"] for s in scans} <= {s["patient"] for s in healthy}
+    source = {s["patient"]: s for s in load_datalist(datalist)}
+    for scan in scans:
+        mask, affine = read_mask(scan["label"])
+        assert set(np.unique(mask)) == {0, {name: code for code, name in SUBTYPES.items()}[scan["implant"]]}
+        assert scan["slice_labels"] == (mask > 0).any(axis=(0, 1)).astype(int).tolist() and any(scan["slice_labels"])
+        assert scan["fold"] == source[scan["patient"]]["fold"]
+        np.testing.assert_allclose(affine, read_volume(source[scan["patient"]]["image"]).affine, atol=1e-4)
+    assert Image.open(tmp_path / "implants" / "montage.png").width > 500
+    with pytest.raises(IchsegError, match="already exists"):
+        prepare_implants(datalist, tmp_path / "implants", folds)
+    content["training"] = [scan for scan in content["training"] if any(scan["slice_labels"])]
+    (tmp_path / "data" / "bleeding.json").write_text(json.dumps(content))
+    with pytest.raises(IchsegError, match="no scan without hemorrhage"):
+        prepare_implants(tmp_path / "data" / "bleeding.json", tmp_path / "none", None)
+    assert not (tmp_path / "none").exists()
