@@ -94,7 +94,10 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument("--masks", metavar="DIR", help="bcihm v1.0.0: extra slice masks NNN_S.png")
     prepare.add_argument("--spacing", metavar="CSV", help="bcihm v1.0.0: in-plane spacing table")
     prepare.add_argument(
-        "--group-by", choices=["patient", "scan"], default="patient", help="bhsd: what no two folds share (default patient)"
+        "--group-by",
+        choices=["patient", "scan"],
+        default="patient",
+        help="bhsd: what no two folds share (default patient)",
     )
     prepare.add_argument(
         "--labels-at", type=int, metavar="PIXELS", help="bhsd: label slices by masks of this size (default: native)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -103,7 +104,7 @@ def test_runs_are_maximal_and_cover_exactly_the_positive_slices(flags):
     covered = [i for start, stop in runs for i in range(start, stop)]
     assert covered == [i for i, flag in enumerate(flags) if flag]
     assert all(start < stop for start, stop in runs)
-    assert all(a[1] < b[0] for a, b in zip(runs, runs[1:], strict=False))
+    assert all(a[1] < b[0] for a, b in itertools.pairwise(runs))
 
 
 @given(st.integers(1, 8), st.integers(0, 4), st.floats(0, 2))

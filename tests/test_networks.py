@@ -10,8 +10,8 @@ import torch
 from ichseg.cli import BACKBONE_CHOICES, EXPERIMENT_CHOICES
 from ichseg.devices import pick_device, place
 from ichseg.errors import IchsegError
-from ichseg.inference import PrecisionInferer, SliceScorer
 from ichseg.experiments import EXPERIMENTS
+from ichseg.inference import PrecisionInferer, SliceScorer
 from ichseg.networks import (
     BACKBONES,
     ClassifierEnsemble,
@@ -31,7 +31,7 @@ def test_classifiers_have_the_stated_size(backbone, parameters):
 
 
 def test_the_command_line_offers_every_backbone():
-    assert BACKBONE_CHOICES == BACKBONES and EXPERIMENT_CHOICES == tuple(EXPERIMENTS)
+    assert BACKBONE_CHOICES == BACKBONES and tuple(EXPERIMENTS) == EXPERIMENT_CHOICES
 
 
 def test_stages_run_from_the_shallowest():

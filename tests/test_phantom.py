@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy import ndimage
 
 from ichseg.data import SUBTYPES, load_datalist
 from ichseg.data.brain import intracranial_mask

@@ -20,7 +20,9 @@ def torchvision_state(backbone, classes=1000):
     state = {}
 
     def conv(name, out, into, side):
-        state[f"{name}.weight"] = torch.randn(out, into, side, side, generator=generator) * (2 / (into * side**2)) ** 0.5
+        state[f"{name}.weight"] = (
+            torch.randn(out, into, side, side, generator=generator) * (2 / (into * side**2)) ** 0.5
+        )
 
     def norm(name, channels):
         state[f"{name}.weight"] = torch.rand(channels, generator=generator) + 0.5
@@ -105,7 +107,10 @@ def test_a_gray_slice_gives_the_features_of_three_equal_channels(backbone, tmp_p
 
 def test_report(tmp_path):
     state = torchvision_state("resnet34", classes=2)
-    torch.save({"state_dict": {f"module.{k}": v for k, v in state.items()} | {"module.extra": torch.zeros(1)}}, tmp_path / "a.pt")
+    torch.save(
+        {"state_dict": {f"module.{k}": v for k, v in state.items()} | {"module.extra": torch.zeros(1)}},
+        tmp_path / "a.pt",
+    )
     network = slice_classifier("resnet34")
     report = match_weights(network, tmp_path / "a.pt")
     assert report.summed == ["conv1.weight"] and report.kept == [] and report.unused == ["extra"]
@@ -122,7 +127,9 @@ def test_weights_of_another_architecture_are_refused(tmp_path):
     torch.save(torchvision_state("resnet50"), tmp_path / "50.pt")
     network = slice_classifier("resnet34")
     before = network.layer1[0].conv1.weight.clone()
-    with pytest.raises(IchsegError, match=r"50\.pt: tensor 'layer1\.0\.conv1\.weight' has shape .*another architecture"):
+    with pytest.raises(
+        IchsegError, match=r"50\.pt: tensor 'layer1\.0\.conv1\.weight' has shape .*another architecture"
+    ):
         match_weights(network, tmp_path / "50.pt")
     with pytest.raises(IchsegError, match=r"50\.pt: weights of another architecture than VGG: only 0 of its 28"):
         match_weights(slice_classifier("vgg16"), tmp_path / "50.pt")

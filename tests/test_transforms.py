@@ -12,12 +12,12 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, EnsureChannelFirstd, Invertd, LoadImaged, Orientationd
 from torch import nn
 
+from ichseg.cam import CAMExtractor, min_max
+from ichseg.context import amplify, upsample
 from ichseg.data import SliceDataset, load_datalist
 from ichseg.data.slices import slice_labels_in_order
 from ichseg.errors import IchsegError, one_line
 from ichseg.io import read_mask, write_volume
-from ichseg.cam import CAMExtractor, min_max
-from ichseg.context import amplify, upsample
 from ichseg.transforms import (
     BrainWindowd,
     ClassActivationMap,
@@ -287,7 +287,9 @@ def test_any_method_on_any_network_in_a_compose():
     torch.testing.assert_close(item["image_cam_2"].as_tensor()[..., 3], min_max(upsample(raw, (64, 64))))
     small = ClassActivationMap(network, ["layer2"], normalize=False, resize=False)(scan.as_tensor()[..., 3])
     torch.testing.assert_close(small[0], raw)
-    solid = nn.Sequential(nn.Conv3d(1, 3, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(3, 2))
+    solid = nn.Sequential(
+        nn.Conv3d(1, 3, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(3, 2)
+    )
     volume_map = ClassActivationMap(solid, ["1"], "cam", spatial_dims=3)(torch.rand(1, 6, 7, 8))
     assert volume_map[0].shape == (1, 6, 7, 8) and volume_map[0].max() == 1
     with pytest.raises(ValueError, match="a 3-D network cannot take an image of shape"):

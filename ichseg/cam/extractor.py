@@ -96,9 +96,7 @@ class CAMExtractor:
             logits = self._run(images)
             if not logits.requires_grad:
                 raise ValueError(f"no gradient flows from layer '{next(iter(self.modules))}' to the logits")
-            found = torch.autograd.grad(
-                self.score(logits).sum(), list(self.activations.values()), allow_unused=True
-            )
+            found = torch.autograd.grad(self.score(logits).sum(), list(self.activations.values()), allow_unused=True)
         gradients = {}
         for name, gradient in zip(self.activations, found, strict=True):
             if gradient is None:

@@ -82,8 +82,7 @@ class SmoothGradCAMPlusPlus:
             pattern = torch.randn(images.shape[1:], generator=generator).to(images)
             found.append(probe.gradients(images + spread * pattern)[2])
         return logits, {
-            name: smooth_grad_cam_plus_plus(a, torch.stack([g[name] for g in found]))
-            for name, a in activations.items()
+            name: smooth_grad_cam_plus_plus(a, torch.stack([g[name] for g in found])) for name, a in activations.items()
         }
 
 

@@ -42,7 +42,7 @@ def prepare_bhsd(
         output: a new or empty folder; it appears only when everything has been converted.
         progress: wraps the iteration over scans.
         warn: told, one line each, of what was noticed.
-        group_by: what never straddles folds: ``"patient"`` (decision D1: the paper keeps patients intact) or ``"scan"``.
+        group_by: what never straddles folds: ``"patient"`` (decision D1: as in the paper) or ``"scan"``.
         labels_at: a slice is positive if its mask has any pixel: at native resolution (None, decision D2: the paper
             is silent, and a lesion of a few pixels must not vanish), or after nearest resizing to so many pixels per
             side.

@@ -51,12 +51,16 @@ def figure7(study: Study) -> str:
             for case, value in zip(counts["r1"].case[bleeding], values, strict=True):
                 rows.append({"set": which, "row": row, "case": case, "threshold": threshold, "miou": float(value)})
         table = [
-            [row, ROWS[row].name(pair), threshold, float(np.mean(v)), *(float(q) for q in np.quantile(v, (0.25, 0.5, 0.75)))]
+            [row, ROWS[row].name(pair), threshold, float(np.mean(v)), *np.quantile(v, (0.25, 0.5, 0.75)).tolist()]
             for row, (threshold, v) in found.items()
-        ]  # fmt: skip
+        ]
         head = ["", "", "threshold", "mean", "lower quartile", "median", "upper quartile"]
-        pages.append(f"## {set_title(study, which)}\n\n{markdown_table(head, table)}\nPredicting nothing: {nothing:.3f}\n")
-        panels.append((set_title(study, which), {r: v for r, (_, v) in found.items()}, {"all background": nothing}))
+        pages.append(
+            f"## {set_title(study, which)}\n\n{markdown_table(head, table)}\nPredicting nothing: {nothing:.3f}\n"
+        )
+        panels.append(
+            (set_title(study, which), {r: v.tolist() for r, (_, v) in found.items()}, {"all background": nothing})
+        )
     text = (
         "# Figure 7: pseudo-masks, slice by slice\n\nTwo-class mIoU of each slice that truly bleeds; slices without "
         "hemorrhage have no foreground IoU and are not in here. The paper prints boxes without numbers.\n\n"

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ichseg.data import load_datalist
 from ichseg.context import vote
+from ichseg.data import load_datalist
 from ichseg.data.folds import parse_folds
 from ichseg.data.slices import slice_labels_in_order
 from ichseg.errors import IchsegError
@@ -94,7 +94,9 @@ class Study:
             before = json.loads(file.read_text(encoding="utf-8"))
             for key, value in settings.items():
                 if before.get(key) != value:
-                    raise IchsegError(f"{file}: made with {key} {before.get(key)}, now {value}; choose another --output")
+                    raise IchsegError(
+                        f"{file}: made with {key} {before.get(key)}, now {value}; choose another --output"
+                    )
         else:
             write_text(file, json.dumps(settings, indent=1) + "\n")
 
@@ -241,9 +243,7 @@ class Study:
                 truth = np.zeros(volume.array.shape, bool) if scan.label is None else read_mask(scan.label)[0] > 0
                 mask = np.stack([hu_rule(one, (in_plane[0], in_plane[1])) for one in hounsfield])
                 fold = int((scan.entry or {}).get("fold", -1))
-                counts = Counts.of_scan(
-                    mask.astype(np.float32), np.moveaxis(truth, axis, 0)[chosen], scan.case, fold
-                )
+                counts = Counts.of_scan(mask.astype(np.float32), np.moveaxis(truth, axis, 0)[chosen], scan.case, fold)
                 _write(file, counts)
             parts.append(_read(file))
         return Counts.joined(parts)
@@ -254,7 +254,9 @@ class Study:
         key = ("+".join(pair), size)
         if key not in self._ensembles:
             self._ensembles[key] = load_ensemble({b: self.weights(b, size) for b in pair})
-        return _Chains(self._ensembles[key], {name: dict(values) for name, values in rows.items()}, self._generate(pair, size))
+        return _Chains(
+            self._ensembles[key], {name: dict(values) for name, values in rows.items()}, self._generate(pair, size)
+        )
 
     def _generate(self, backbones: Sequence[str], size: int) -> dict[str, Any]:
         """Values of ``generate.yaml`` that all rows share."""
@@ -302,7 +304,7 @@ class _Chains:
         from ichseg.devices import pick_device, place
         from ichseg.networks import ClassifierEnsemble
 
-        self.ensemble = ensemble
+        self.networks: list[torch.nn.Module] = list(ensemble.networks)  # type: ignore[arg-type]
         config = bundle_folder("ich_pseudo_segmentation") / "configs" / "generate.yaml"
         base = ConfigParser()
         base.read_config(str(config))
@@ -314,12 +316,12 @@ class _Chains:
         place(ensemble, self.device)
         self.rows: dict[str, tuple[list[int], Any, Any, Any]] = {}
         for name, values in rows.items():
-            models = list(values.pop("models", range(len(ensemble.networks))))  # type: ignore[arg-type]
+            models = list(values.pop("models", range(len(self.networks))))
             parser = ConfigParser()
             parser.read_config(str(config))
             parser.update({**shared, "threshold": None, **values})
             # Each row's own network: the chosen models and no others.
-            chosen = [ensemble.networks[m] for m in models]  # type: ignore[index]
+            chosen = [self.networks[m] for m in models]
             parser["network"] = ClassifierEnsemble(chosen, values["cam_layers"]).eval()
             parser["device"] = self.device
             parser["preprocessing"] = self.preprocessing
@@ -362,7 +364,7 @@ class _Chains:
         with torch.no_grad(), cast:
             found = [
                 torch.cat([n(part.to(self.device)).float().softmax(1)[:, 1].cpu() for part in slices.split(16)])
-                for n in self.ensemble.networks  # type: ignore[union-attr]
+                for n in self.networks
             ]
         return torch.stack(found)
 

@@ -115,7 +115,7 @@ class Counts:
         return ((negative - false) / (positive + negative - hit) + hit / (positive + false)) / 2
 
     def best_threshold(self) -> int | None:
-        """Index of the threshold with the highest mIoU between .10 and .70; the lowest of equals; None without truth."""
+        """Index of the best threshold by mIoU between .10 and .70, the lowest of equals; None without true pixels."""
         if not self.has_hemorrhage:
             return None
         return LOWEST + int(np.argmax([self.miou(k) for k in range(LOWEST, HIGHEST + 1)]))

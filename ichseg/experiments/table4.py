@@ -103,10 +103,9 @@ def _page(study: Study, which: str, lines: list[dict[str, Any]]) -> str:
     for row in ROWS:
         sample = "val+test" if row == "r9" else "all"
         name = ROWS[row].name(PAPER_PAIR)
-        table.append(
-            [row, name, *(f"{v:.1f}" for v in TABLE4[row]), sample]
-            + cells(row, sample, "oracle") + cells(row, sample, "validation") + cells(row, "val+test", "validation")[1:]
-        )  # fmt: skip
+        by_choice = [*cells(row, sample, "oracle"), *cells(row, sample, "validation")]
+        held_out = cells(row, "val+test", "validation")[1:]
+        table.append([row, name, *(f"{v:.1f}" for v in TABLE4[row]), sample, *by_choice, *held_out])
     for line in lines:
         if not line["choice"]:
             values = [NAN, line["miou"], line["foreground_iou"]]
@@ -147,7 +146,15 @@ def _classifiers(study: Study, counts: dict[str, Counts]) -> str:
                 ["+".join(PAPER_PAIR[m] for m in ROWS[row].models), sample, int(positive.sum()), int((~positive).sum()),
                  roc_auc(found.probability, positive), _share(found.gated[positive]), _share(found.gated[~positive])]
             )  # fmt: skip
-    head = ["", "sample", "positive slices", "negative slices", "slice AUC", "positive given maps", "negative given maps"]
+    head = [
+        "",
+        "sample",
+        "positive slices",
+        "negative slices",
+        "slice AUC",
+        "positive given maps",
+        "negative given maps",
+    ]
     return (
         "\nThe classifiers, on the same slices (a slice they call negative has no map, and an empty mask):\n\n"
         + markdown_table(head, table)
@@ -161,8 +168,8 @@ def _share(flags) -> float:
 def _about(study: Study) -> str:
     wrong = wrong_differences()
     return (
-        "mIoU is the mean of background and foreground IoU, accumulated over all slices; predicting nothing scores about "
-        "one half, so read it beside the foreground IoU. The oracle threshold is the best between .10 and .70 on the "
+        "mIoU is the mean of background and foreground IoU, accumulated over all slices; predicting nothing scores "
+        "about one half, so read it beside the foreground IoU. The oracle threshold is the best between .10 and .70 on the "
         "very masks it is measured on, as in the paper; the validation threshold is the best on the validation folds. "
         "Rows r1 to r8 are pseudo-masks of all scans whose truth is known, r9 the U-Net on validation and test scans; "
         "the last columns compare all rows on those. Rows without layer aggregation use layer 2.\n\n"

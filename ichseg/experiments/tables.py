@@ -15,7 +15,6 @@ from ichseg.experiments.choices import (
     baselines,
     figures,
     mask_thresholds,
-    pseudo_counts,
     row_values,
     thresholds,
     unet_counts,
@@ -137,8 +136,8 @@ def table3(study: Study) -> str:
     columns = ("set", "method", "choice", "threshold", "miou", "foreground_iou", "background_iou",
                "published_bhsd", "published_bcihm", "note")  # fmt: skip
     about = (
-        "# Table 3: input size\n\nSF-CAM, two models, fused over neighbors, no CRF, all scans whose truth is known. The "
-        "paper prints for its 384 row the value that its Table 4 has without layer aggregation and its Figure 8 with "
+        "# Table 3: input size\n\nSF-CAM, two models, fused over neighbors, no CRF, all scans whose truth is known. "
+        "The paper prints for its 384 row the value that its Table 4 has without layer aggregation and its Figure 8 with "
         "it; both stand here."
     )
     return _report(study, "table3", about, columns, rows, "method")

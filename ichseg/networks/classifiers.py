@@ -48,12 +48,8 @@ _BACKBONES = {
     "resnet50": _Backbone(partial(_resnet, resnet50), _RESNET),
     "densenet121": _Backbone(partial(_densenet, DenseNet121), _DENSENET, deepest="features.norm5"),
     "densenet169": _Backbone(partial(_densenet, DenseNet169), _DENSENET, deepest="features.norm5"),
-    "vgg16": _Backbone(
-        partial(VGG, 16), tuple(f"features.{n}" for n in (4, 9, 16, 23, 30)), 1, "features.29"
-    ),
-    "vgg19": _Backbone(
-        partial(VGG, 19), tuple(f"features.{n}" for n in (4, 9, 18, 27, 36)), 1, "features.35"
-    ),
+    "vgg16": _Backbone(partial(VGG, 16), tuple(f"features.{n}" for n in (4, 9, 16, 23, 30)), 1, "features.29"),
+    "vgg19": _Backbone(partial(VGG, 19), tuple(f"features.{n}" for n in (4, 9, 18, 27, 36)), 1, "features.35"),
     "convnextv2_tiny": _Backbone(ConvNeXtV2, tuple(f"stages.{n}" for n in range(4))),
 }
 BACKBONES = tuple(_BACKBONES)
@@ -105,9 +101,7 @@ class ClassifierEnsemble(nn.Module):
         vote: how they agree, see :func:`ichseg.context.vote` (decision D11).
     """
 
-    def __init__(
-        self, networks: Sequence[nn.Module], layers: Sequence[Sequence[str]] = (), vote: str = "mean"
-    ) -> None:
+    def __init__(self, networks: Sequence[nn.Module], layers: Sequence[Sequence[str]] = (), vote: str = "mean") -> None:
         super().__init__()
         if not networks:
             raise IchsegError("an ensemble needs at least one classifier")

@@ -1,8 +1,8 @@
 """Tables and pictures of results."""
 
 from ichseg.report.detection import evaluate_slices
-from ichseg.report.implants import implant_montage
 from ichseg.report.evaluation import evaluate_masks, print_evaluation
+from ichseg.report.implants import implant_montage
 from ichseg.report.montage import montage, slice_picture, telling_slices
 from ichseg.report.surface import surface_agreement
 from ichseg.report.tables import markdown_table, write_csv, write_json

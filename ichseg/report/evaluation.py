@@ -31,12 +31,12 @@ def evaluate_masks(
     """Compare ``<name>_ich.nii.gz``, ``<name>_pseudo.nii.gz`` or ``<name>.nii.gz`` with true masks.
 
     Only annotated slices count; a scan without a mask counts as empty if every slice of it is labeled
-    negative, and not at all otherwise. Doing nothing, and the threshold rule of :func:`ichseg.methods.hu_rule` where the
-    scans are at hand, are evaluated on the same slices.
+    negative, and not at all otherwise. Doing nothing, and where the scans are at hand the threshold rule of
+    :func:`ichseg.methods.hu_rule`, are evaluated on the same slices.
 
     Args:
         predictions: folder of masks.
-        truth: a datalist or a folder of masks, see :func:`ichseg.report.true_scans`, as ``folds``, ``cases``, ``images``.
+        truth: a datalist or a folder of masks; with ``folds``, ``cases``, ``images`` as :func:`ichseg.report.true_scans`.
         output: folder for ``evaluation.csv``, ``evaluation.json`` and ``evaluation_scans.csv``; None writes nothing.
         progress: wraps the iteration over scans.
         connectivity: what a lesion is: 4 or 8 in slices, 6, 18 or 26 in volumes (decision D18).

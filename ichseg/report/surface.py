@@ -30,8 +30,8 @@ def surface_agreement(
         return {"hd95_mm": float("nan"), "surface_dice": 0.0 if p.any() or t.any() else float("nan")}
     # Nothing outside the box around both masks matters to either metric; a margin keeps edges edges.
     box = tuple(slice(max(s.start - 1, 0), s.stop + 1) for s in ndimage.find_objects((p | t).astype(np.int8))[0])
-    pair = [torch.from_numpy(np.pad(m[box], 1))[None, None].float() for m in (p, t)]
+    one, other = (torch.from_numpy(np.pad(m[box], 1))[None, None].float() for m in (p, t))
     step = tuple(float(s) for s in spacing)
-    far = compute_hausdorff_distance(*pair, include_background=True, percentile=95, spacing=step)
-    near = compute_surface_dice(*pair, class_thresholds=[tolerance_mm], include_background=True, spacing=step)
+    far = compute_hausdorff_distance(one, other, include_background=True, percentile=95, spacing=step)
+    near = compute_surface_dice(one, other, class_thresholds=[tolerance_mm], include_background=True, spacing=step)
     return {"hd95_mm": float(far), "surface_dice": float(near)}

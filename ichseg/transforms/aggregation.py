@@ -22,7 +22,7 @@ class LayerAggregation(Transform):
         threshold: strict; None gives the score that would be compared with it.
         rule: ``"or"`` or ``"and"``.
         layers: ``"both"`` (bi-layer aggregation), or what stands in its place without it (decision D14; the paper
-            does not say which layer its rows without aggregation use): ``"1"``, ``"2"`` or the ``"mean"`` of the layers.
+            does not say which layer its rows without aggregation use): ``"1"``, ``"2"`` or their ``"mean"``.
             A single map is taken whatever this says.
     """
 

@@ -70,7 +70,8 @@ class ShallowFeatureCAM(Transform):
         if isinstance(networks, nn.Module):
             networks = list(getattr(networks, "networks", [networks]))
         self.networks = [network.to(torch.device(device)).eval() for network in networks]
-        self.layers = [list(layers)] * len(self.networks) if isinstance(layers[0], str) else [list(x) for x in layers]
+        flat = isinstance(layers[0], str)
+        self.layers: list[list[str]] = [[*layers]] * len(self.networks) if flat else [[*x] for x in layers]
         if len(self.layers) != len(self.networks):
             raise ValueError(f"{len(self.networks)} networks need as many lists of layers, not {len(self.layers)}")
         if upsample not in UPSAMPLE:
@@ -183,8 +184,15 @@ class ShallowFeatureCAM(Transform):
             for value in network.state_dict().values():
                 digest.update(value.detach().cpu().contiguous().numpy().tobytes())
             self._weights[id(network)] = digest.digest()
-        options = (layers, self.method, self.target, self.component_mode, self.component_sign, self.combine)
-        options += (self.upsample, self.amplify_scale, str(self.autocast))
+        options: list[object] = [
+            layers,
+            self.method,
+            self.target,
+            self.component_mode,
+            self.component_sign,
+            self.combine,
+        ]
+        options += [self.upsample, self.amplify_scale, str(self.autocast)]
         digest = hashlib.sha256(self._weights[id(network)])
         digest.update(repr((type(network).__name__, options, tuple(slices.shape))).encode())
         digest.update(slices.contiguous().numpy().tobytes())

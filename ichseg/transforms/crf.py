@@ -13,7 +13,6 @@ from monai.transforms import MapTransform, Transform
 from ichseg.crf import DenseCRF as DenseCRFSolver
 from ichseg.transforms.volumes import like, plain, volume_slice_axis
 
-
 UNARIES = ("label", "score")
 
 

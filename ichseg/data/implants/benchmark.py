@@ -77,7 +77,7 @@ def prepare_implants(
                 label = mask.astype(np.uint8) * codes[subtype]
                 for subfolder, array in (("images", np.round(image).astype(np.int16)), ("labels", label)):
                     write_volume(folder / subfolder / f"{case}.nii.gz", np.moveaxis(array, 0, axis), volume.affine)
-                touched = mask.any(axis=(1, 2))
+                touched = np.asarray(mask.any(axis=(1, 2)))
                 entries.append(
                     {
                         "case": case,
@@ -86,7 +86,7 @@ def prepare_implants(
                         "label": f"labels/{case}.nii.gz",
                         **({"fold": scan["fold"]} if "fold" in scan else {}),
                         "implant": subtype,
-                        "slices": [{"hemorrhage": int(t), subtype: int(t)} for t in touched],
+                        "slices": [{"hemorrhage": int(t), subtype: int(t)} for t in touched.tolist()],
                     }
                 )
         counts = {

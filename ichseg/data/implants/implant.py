@@ -66,8 +66,8 @@ def implant_volume(
         the subtype; or None where there is no room for it.
     """
     head = Head(hounsfield, pixel=(spacing[1] + spacing[2]) / 2, step=spacing[0])
-    roomy = np.flatnonzero(head.areas > 0.5 * head.areas.max()) if head.areas.max() > 0 else []
-    if len(roomy) == 0:
+    roomy = [int(i) for i in np.flatnonzero(head.areas > 0.5 * head.areas.max())] if head.areas.max() > 0 else []
+    if not roomy:
         return None
     subtype = _drawn(rng, subtype)
     if subtype == "IVH":  # the lateral ventricles; further down, deep fluid is mostly cistern
@@ -126,4 +126,4 @@ def _filled(head: Head, lesion: Lesion, index: int, middle: int) -> np.ndarray:
     if abs(away) > lesion.reach + head.step / 2 or not head.brain[index].any():
         return np.zeros(shape, np.float32)
     layers = away + head.step * ((np.arange(LAYERS_PER_SLICE) + 0.5) / LAYERS_PER_SLICE - 0.5)
-    return np.mean([lesion.inside(index, float(z)) for z in layers], axis=0, dtype=np.float32)
+    return np.stack([lesion.inside(index, float(z)) for z in layers]).mean(axis=0, dtype=np.float32)

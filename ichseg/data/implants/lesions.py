@@ -110,9 +110,7 @@ def _filled_fluid(head: Head, middle: int, rng: np.random.Generator, ventricles:
         return None
     at = int(rng.integers(len(rows)))
     reach = rng.uniform(12, 45)
-    near = _Ellipsoid(
-        (rows[at] * head.pixel, columns[at] * head.pixel), reach, 1.0, reach * rng.uniform(0.4, 0.8), 0.0
-    )
+    near = _Ellipsoid((rows[at] * head.pixel, columns[at] * head.pixel), reach, 1.0, reach * rng.uniform(0.4, 0.8), 0.0)
 
     def inside(index: int, z: float) -> np.ndarray:
         mask = _fluid(head, index, deep, ventricles) & near.inside(head, z, 0.0)

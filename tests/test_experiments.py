@@ -1,0 +1,280 @@
+"""The experiments: switches, the paper's arithmetic, thresholds counted exactly, and every table on phantoms."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from ichseg.cli import main
+from ichseg.data import load_datalist
+from ichseg.data.phantom import prepare_phantom
+from ichseg.experiments import DIFFERENCES, ROWS, TABLE4, THRESHOLDS, Counts, Row, differences, published
+from ichseg.io import read_mask
+from ichseg.resources import bundle_folder
+
+PAIR = ("resnet34", "resnet50")
+
+
+def rows(file):
+    with file.open(newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
+# --- the paper's table ---------------------------------------------------------------------------------------------
+def test_the_sixteen_quoted_differences_are_those_of_the_table(monkeypatch):
+    assert 2 * len(DIFFERENCES) == 16 and published.wrong_differences() == []
+    assert differences({row: values[1] for row, values in TABLE4.items()})["r5", "r1"] == pytest.approx(11.8)
+    monkeypatch.setitem(published.TABLE4, "r6", (62.6, 63.0))
+    assert len(published.wrong_differences()) == 2  # r6 - r5 and r7 - r6 on BCIHM
+
+
+def test_the_nine_rows_have_exactly_these_switches():
+    assert {
+        "r1": Row(models=(0, 1), sf_cam=False, scf=False, bla=False, dcrf=False, unet=False),
+        "r2": Row(models=(0, 1), sf_cam=False, scf=True, bla=False, dcrf=False, unet=False),
+        "r3": Row(models=(0,), sf_cam=True, scf=False, bla=False, dcrf=False, unet=False),
+        "r4": Row(models=(1,), sf_cam=True, scf=False, bla=False, dcrf=False, unet=False),
+        "r5": Row(models=(0, 1), sf_cam=True, scf=False, bla=False, dcrf=False, unet=False),
+        "r6": Row(models=(0, 1), sf_cam=True, scf=True, bla=False, dcrf=False, unet=False),
+        "r7": Row(models=(0, 1), sf_cam=True, scf=True, bla=True, dcrf=False, unet=False),
+        "r8": Row(models=(0, 1), sf_cam=True, scf=True, bla=True, dcrf=True, unet=False),
+        "r9": Row(models=(0, 1), sf_cam=True, scf=True, bla=True, dcrf=True, unet=True),
+    } == ROWS
+    assert ROWS["r2"].name(PAIR) == "resnet34+resnet50, Grad-CAM, SCF"
+    known = yaml.safe_load((bundle_folder("ich_pseudo_segmentation") / "configs" / "generate.yaml").read_text())
+    for row in ROWS.values():
+        values = row.overrides(PAIR)
+        assert set(values) <= set(known)
+        assert ("fusion_weight" in values) == (not row.scf) and ("crf_iterations" in values) == (not row.dcrf)
+        assert (values.get("method") == "grad_cam") == (not row.sf_cam)
+        assert len(values["cam_layers"]) == len(row.models)
+        assert not row.sf_cam or (values["layers"] == "both") == row.bla
+    assert ROWS["r1"].overrides(PAIR)["cam_layers"] == [["layer4"], ["layer4"]]
+
+
+# --- counting ------------------------------------------------------------------------------------------------------
+@given(st.integers(0, 10_000), st.integers(0, 100))
+def test_counts_are_those_of_thresholding(seed, index):
+    rng = np.random.default_rng(seed)
+    # Many scores lie exactly on a threshold: they are not above it.
+    score = np.where(rng.random((3, 5, 6)) < 0.5, THRESHOLDS[rng.integers(0, 101, (3, 5, 6))], rng.random((3, 5, 6)))
+    score, truth = score.astype(np.float32), rng.random((3, 5, 6)) > 0.7
+    truth[1] = False
+    counts = Counts.of_scan(score, truth, "a", 3)
+    mask = score > THRESHOLDS[index]
+    hit, union = (mask & truth).sum(), (mask | truth).sum()
+    empty = (~mask & ~truth).sum() / (~mask | ~truth).sum() if (~mask | ~truth).any() else np.nan
+    assert counts.iou(index) == pytest.approx((empty, hit / union))
+    assert counts.true[:, index].tolist() == (mask & truth).sum(axis=(1, 2)).tolist()
+    assert counts.false[:, index].tolist() == (mask & ~truth).sum(axis=(1, 2)).tolist()
+    per_slice = [
+        ((mask[i] & truth[i]).sum() / (mask[i] | truth[i]).sum()
+         + (~mask[i] & ~truth[i]).sum() / (~mask[i] | ~truth[i]).sum()) / 2
+        for i in (0, 2)
+    ]  # fmt: skip
+    assert counts.miou_per_slice(index) == pytest.approx(per_slice)
+
+
+def test_thresholds_are_chosen_between_the_papers_bounds_and_by_the_folds_asked_for():
+    truth = np.zeros((1, 10, 10), bool)
+    truth[0, :5] = True
+    parts = []
+    for fold, edge in ((3, 0.305), (4, 0.555)):
+        score = np.where(truth, edge + 0.01, edge - 0.01).astype(np.float32)
+        parts.append(Counts.of_scan(score, truth, str(fold), fold))
+    both = Counts.joined(parts)
+    assert [both.of_folds([f]).best_threshold() for f in (3, 4)] == [30, 55]  # the lowest of equally good ones
+    assert both.of_folds([0]).best_threshold() is None and not both.of_folds([0]).has_hemorrhage
+    assert both.miou(100) == pytest.approx(0.25) and both.of_folds([3]).miou(30) == 1
+
+
+# --- on phantoms ---------------------------------------------------------------------------------------------------
+SMALL = ["--size", "64", "--epochs", "1", "--batch-size", "8", "--device", "cpu", "--set", "gate_by=label"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Six phantoms, one of them stored upside down; and the same as a second data set."""
+    folder = tmp_path_factory.mktemp("experiments")
+    prepare_phantom(folder / "data", scans=6, seed=3, size=64, slices=8)
+    content = json.loads((folder / "data" / "datalist.json").read_text())
+    turned = next(scan for scan in content["training"] if any(scan["slice_labels"]))
+    turned["slice_labels"] = turned["slice_labels"][::-1]
+    for key in ("image", "label"):
+        image = nib.load(folder / "data" / turned[key])
+        affine = image.affine.copy()
+        affine[:, 3] += affine[:, 2] * (image.shape[2] - 1)
+        affine[:, 2] *= -1
+        array = np.asarray(image.dataobj)[..., ::-1]
+        nib.save(nib.Nifti1Image(array, affine), folder / "data" / turned[key])
+    # Validation and test need hemorrhage too.
+    bleeding_first = sorted(content["training"], key=lambda scan: not any(scan["slice_labels"]))
+    for scan, fold in zip(bleeding_first, (3, 4, 0, 1, 2, 0), strict=True):
+        scan["fold"] = fold
+    (folder / "data" / "datalist.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def study(data):
+    datalist = str(data / "data" / "datalist.json")
+    words = ["--datalist", datalist, "--benchmark", datalist, "--output", str(data / "study"), *SMALL]
+    assert main(["experiment", "table4", *words]) == 0
+    return data / "study", words
+
+
+def test_table4(study, data):
+    folder, _ = study
+    table = rows(folder / "table4.csv")
+    ours = [r for r in table if r["row"] in ROWS]
+    assert {r["set"] for r in ours} == {"real", "implants"}
+    for which in ("real", "implants"):
+        assert {r["row"] for r in ours if r["set"] == which} == set(ROWS)
+        for choice in ("oracle", "validation"):
+            assert sum(r["set"] == which and r["choice"] == choice and r["sample"] == "all" for r in ours) == 8
+    # Doing nothing scores (1 - share of hemorrhage) / 2.
+    scans = load_datalist(data / "data" / "datalist.json")
+    truth = np.concatenate([(read_mask(s["label"])[0] > 0).ravel() for s in scans])
+    nothing = next(r for r in table if r["row"] == "all background" and r["sample"] == "all")
+    assert float(nothing["miou"]) == pytest.approx((1 - truth.mean()) / 2)
+    for r in ours:
+        assert 0 <= float(r["foreground_iou"]) <= 1 and float(r["published_bcihm"]) > 50
+        assert r["row"] == "r9" or float(r["threshold"]) == pytest.approx(min(max(float(r["threshold"]), 0.1), 0.7))
+    best = {(r["row"], r["choice"]): float(r["miou"]) for r in ours if r["set"] == "real" and r["sample"] == "all"}
+    assert all(best[row, "oracle"] >= best[row, "validation"] for row in list(ROWS)[:7])
+    text = (folder / "table4.md").read_text()
+    assert "16 differences quoted in the paper agree" in text and "gate_by=label" in text and "slice AUC" in text
+    assert Image.open(folder / "table4.png").width > 800
+
+
+def test_a_row_is_what_the_pseudo_mask_bundle_makes_with_its_switches(study, data):
+    """The sweep never makes a mask; the bundle does, with the row's values, and scores the same to the last digit."""
+    folder, words = study
+    assert main(["experiment", "figure8", *words]) == 0
+    line = next(
+        r for r in rows(folder / "figure8.csv")
+        if (r["set"], r["rule"]) == ("real", "AND") and float(r["threshold"]) == pytest.approx(0.1)
+    )  # fmt: skip
+    made = folder.parent / "and"
+    pseudo = ["pseudo-label", "--datalist", words[1], "--classifiers", str(folder / "classifiers" / "64")]
+    pseudo += ["--output", str(made), "--threshold", "0.1", "--device", "cpu"]
+    for value in ("gate_by=label", "rule=and", "crf_iterations=0"):
+        pseudo += ["--set", value]
+    assert main(pseudo) == 0
+    hit = union = missing = total = 0
+    for scan in load_datalist(words[1]):
+        t = read_mask(scan["label"])[0] > 0
+        p = read_mask(made / f"{scan['case']}_pseudo.nii.gz")[0] > 0
+        hit, union, missing, total = (
+            hit + (t & p).sum(),
+            union + (t | p).sum(),
+            missing + (~t & ~p).sum(),
+            total + t.size,
+        )
+    assert float(line["foreground_iou"]) == pytest.approx(hit / union) and hit > 0
+    assert float(line["background_iou"]) == pytest.approx(missing / (total - hit))
+
+
+def test_gates_and_probabilities_follow_scans_stored_upside_down(study, data):
+    folder, words = study
+    for scan in load_datalist(words[1]):
+        with np.load(folder / "counts" / "real" / "resnet34+resnet50_64" / "r5" / f"{scan['case']}.npz") as stored:
+            assert stored["gated"].tolist() == [bool(v) for v in scan["slice_labels"]]
+            assert ((stored["positive"] > 0) == stored["gated"]).all()
+            assert not stored["true"][~stored["gated"]].any() and not stored["false"][~stored["gated"]].any()
+
+
+def test_nothing_is_made_twice_and_other_settings_are_refused(study, capsys):
+    folder, words = study
+    stamps = {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.suffix in (".pt", ".npz", ".gz")}
+    before = (folder / "table4.csv").read_bytes()
+    (folder / "table4.csv").unlink()
+    lost = next((folder / "counts" / "real" / "resnet34+resnet50_64" / "r7").glob("*.npz"))
+    lost.unlink()  # as if interrupted: this one is made again, and nothing else
+    assert main(["experiment", "table4", *words]) == 0
+    assert (folder / "table4.csv").read_bytes() == before
+    assert {p for p, t in stamps.items() if p.stat().st_mtime_ns != t} == {lost}
+    capsys.readouterr()
+    other = ["64" if w == "64" else w for w in words]
+    other[other.index("--epochs") + 1] = "2"
+    assert main(["experiment", "table4", *other]) == 2
+    assert "settings.json: made with epochs 1, now 2" in capsys.readouterr().err
+
+
+def test_figures_share_the_maps_of_table4(study):
+    folder, words = study
+    maps = {p.name: p.stat().st_mtime_ns for p in (folder / "maps").iterdir()}
+    for name in ("figure7", "figure8"):
+        assert main(["experiment", name, *words]) == 0
+        assert Image.open(folder / f"{name}.png").height > 400
+    assert {p.name: p.stat().st_mtime_ns for p in (folder / "maps").iterdir()} == maps
+    curve = [r for r in rows(folder / "figure8.csv") if r["set"] == "real"]
+    assert len(curve) == 2 * 61
+    line = next(
+        r for r in rows(folder / "table4.csv")
+        if (r["set"], r["row"], r["sample"], r["choice"]) == ("real", "r7", "all", "oracle")
+    )  # fmt: skip
+    same = next(
+        r for r in curve if r["rule"] == "OR" and float(r["threshold"]) == pytest.approx(float(line["threshold"]))
+    )
+    assert float(same["miou"]) == pytest.approx(float(line["miou"]))
+    assert float(line["miou"]) == pytest.approx(max(float(r["miou"]) for r in curve if r["rule"] == "OR"))
+    boxes = rows(folder / "figure7.csv")
+    assert {r["row"] for r in boxes} == {f"r{n}" for n in range(1, 9)}
+    mean = np.mean([float(r["miou"]) for r in boxes if r["set"] == "real" and r["row"] == "r8"])
+    assert f"{mean:.3f}" in (folder / "figure7.md").read_text()
+
+
+def test_table2(study):
+    folder, words = study
+    assert main(["experiment", "table2", *words]) == 0
+    table = [r for r in rows(folder / "table2.csv") if r["method"].startswith("ours")]
+    assert {r["method"] for r in table} == {"ours, pseudo-masks", "ours, U-Net"} and len(table) == 8
+    for r in table:
+        if r["CL"] != "nan":
+            assert float(r["CL"]) + float(r["ML"]) == pytest.approx(1)
+    assert table[0]["published_bcihm"] == "48.9 / 51.1 / 51.2"
+
+
+def test_tables_that_train_many_classifiers(data, capsys):
+    datalist = str(data / "data" / "datalist.json")
+    words = ["--datalist", datalist, "--output", str(data / "many"), *SMALL]
+    assert main(["experiment", "table3", *words]) == 0
+    sizes = {r["method"].split(",")[0] for r in rows(data / "many" / "table3.csv")}
+    assert {"96 x 96", "64 x 64", "32 x 32"} <= sizes
+    assert main(["experiment", "table1", *words]) == 0
+    table = {(r["method"], r["choice"]): r for r in rows(data / "many" / "table1.csv")}
+    for pair in ("ResNet34+50", "DenseNet121+169", "VGG16+19"):
+        assert 0 <= float(table[pair, "validation"]["miou"]) <= 1
+    assert table["EDAM", ""]["note"] == "published figure only" and table["EDAM", ""]["miou"] == ""
+    assert float(table["U-Net, full supervision", ""]["miou"]) > 0
+    given = ["--classifiers", str(data / "many" / "classifiers" / "64")]
+    other = [str(data / "given") if w == str(data / "many") else w for w in words]
+    assert main(["experiment", "table3", *other, *given]) == 2
+    assert "leave --classifiers out" in capsys.readouterr().err
+
+
+def test_what_cannot_be_measured_is_said(data, tmp_path, capsys):
+    content = json.loads((data / "data" / "datalist.json").read_text())
+    for scan in content["training"]:
+        del scan["label"]
+        scan["image"] = str(data / "data" / scan["image"])
+    (tmp_path / "datalist.json").write_text(json.dumps(content))
+    base = ["experiment", "table4", "--datalist", str(tmp_path / "datalist.json"), "--output", str(tmp_path / "out")]
+    for words, told in (
+        (base, "no scan has a mask"),
+        ([*base, "--size", "100"], "size 100 must be a multiple of 32"),
+        ([*base, "--set", "gates=1"], "'gates' is not a key of"),
+        ([*base, "--benchmark", str(tmp_path / "no.json")], "no.json: datalist not found"),
+    ):
+        assert main(words) == 2
+        assert told in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
