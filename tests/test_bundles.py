@@ -6,11 +6,14 @@ import json
 import subprocess
 import sys
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 import yaml
 from monai.bundle import ConfigParser, ConfigWorkflow, verify_net_in_out
 
+from ichseg.cli import main
 from ichseg.networks import slice_classifier
 from ichseg.resources import bundle_folder
 from ichseg.version import __version__
@@ -167,6 +170,101 @@ def test_classification_evaluation_config_runs(phantoms, tmp_path, capsys):
         device_name="cpu",
     )
     assert "val_auc: 0." in capsys.readouterr().out and (tmp_path / "metrics.csv").is_file()
+
+
+OWN = """
+network_def:
+  _target_: ichseg.networks.ClassifierEnsemble
+  networks:
+    - {_target_: DenseNet121, spatial_dims: 2, in_channels: 1, out_channels: 2, init_features: 8, block_config: [2, 2]}
+    - _target_: ichseg.networks.slice_classifier
+      backbone: vgg16
+  layers:
+    - [features.denseblock1, features.denseblock2]
+    - [features.9, features.16]
+"""
+OWN_TRAINING = """
+network_def: {_target_: DenseNet121, spatial_dims: 2, in_channels: 1, out_channels: 2, init_features: 8,
+              block_config: [2, 2]}
+supervised_layers: []
+"""
+
+
+def overlaid(bundle, file, overlay, tmp_path, **overrides):
+    from monai.bundle import run
+
+    (tmp_path / "own.yaml").write_text(overlay)
+    folder = bundle_folder(bundle) / "configs"
+    run(
+        config_file=[str(folder / file), str(tmp_path / "own.yaml")],
+        meta_file=str(folder / "metadata.json"),
+        logging_file=str(folder / "logging.conf"),
+        bundle_root=str(folder.parent),
+        output_dir=str(tmp_path / "out"),
+        device_name="cpu",
+        size=64,
+        **overrides,
+    )
+    return tmp_path / "out"
+
+
+def test_networks_of_ones_own(phantoms, tmp_path):
+    values = {"dataset_dir": str(phantoms), "gate_by": "label", "crf_iterations": 1, "folds": [0, 1]}
+    out = overlaid("ich_pseudo_segmentation", "generate.yaml", OWN, tmp_path, **values)
+    assert len(list(out.glob("*_pseudo.nii.gz"))) == 2
+    values = {"dataset_dir": str(phantoms), "epochs": 1, "batch_size": 8, "val_folds": [4]}
+    out = overlaid("ich_slice_classification", "train.yaml", OWN_TRAINING, tmp_path, **values)
+    assert any("denseblock2" in key for key in torch.load(out / "model.pt", weights_only=True))
+
+
+CHOICES = [  # every option beside its default, a few at a time
+    {"method": "layer_cam", "target": "predicted", "gate_rule": "either", "layers": "mean"},
+    {"component_mode": "channel", "component_sign": "border", "combine": "additive", "upsample": "first"},
+    {"combine": "literal", "fusion_normalization": "printed", "layers": 1, "rule": "and", "gate_rule": "both"},
+    {"crf_unary": "score", "crf_bilateral_sigma": 50, "crf_intensity_sigma": 5, "gate_by": "both", "gate": 0.1},
+    {"method": "score_cam", "cam_layers": ["layer4"], "amplify_scale": 0, "fusion_weight": 0},
+    {"method": "smooth_grad_cam++", "cam_layers": ["layer3", "layer4"], "intracranial": True},
+]
+
+
+@pytest.mark.parametrize("choice", CHOICES, ids=lambda choice: "-".join(str(v) for v in choice.values()))
+def test_every_choice_runs_and_the_masks_are_masks(choice, phantoms, tmp_path):
+    torch.save(slice_classifier("resnet34").state_dict(), tmp_path / "resnet34.pt")
+    values = {"dataset_dir": str(phantoms), "crf_iterations": 2, "folds": [1], "gate_by": "label", **choice}
+    values["classifiers"] = {"resnet34": str(tmp_path / "resnet34.pt")}
+    out = overlaid("ich_pseudo_segmentation", "generate.yaml", "batch_size: 4", tmp_path, **values)
+    (mask,) = out.glob("*_pseudo.nii.gz")
+    assert set(np.unique(nib.load(mask).dataobj)) <= {0, 1}
+
+
+def test_foreign_weights_and_plateaus_in_training(phantoms, tmp_path):
+    state = slice_classifier("resnet34", num_classes=5, in_channels=3).state_dict()
+    torch.save(state, tmp_path / "imagenet.pt")
+    values = {"dataset_dir": str(phantoms), "epochs": 3, "batch_size": 8, "val_folds": [4]}
+    values |= {"init_weights": str(tmp_path / "imagenet.pt"), "plateau_patience": 1, "learning_rate": 1e-9}
+    out = overlaid("ich_slice_classification", "train.yaml", "val_interval: 1", tmp_path, **values)
+    # At this rate nothing moves: the weights are the file's, RGB filters summed.
+    trained = torch.load(out / "model.pt", weights_only=True)
+    torch.testing.assert_close(trained["conv1.weight"], state["conv1.weight"].sum(1, keepdim=True), atol=1e-5, rtol=0)
+    torch.testing.assert_close(trained["layer1.0.conv1.weight"], state["layer1.0.conv1.weight"], atol=1e-5, rtol=0)
+    assert trained["fc.weight"].shape == (2, 512)
+    assert "scheduler" in torch.load(out / "checkpoint.pt", weights_only=True)
+
+
+def test_the_papers_unet(phantoms, tmp_path):
+    values = {"dataset_dir": str(phantoms), "epochs": 1, "batch_size": 2, "train_folds": [0], "val_folds": [4]}
+    values |= {"architecture": "paper", "supervision": "masks"}
+    out = overlaid("ich_segmentation", "train.yaml", "dice_weight: 0.5", tmp_path, **values)
+    assert json.loads((out / "model.json").read_text())["architecture"] == "paper"
+    (tmp_path / "scans").symlink_to(phantoms / "images")
+    found = tmp_path / "masks"
+    assert (
+        main(
+            ["segment", str(tmp_path / "scans" / "phantom_000.nii.gz"), str(found), "--weights", str(out / "model.pt")]
+        )
+        == 0
+    )
+    assert (found / "phantom_000_ich.nii.gz").is_file()
 
 
 @pytest.mark.parametrize("bundle", ["ich_slice_classification", "ich_segmentation"])

@@ -1,4 +1,4 @@
-"""The README's Python runs, and its commands exist."""
+"""The Python of README and docs runs, and its commands exist."""
 
 from __future__ import annotations
 
@@ -11,23 +11,25 @@ from ichseg.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+CODE = [code for page in PAGES for code in re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL)]
 
 
-@pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", README, re.DOTALL))
+@pytest.mark.parametrize("code", CODE)
 def test_python_runs(code):
     exec(compile(code, "README.md", "exec"), {})
 
 
 def test_every_command_named_has_help(capsys):
     named = set(re.findall(r"^ichseg ([a-z-]+)", README, re.MULTILINE))
-    assert {"segment", "prepare", "train-classifier", "pseudo-label", "train-segmenter"} <= named
-    for command in [*sorted(named), "demo", "evaluate"]:
+    assert {"segment", "prepare", "train-classifier", "pseudo-label", "train-segmenter", "evaluate", "experiment"} <= named
+    for command in [*sorted(named), "demo"]:
         with pytest.raises(SystemExit, match="0"):
             main([command, "--help"])
         assert "example" in capsys.readouterr().out
 
 
 def test_links_lead_somewhere():
-    for file in [ROOT / "README.md", ROOT / "docs" / "README.md"]:
+    for file in PAGES:
         for target in re.findall(r"\]\(([^)#]+)\)", file.read_text(encoding="utf-8")):
             assert target.startswith("http") or (file.parent / target).exists(), target

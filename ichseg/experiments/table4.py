@@ -169,8 +169,9 @@ def _about(study: Study) -> str:
     wrong = wrong_differences()
     return (
         "mIoU is the mean of background and foreground IoU, accumulated over all slices; predicting nothing scores "
-        "about one half, so read it beside the foreground IoU. The oracle threshold is the best between .10 and .70 on the "
-        "very masks it is measured on, as in the paper; the validation threshold is the best on the validation folds. "
+        "about one half, so read it beside the foreground IoU. The oracle threshold is the best between .10 and .70 on "
+        "the very masks it is measured on, as in the paper; the validation threshold is the best on the validation "
+        "folds. "
         "Rows r1 to r8 are pseudo-masks of all scans whose truth is known, r9 the U-Net on validation and test scans; "
         "the last columns compare all rows on those. Rows without layer aggregation use layer 2.\n\n"
         + ("The 16 differences quoted in the paper agree with its table.\n" if not wrong else "\n".join(wrong) + "\n")

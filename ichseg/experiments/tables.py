@@ -137,8 +137,8 @@ def table3(study: Study) -> str:
                "published_bhsd", "published_bcihm", "note")  # fmt: skip
     about = (
         "# Table 3: input size\n\nSF-CAM, two models, fused over neighbors, no CRF, all scans whose truth is known. "
-        "The paper prints for its 384 row the value that its Table 4 has without layer aggregation and its Figure 8 with "
-        "it; both stand here."
+        "The paper prints for its 384 row the value that its Table 4 has without layer aggregation and its Figure 8 "
+        "with it; both stand here."
     )
     return _report(study, "table3", about, columns, rows, "method")
 

@@ -36,7 +36,7 @@ def evaluate_masks(
 
     Args:
         predictions: folder of masks.
-        truth: a datalist or a folder of masks; with ``folds``, ``cases``, ``images`` as :func:`ichseg.report.true_scans`.
+        truth: a datalist or a folder of masks; with ``folds``, ``cases``, ``images`` as in :func:`true_scans`.
         output: folder for ``evaluation.csv``, ``evaluation.json`` and ``evaluation_scans.csv``; None writes nothing.
         progress: wraps the iteration over scans.
         connectivity: what a lesion is: 4 or 8 in slices, 6, 18 or 26 in volumes (decision D18).
