@@ -66,6 +66,24 @@ def test_principal_component_spatial_worked_example():
     close(scores * sign, expected)
 
 
+def test_principal_component_worked_example_in_full():
+    scores = principal_component(A)
+    centered = A - A.mean((2, 3), keepdim=True)
+    assert float(scores.square().sum() / centered.square().sum()) == pytest.approx(0.6969, abs=1e-4)
+    shown = oriented(scores, C)
+    correlation = torch.corrcoef(torch.stack([shown.flatten(), C.flatten()]))[0, 1]
+    assert float(correlation) == pytest.approx(0.7478, abs=1e-4)
+    close(min_max(shown), [[[0.0621, 0.5939], [0, 1]]])
+
+
+def test_monais_own_normalizer_turns_maps_upside_down_and_ours_does_not():
+    from monai.visualize import default_normalizer
+
+    values = torch.tensor([[[0.0, 1, 2, 4]]])
+    assert default_normalizer(values[None]).flatten().tolist() == [1, 0.75, 0.5, 0]
+    assert min_max(values).flatten().tolist() == [0, 0.25, 0.5, 1]
+
+
 def test_principal_component_channel_worked_example():
     component = principal_component(A, "channel")
     expected = torch.tensor([[[-0.4714, 0.4714], [-0.2357, 0.7071]]])

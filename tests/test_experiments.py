@@ -36,6 +36,19 @@ def test_the_sixteen_quoted_differences_are_those_of_the_table(monkeypatch):
     assert len(published.wrong_differences()) == 2  # r6 - r5 and r7 - r6 on BCIHM
 
 
+def test_the_papers_other_arithmetic():
+    for values in published.TABLE2.values():
+        assert all(cl + ml == pytest.approx(100) for cl, ml, _ in values)
+    full, ours = published.TABLE1["U-Net, full supervision"], published.TABLE1["ResNet34+50"]
+    assert [round(100 * o / f, 1) for o, f in zip(ours, full, strict=True)] == [88.5, 86.6]
+    assert pytest.approx(1.78, abs=0.005) == (512 / 384) ** 2
+    # What the printed mIoU means for hemorrhage, with a background IoU of about .99.
+    implied = {name: 2 * values[0] / 100 - 0.99 for name, values in published.TABLE1.items()}
+    assert implied["ResNet34+50"] == pytest.approx(0.41, abs=0.01) and implied["AffinityNet"] < 0
+    # The same value stands for three things in the paper.
+    assert published.TABLE3[384] == TABLE4["r6"] == (62.6, 63.7) != TABLE4["r7"]
+
+
 def test_the_nine_rows_have_exactly_these_switches():
     assert {
         "r1": Row(models=(0, 1), sf_cam=False, scf=False, bla=False, dcrf=False, unet=False),

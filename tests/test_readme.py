@@ -22,7 +22,15 @@ def test_python_runs(code):
 
 def test_every_command_named_has_help(capsys):
     named = set(re.findall(r"^ichseg ([a-z-]+)", README, re.MULTILINE))
-    assert {"segment", "prepare", "train-classifier", "pseudo-label", "train-segmenter", "evaluate", "experiment"} <= named
+    assert {
+        "segment",
+        "prepare",
+        "train-classifier",
+        "pseudo-label",
+        "train-segmenter",
+        "evaluate",
+        "experiment",
+    } <= named
     for command in [*sorted(named), "demo"]:
         with pytest.raises(SystemExit, match="0"):
             main([command, "--help"])
