@@ -220,10 +220,9 @@ class Study:
         """Counts of saved masks, over the scans of a set whose truth is known, perhaps only of some folds."""
         parts = []
         for scan in self.scans(which):
-            fold = int((scan.entry or {}).get("fold", -1))
-            if folds is None or fold in folds:
+            if folds is None or _fold(scan) in folds:
                 pair = compare(scan, prediction_file(folder, scan.stem, scan.case))
-                parts.append(Counts.of_scan(pair.prediction.astype(np.float32), pair.truth, scan.case, fold))
+                parts.append(Counts.of_scan(pair.prediction.astype(np.float32), pair.truth, scan.case, _fold(scan)))
         if not parts:
             raise IchsegError(f"{self.path(which)}: no scan with a known mask in folds {list(folds or [])}")
         return Counts.joined(parts)
@@ -231,22 +230,13 @@ class Study:
     def rule_counts(self, which: str) -> Counts:
         """Counts of the HU threshold rule, which learns nothing."""
         folder = self.output / "counts" / which / "hu_rule"
-        parts = []
-        for scan in self.scans(which):
-            file = folder / f"{scan_name(scan.stem)}.npz"
-            if not file.is_file():
-                volume = read_volume(scan.image or "")
-                axis = slice_axis(volume.affine)
-                chosen = list(range(volume.array.shape[axis])) if scan.slices is None else scan.slices
-                hounsfield = np.moveaxis(volume.array, axis, 0)[chosen]
-                in_plane = [s for i, s in enumerate(spacing_mm(volume.affine)) if i != axis]
-                truth = np.zeros(volume.array.shape, bool) if scan.label is None else read_mask(scan.label)[0] > 0
-                mask = np.stack([hu_rule(one, (in_plane[0], in_plane[1])) for one in hounsfield])
-                fold = int((scan.entry or {}).get("fold", -1))
-                counts = Counts.of_scan(mask.astype(np.float32), np.moveaxis(truth, axis, 0)[chosen], scan.case, fold)
-                _write(file, counts)
-            parts.append(_read(file))
-        return Counts.joined(parts)
+        files = {scan.case: folder / f"{scan_name(scan.stem)}.npz" for scan in self.scans(which)}
+        lacking = [scan for scan in self.scans(which) if not files[scan.case].is_file()]
+        if lacking:
+            print(f"{which} scans, HU rule without learning")
+            for scan in self.progress(lacking):
+                _write(files[scan.case], _rule(scan))
+        return Counts.joined([_read(file) for file in files.values()])
 
     def _chains(self, pair: Sequence[str], size: int, rows: Mapping[str, Mapping[str, Any]]) -> _Chains:
         from ichseg.networks import load_ensemble
@@ -354,7 +344,7 @@ class _Chains:
             # The bundle turns scans upright; truth and score are in the order the file has.
             shown_at = np.argsort(order)[chosen]
             seen = np.asarray(probability)[shown_at], np.asarray(gated)[shown_at]
-            results[name] = Counts.of_scan(score, truth, scan.case, int(entry.get("fold", -1)), *seen)
+            results[name] = Counts.of_scan(score, truth, scan.case, _fold(scan), *seen)
         return results
 
     def _scores(self, volume: torch.Tensor) -> torch.Tensor:
@@ -367,6 +357,22 @@ class _Chains:
                 for n in self.networks
             ]
         return torch.stack(found)
+
+
+def _rule(scan: TrueScan) -> Counts:
+    """Counts of the HU rule for one scan."""
+    volume = read_volume(scan.image or "")
+    axis = slice_axis(volume.affine)
+    chosen = list(range(volume.array.shape[axis])) if scan.slices is None else scan.slices
+    in_plane = [s for i, s in enumerate(spacing_mm(volume.affine)) if i != axis]
+    truth = np.zeros(volume.array.shape, bool) if scan.label is None else read_mask(scan.label)[0] > 0
+    hounsfield, truth = (np.moveaxis(a, axis, 0)[chosen] for a in (volume.array, truth))
+    mask = np.stack([hu_rule(one, (in_plane[0], in_plane[1])) for one in hounsfield])
+    return Counts.of_scan(mask.astype(np.float32), truth, scan.case, _fold(scan))
+
+
+def _fold(scan: TrueScan) -> int:
+    return int((scan.entry or {}).get("fold", -1))
 
 
 def _write(file: Path, counts: Counts) -> None:
