@@ -326,6 +326,7 @@ class _Chains:
         stored = np.asarray(image.meta.get("original_affine", image.affine))
         order = slice_labels_in_order(range(image.shape[-1]), stored, np.asarray(image.affine))
         scores = self._scores(image.as_tensor())
+        known = None if scan.label is None else read_mask(scan.label)[0] > 0
         results = {}
         for name in names:
             models, maps, masks, own_grid = self.rows[name]
@@ -336,7 +337,7 @@ class _Chains:
             shown = own_grid(one)["pred"]
             score = np.asarray(shown[0])
             axis = slice_axis(np.asarray(shown.affine))
-            truth = np.zeros(score.shape, bool) if scan.label is None else read_mask(scan.label)[0] > 0
+            truth = np.zeros(score.shape, bool) if known is None else known
             if truth.shape != score.shape:
                 raise IchsegError(f"case {scan.case}: scan {score.shape} and mask {truth.shape} differ in shape")
             chosen = list(range(score.shape[axis])) if scan.slices is None else scan.slices

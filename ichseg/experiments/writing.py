@@ -33,4 +33,4 @@ def set_title(study: Study, which: str) -> str:
     scans = study.scans(which)
     masked = sum(scan.label is not None for scan in scans)
     kind = "Implanted hemorrhage (semi-synthetic)" if which == IMPLANTS else "Real hemorrhage"
-    return f"{kind}: {masked} scans with masks, {len(scans) - masked} known to be empty"
+    return f"{kind}: {masked} scan{'s' * (masked != 1)} with masks, {len(scans) - masked} known to be empty"

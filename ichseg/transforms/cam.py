@@ -98,14 +98,19 @@ class ShallowFeatureCAM(Transform):
             one volume of maps (1, ...) per layer at the layer's own size, and (slices,) the probabilities.
         """
         axis = volume_slice_axis(volume)
-        slices = plain(volume).movedim(1 + axis, 0)  # (n, 1, H, W)
+        slices = plain(volume).movedim(1 + axis, 0).contiguous()  # (n, 1, H, W)
+        content = (
+            None
+            if self.cache_dir is None
+            else hashlib.sha256(repr(slices.shape).encode() + slices.numpy().tobytes()).digest()
+        )
         if probabilities is None:
             probabilities = self.score(slices)
         positive = [float(p) >= self.gate for p in probabilities]
         chosen = [i for i, p in enumerate(positive) if p]
         bank = MemoryBank()
         for model, (network, layers) in enumerate(zip(self.networks, self.layers, strict=True)):
-            for number, found in self._maps(network, layers, slices, chosen).items():
+            for number, found in self._maps(network, layers, slices, chosen, content).items():
                 for order, one in enumerate(found):
                     bank.put(number, order, model, one)
         maps = []
@@ -132,12 +137,12 @@ class ShallowFeatureCAM(Transform):
         return torch.cat(scores)
 
     def _maps(
-        self, network: nn.Module, layers: list[str], slices: torch.Tensor, chosen: list[int]
+        self, network: nn.Module, layers: list[str], slices: torch.Tensor, chosen: list[int], content: bytes | None
     ) -> dict[int, list[torch.Tensor]]:
         """Slice number -> one (h, w) map per layer, for the chosen slices."""
-        if self.cache_dir is None or not chosen:
+        if self.cache_dir is None or content is None or not chosen:
             return self._make(network, layers, slices, chosen)
-        file = self.cache_dir / f"{self._fingerprint(network, layers, slices)}.pt"
+        file = self.cache_dir / f"{self._fingerprint(network, layers, content)}.pt"
         known = torch.load(file, weights_only=True) if file.is_file() else {}
         lacking = [number for number in chosen if number not in known]
         if lacking:
@@ -177,7 +182,7 @@ class ShallowFeatureCAM(Transform):
 
         return gated
 
-    def _fingerprint(self, network: nn.Module, layers: list[str], slices: torch.Tensor) -> str:
+    def _fingerprint(self, network: nn.Module, layers: list[str], content: bytes) -> str:
         """Everything the maps depend on, as a file name."""
         if id(network) not in self._weights:
             digest = hashlib.sha256()
@@ -194,8 +199,7 @@ class ShallowFeatureCAM(Transform):
         ]
         options += [self.upsample, self.amplify_scale, str(self.autocast)]
         digest = hashlib.sha256(self._weights[id(network)])
-        digest.update(repr((type(network).__name__, options, tuple(slices.shape))).encode())
-        digest.update(slices.contiguous().numpy().tobytes())
+        digest.update(repr((type(network).__name__, options)).encode() + content)
         return digest.hexdigest()[:32]
 
 
