@@ -70,7 +70,7 @@ def line_chart(
 def box_chart(
     path: str | Path, panels: Sequence[tuple[str, Mapping[str, Sequence[float]], Mapping[str, float]]], label: str
 ) -> None:
-    """Boxes (quartiles; whiskers to 1.5 times their distance), one panel above the other.
+    """Boxes of shares (quartiles; whiskers to 1.5 times their distance; triangle: mean), one panel above the other.
 
     Args:
         path: PNG to write.
@@ -80,6 +80,7 @@ def box_chart(
     figure, axes = _panels(len(panels), 1)
     for axis, (title, boxes, marks) in zip(axes, panels, strict=True):
         axis.boxplot(list(boxes.values()), tick_labels=list(boxes), showmeans=True)
+        axis.set_ylim(0, 1)
         for style, (name, height) in zip(("--", ":"), marks.items(), strict=False):
             axis.axhline(height, color="black", linestyle=style, linewidth=1, label=name)
         _finish(axis, title, "", label)
