@@ -366,6 +366,8 @@ def test_cam_uses_the_linear_layer_behind_the_mean():
 def test_predicted_class_can_be_explained_instead():
     torch.manual_seed(1)
     model, x = Small().eval(), torch.randn(6, 1, 9, 9) * 3
+    with torch.no_grad():  # so that it predicts either class
+        model.head.bias[0] += (model(x)[:, 1] - model(x)[:, 0]).mean()
     found = {}
     for target in (0, 1, "predicted"):
         with CAMExtractor(model, ["two"], "grad_cam", target) as extractor:
@@ -373,6 +375,67 @@ def test_predicted_class_can_be_explained_instead():
             found[target] = maps["two"]
     chosen = logits.argmax(1)
     close(found["predicted"], torch.where(chosen[:, None, None] == 1, found[1], found[0]), atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["score_cam", "smooth_grad_cam++", "cam"])
+def test_methods_explain_the_class_asked_for(method):
+    torch.manual_seed(1)
+    model, x = Small().eval(), torch.randn(6, 1, 9, 9) * 3
+    with torch.no_grad():  # so that it predicts either class
+        model.head.bias[0] += (model(x)[:, 1] - model(x)[:, 0]).mean()
+    found = {}
+    for target in (0, 1, "predicted"):
+        with CAMExtractor(model, ["two"], method, target) as extractor:
+            logits, maps = extractor(x)
+            found[target] = maps["two"]
+    assert (found[0] - found[1]).abs().max() > 1e-3 and 0 < int(logits.argmax(1).sum()) < 6
+    chosen = logits.argmax(1)[:, None, None]
+    close(found["predicted"], torch.where(chosen == 1, found[1], found[0]), atol=1e-6)
+
+
+def test_gradients_survive_a_callers_inference_mode():
+    model, x = Small().eval(), torch.randn(2, 1, 9, 9)
+    with CAMExtractor(model, ["one"]) as extractor:
+        expected = extractor(x)[1]["one"]
+        with torch.inference_mode():
+            close(extractor(x * 1)[1]["one"], expected, atol=1e-6)
+
+
+def test_what_is_no_number_is_said():
+    model = Small()
+    with torch.no_grad():
+        model.head.bias[0] = torch.nan
+    with pytest.raises(ValueError, match="logits are not finite"), CAMExtractor(model, ["one"]) as extractor:
+        extractor(torch.randn(1, 1, 9, 9))
+    with pytest.raises(ValueError, match="features are not finite"):
+        principal_component(torch.full((1, 2, 3, 3), torch.nan))
+    broken = torch.tensor([[[0.0, torch.nan], [1, 2]]])
+    assert min_max(broken).isnan().any() and not min_max(torch.ones(1, 2, 2)).isnan().any()
+
+
+@pytest.mark.parametrize("mode", ["spatial", "channel"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rounding_is_no_component(mode, dtype):
+    same = torch.full((1, 7, 5, 5), 0.1, dtype=dtype)
+    assert principal_component(same, mode).eq(0).all()
+    if mode == "channel":
+        repeated = torch.rand(1, 1, 5, 5, dtype=dtype).expand(1, 7, 5, 5)
+        assert principal_component(repeated, mode).eq(0).all()
+
+
+def test_exact_ties_are_broken_alike_for_both_signs():
+    for component in (torch.tensor([[[1.0, -1], [1, -1]]]), torch.cat([torch.ones(1, 3, 6), -torch.ones(1, 3, 6)], 1)):
+        cam = torch.full_like(component, 0.5)
+        close(shallow_feature_cam(cam, component), shallow_feature_cam(cam, -component), atol=1e-6)
+
+
+@given(st.floats(0.1, 10), st.integers(0, 1000))
+def test_grad_cam_of_a_linear_network_scales_with_its_input(scale, seed):
+    generator = torch.Generator().manual_seed(seed)
+    model = nn.Sequential(nn.Conv2d(1, 3, 3, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))
+    x = torch.rand(1, 1, 8, 8, generator=generator)
+    with CAMExtractor(model, ["0"], "grad_cam") as extractor:
+        torch.testing.assert_close(extractor(scale * x)[1]["0"], scale * extractor(x)[1]["0"], atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("method", [m for m in METHODS if m != "cam"])

@@ -165,6 +165,24 @@ def test_surfaces():
     assert missed["surface_dice"] == 0 and math.isnan(missed["hd95_mm"])
 
 
+def test_volumes_are_right_under_gantry_tilt(tmp_path):
+    tilted = AFFINE.copy()
+    tilted[1, 2] = 5 * np.tan(np.deg2rad(20))
+    mask = np.zeros((20, 24, 4), bool)
+    mask[:10] = True
+    write(tmp_path / "truth", "a", mask, tilted)
+    write(tmp_path / "found", "a_ich", mask[::-1], tilted)
+    evaluate_masks(tmp_path / "found", tmp_path / "truth", tmp_path / "out")
+    line = rows(tmp_path / "out" / "evaluation_scans.csv")[0]
+    assert float(line["true_ml"]) == pytest.approx(mask.sum() * 0.5 * 0.5 * 5 / 1000)
+
+
+def test_a_slice_full_of_blood_has_no_background_to_average_in():
+    tally = Tally("x")
+    tally.add("full", np.ones((1, 4, 4)), np.ones((1, 4, 4)), (1, 1, 1))
+    assert tally.row()["miou_per_slice"] == 1
+
+
 def test_a_tally_of_nothing_is_nan_not_zero():
     tally = Tally("x")
     tally.add("empty", np.zeros((2, 4, 4)), np.zeros((2, 4, 4)), (1, 1, 1))

@@ -215,7 +215,14 @@ def test_nothing_is_made_twice_and_other_settings_are_refused(study, capsys):
     assert main(["experiment", "table4", *words]) == 0
     assert (folder / "table4.csv").read_bytes() == before
     assert {p for p, t in stamps.items() if p.stat().st_mtime_ns != t} == {lost}
-    capsys.readouterr()
+    datalist = folder.parent / "data" / "datalist.json"
+    kept = datalist.read_text()
+    datalist.write_text(kept.replace('"fold": 3', '"fold": 2'))
+    try:
+        assert main(["experiment", "table4", *words]) == 2
+    finally:
+        datalist.write_text(kept)
+    assert "settings.json: made with another datalist" in capsys.readouterr().err
     other = ["64" if w == "64" else w for w in words]
     other[other.index("--epochs") + 1] = "2"
     assert main(["experiment", "table4", *other]) == 2
@@ -286,6 +293,7 @@ def test_what_cannot_be_measured_is_said(data, tmp_path, capsys):
         (base, "no scan has a mask"),
         ([*base, "--size", "100"], "size 100 must be a multiple of 32"),
         ([*base, "--set", "gates=1"], "'gates' is not a key of"),
+        ([*base, "--set", "rule=and"], "--set rule: the rows of the tables decide this themselves"),
         ([*base, "--benchmark", str(tmp_path / "no.json")], "no.json: datalist not found"),
     ):
         assert main(words) == 2

@@ -18,6 +18,7 @@ from ichseg.data import SliceDataset, load_datalist
 from ichseg.data.slices import slice_labels_in_order
 from ichseg.errors import IchsegError, one_line
 from ichseg.io import read_mask, write_volume
+from ichseg.networks import ClassifierEnsemble
 from ichseg.transforms import (
     BrainWindowd,
     ClassActivationMap,
@@ -248,6 +249,69 @@ def test_kept_maps_are_taken_again_and_only_for_the_same_question(tmp_path):
     assert wider[0][..., 2].eq(0.25).all() and sorted(torch.load(files[0], weights_only=True)) == [0, 1, 2, 3, 4]
     torch.testing.assert_close(maps(gate=0.9, combine="additive", amplify_scale=0)[1].shape, first[1].shape)
     assert len(list(tmp_path.iterdir())) == 2  # another question has another file
+    network = Spot(False)
+    taking = ShallowFeatureCAM([network], gate=0.0, cache_dir=tmp_path / "own")
+    before = taking(scan)[0][0]
+    with torch.no_grad():
+        network.layer1[0].weight.zero_()
+    assert not torch.equal(taking(scan)[0][0], before)  # so have other weights, and other settings of a layer
+    seen = ShallowFeatureCAM([Spot(True)], gate=0.0, cache_dir=tmp_path / "two")(scan)[0][1]
+    blind = ShallowFeatureCAM([Spot(False)], gate=0.0, cache_dir=tmp_path / "two")(scan)[0][1]
+    assert not torch.equal(seen, blind)
+
+
+def test_networks_keep_their_mode_and_statistics():
+    network = nn.Sequential(
+        nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 2)
+    )
+    cam = ShallowFeatureCAM([network.train()], ["0", "1"], gate=0.0)
+    mean = network[1].running_mean.clone()
+    cam(volume((1, 9, 9, 4)).double())  # whatever the type
+    assert network.training and network[1].training and torch.equal(network[1].running_mean, mean)
+
+
+def test_an_ensemble_brings_its_layers_and_its_vote():
+    pair = ClassifierEnsemble([Spot(False), Spot(True)], [["layer2"], ["layer2"]], vote="either")
+    scan, _ = toy_scan()
+    maps, probabilities = ShallowFeatureCAM(pair)(scan)
+    assert len(maps) == 1
+    alone = ShallowFeatureCAM([Spot(False)]).score(scan.as_tensor().movedim(3, 0))
+    torch.testing.assert_close(probabilities, alone)
+
+
+def test_probabilities_must_fit_the_slices():
+    scan, _ = toy_scan()
+    for wrong in (torch.ones(4), torch.ones(6), torch.tensor([1, 1, torch.nan, 1, 1])):
+        with pytest.raises(ValueError, match="5 slices need as many probabilities, not"):
+            ShallowFeatureCAM([Spot(False)])(scan, wrong)
+    with pytest.raises(ValueError, match="5 slices need as many probabilities, not 3"):
+        SpatialContextFusiond("image", "p")({"image": scan, "p": torch.ones(3)})
+
+
+def test_slices_are_found_whichever_axis_they_run_along():
+    scan, _ = toy_scan()
+
+    def chain(image):
+        steps = [
+            ShallowFeatureCAMd("image", [Spot(False)], gate=0.4),
+            ClassActivationMapd("image", Spot(False), ["layer2"], batch_size=2),
+        ]
+        item = Compose(steps)({"image": image})
+        own = item["image_cam_1"]
+        item = ShallowFeatureCAMd("image", [Spot(False)], gate=0.4)({"image": image})
+        item = SpatialContextFusiond(["image_cam_1", "image_cam_2"], "image_probability", gate=0.4)(item)
+        item = LayerAggregationd(["image_cam_1", "image_cam_2"], "image", "mask", threshold=0.3)(item)
+        return own, item["mask"], DenseCRFd("mask", "image", iterations=2)(item)["mask"]
+
+    expected = chain(scan)
+    for axis in (0, 1):
+        turned = MetaTensor(
+            scan.as_tensor().movedim(3, 1 + axis),
+            affine=scan.affine[:, [*np.insert([0, 1], axis, 2), 3]],
+        )
+        for mine, right in zip(chain(turned), expected, strict=True):
+            torch.testing.assert_close(mine.as_tensor().movedim(1 + axis, 3), right.as_tensor())
+            assert torch.equal(mine.affine, turned.affine)
 
 
 def test_maps_can_be_scaled_at_the_size_of_the_slice():
@@ -326,7 +390,7 @@ def test_crf_from_the_score_behind_the_mask():
         {"mask": mask, "image": image, "score": score}
     )["mask"]
     torch.testing.assert_close(refined, expected)
-    with pytest.raises(ValueError, match="needs the score"):
+    with pytest.raises(ValueError, match="needs a mask of one channel and the score"):
         DenseCRF(unary="score")(mask, image)
     with pytest.raises(ValueError, match="unary must be one of label, score"):
         DenseCRF(unary="both")

@@ -1,7 +1,7 @@
 """Class activation maps: pure functions over activations and gradients, and one extractor."""
 
 from ichseg.cam.component import principal_component
-from ichseg.cam.extractor import CAMExtractor
+from ichseg.cam.extractor import CAMExtractor, evaluation_mode
 from ichseg.cam.maps import (
     class_activation_map,
     grad_cam,
@@ -18,6 +18,7 @@ __all__ = [
     "METHODS",
     "CAMExtractor",
     "class_activation_map",
+    "evaluation_mode",
     "grad_cam",
     "grad_cam_plus_plus",
     "layer_cam",

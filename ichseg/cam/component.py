@@ -29,14 +29,19 @@ def principal_component(features: Tensor, mode: str = "spatial") -> Tensor:
         :func:`ichseg.cam.shallow_feature_cam`. Features without variance give zeros.
 
     Raises:
-        ValueError: wrong shape or mode.
+        ValueError: wrong shape or mode, or features that are not finite.
     """
     if features.ndim not in (4, 5):
         raise ValueError(f"features must have shape (B, K, h, w) or (B, K, d, h, w), not {tuple(features.shape)}")
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}, not '{mode}'")
     x = features.detach().flatten(2).double()
+    if not bool(x.isfinite().all()):
+        raise ValueError("features are not finite: there is no principal component")
+    size = x.abs().amax(dim=(1, 2), keepdim=True)
     x = x - x.mean(dim=2 if mode == "spatial" else 1, keepdim=True)
+    # What rounding leaves of features without variance is no component.
+    x = torch.where(x.abs().amax(dim=(1, 2), keepdim=True) > 1e-12 * size, x, 0)
     # X X^T has the same leading component either way: its eigenvector u gives the scores u^T X, which are the
     # pixel scores in "spatial" mode and, scaled to unit length, the component vector in "channel" mode.
     _, vectors = torch.linalg.eigh(x @ x.transpose(1, 2))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -39,7 +40,7 @@ class CAMExtractor:
 
     Raises:
         ValueError: unknown method, option or layer; a layer that gives no gradient or was not run; an output
-            that is not logits (B, classes) with the target among them.
+            that is not finite logits (B, classes) with the target among them.
     """
 
     def __init__(
@@ -81,7 +82,8 @@ class CAMExtractor:
         """(B, C, ...) -> logits (B, classes) and, per layer, maps (B, h, w) or (B, d, h, w), all detached."""
         if not self._restore:
             raise ValueError("use the extractor in a 'with' block, so that its hooks are removed afterwards")
-        logits, maps = self.method(self, images.detach())
+        with torch.inference_mode(False):  # a caller's inference mode would forbid gradients; a copy is free of it
+            logits, maps = self.method(self, images.detach().clone() if images.is_inference() else images.detach())
         return logits, {name: maps[name] for name in self.modules}
 
     def forward(self, images: Tensor) -> tuple[Tensor, Maps]:
@@ -90,13 +92,18 @@ class CAMExtractor:
             logits = self._run(images)
         return logits, self._take()
 
-    def gradients(self, images: Tensor) -> tuple[Tensor, Maps, Maps]:
-        """Logits, activations and gradients of the target's logit per layer, float32 and detached."""
+    def gradients(self, images: Tensor, target: Tensor | None = None) -> tuple[Tensor, Maps, Maps]:
+        """Logits, activations and gradients of the target's logit per layer, float32 and detached.
+
+        ``target`` (B,) fixes the class, e.g. to that of the clean image.
+        """
         with torch.enable_grad():
             logits = self._run(images)
             if not logits.requires_grad:
                 raise ValueError(f"no gradient flows from layer '{next(iter(self.modules))}' to the logits")
-            found = torch.autograd.grad(self.score(logits).sum(), list(self.activations.values()), allow_unused=True)
+            found = torch.autograd.grad(
+                self.score(logits, target).sum(), list(self.activations.values()), allow_unused=True
+            )
         gradients = {}
         for name, gradient in zip(self.activations, found, strict=True):
             if gradient is None:
@@ -110,9 +117,9 @@ class CAMExtractor:
             return logits.detach().argmax(dim=1)
         return torch.full((len(logits),), int(self.target), device=logits.device)
 
-    def score(self, logits: Tensor) -> Tensor:
+    def score(self, logits: Tensor, target: Tensor | None = None) -> Tensor:
         """(B,) the logit that is explained."""
-        return logits.gather(1, self.target_of(logits)[:, None])[:, 0]
+        return logits.gather(1, (self.target_of(logits) if target is None else target)[:, None])[:, 0]
 
     def _run(self, images: Tensor) -> Tensor:
         self.activations = {}
@@ -126,6 +133,8 @@ class CAMExtractor:
             raise ValueError(f"the network must return logits (B, classes), not {shape}")
         if self.target != "predicted" and not 0 <= int(self.target) < logits.shape[1]:
             raise ValueError(f"target {self.target} is not among the network's {logits.shape[1]} classes")
+        if not bool(logits.isfinite().all()):
+            raise ValueError("the network's logits are not finite numbers")
         return logits.float()
 
     def _take(self) -> Maps:
@@ -156,6 +165,17 @@ class CAMExtractor:
         setattr(module, attribute, value)
 
 
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[nn.Module]:
+    """Every module in evaluation mode inside the block, and as it was afterwards."""
+    before = {module: module.training for module in model.modules()}
+    try:
+        yield model.eval()
+    finally:
+        for module, training in before.items():
+            module.training = training
+
+
 def _method(method: str | Callable, options: dict[str, Any]) -> Callable[..., Any]:
     if not isinstance(method, str):
         if options:
@@ -174,7 +194,7 @@ def _find(model: nn.Module, layers: Sequence[str | nn.Module]) -> dict[str, nn.M
         layers = [layers]
     if not layers:
         raise ValueError("name at least one layer")
-    named = dict(model.named_modules())
+    named = dict(model.named_modules(remove_duplicate=False))
     names = {id(module): name for name, module in named.items()}
     found = {}
     for layer in layers:

@@ -97,7 +97,7 @@ def min_max(maps: Tensor, spatial_axes: int = 2) -> Tensor:
     axes = tuple(range(-spatial_axes, 0))
     low = maps.amin(dim=axes, keepdim=True)
     span = maps.amax(dim=axes, keepdim=True) - low
-    return torch.where(span > 0, (maps - low) / torch.where(span > 0, span, torch.ones_like(span)), 0)
+    return torch.where(span == 0, 0, (maps - low) / torch.where(span == 0, torch.ones_like(span), span))
 
 
 def _plus_plus(activations: Tensor, first: Tensor, square: Tensor, cube: Tensor) -> Tensor:

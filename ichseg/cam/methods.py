@@ -36,11 +36,8 @@ class Probe(Protocol):
     def forward(self, images: Tensor) -> tuple[Tensor, Maps]:
         """Logits (B, classes) and activations (B, K, ...) per layer, without gradients."""
 
-    def gradients(self, images: Tensor) -> tuple[Tensor, Maps, Maps]:
-        """Logits, activations, and gradients of the target's logit, per layer."""
-
-    def score(self, logits: Tensor) -> Tensor:
-        """(B,) the logit that is explained."""
+    def gradients(self, images: Tensor, target: Tensor | None = None) -> tuple[Tensor, Maps, Maps]:
+        """Logits, activations, and gradients of the target's logit, per layer; ``target`` (B,) fixes the class."""
 
     def target_of(self, logits: Tensor) -> Tensor:
         """(B,) index of the class that is explained."""
@@ -73,6 +70,7 @@ class SmoothGradCAMPlusPlus:
 
     def __call__(self, probe: Probe, images: Tensor) -> tuple[Tensor, Maps]:
         logits, activations = probe.forward(images)
+        target = probe.target_of(logits)  # of the clean image: noise must not change the question
         axes = tuple(range(1, images.ndim))
         spread = self.noise * (images.amax(dim=axes, keepdim=True) - images.amin(dim=axes, keepdim=True))
         # One pattern for every image of the batch, drawn on the CPU: neither batch mates nor the device change a map.
@@ -80,7 +78,7 @@ class SmoothGradCAMPlusPlus:
         found: list[Maps] = []
         for _ in range(self.samples):
             pattern = torch.randn(images.shape[1:], generator=generator).to(images)
-            found.append(probe.gradients(images + spread * pattern)[2])
+            found.append(probe.gradients(images + spread * pattern, target)[2])
         return logits, {
             name: smooth_grad_cam_plus_plus(a, torch.stack([g[name] for g in found])) for name, a in activations.items()
         }
@@ -155,6 +153,10 @@ class LinearWeights:
             maps[name] = torch.stack(
                 [class_activation_map(a[None], weights[i])[0] for a, i in zip(activation, target, strict=True)]
             )
+            bias = 0.0 if linear[-1].bias is None else linear[-1].bias.detach().float()[target]
+            explained = maps[name].flatten(1).mean(dim=1) + bias
+            if not torch.allclose(explained, logits.gather(1, target[:, None])[:, 0], rtol=1e-2, atol=1e-3):
+                raise ValueError(f"{type(probe.model).__name__}: its last linear layer does not make the logits")
         return logits, maps
 
 

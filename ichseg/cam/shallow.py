@@ -74,6 +74,10 @@ def oriented(component: Tensor, cam: Tensor, sign: str = "cam") -> Tensor:
     bright_border = (border > 0).double().mean(dim=1) - (border < 0).double().mean(dim=1)
     # Half above and half below the mean is a tie, which the frame's mean breaks: both signs must end the same.
     bright_border = torch.where(bright_border == 0, border.mean(dim=1), bright_border)
+    # A last tie is broken by the first pixel off the mean.
+    flat = p.flatten(1)
+    first = flat.gather(1, (flat != 0).int().argmax(dim=1, keepdim=True))[:, 0]
+    bright_border = torch.where(bright_border == 0, first, bright_border)
     flip = bright_border > 0
     if sign == "cam":
         flip = torch.where(correlation.abs() < MINIMUM_CORRELATION, flip, correlation < 0)

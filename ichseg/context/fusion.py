@@ -21,7 +21,7 @@ def amplify(maps: Tensor, scale: float = 2.0) -> Tensor:
         scale: the paper's lambda, 2.
     """
     peak = maps.amax(dim=(-2, -1), keepdim=True)
-    return torch.where(peak > 0, torch.tanh(scale * maps / torch.where(peak > 0, peak, torch.ones_like(peak))), 0)
+    return torch.where(peak <= 0, 0, torch.tanh(scale * maps / torch.where(peak <= 0, torch.ones_like(peak), peak)))
 
 
 def ensemble(maps: Sequence[Tensor]) -> Tensor:
@@ -90,6 +90,7 @@ def fuse(maps: Tensor, window: int = 2, weight: float = 0.5, nf: str = "weights"
     """
     if maps.ndim != 3:
         raise ValueError(f"maps must have shape (n, h, w), not {tuple(maps.shape)}")
+    maps = maps if maps.is_floating_point() else maps.float()
     # In double precision, so that a constant run stays constant to the last digit of the maps' own type.
     weights = _weights(len(maps), window, weight) / normalization(len(maps), window, weight, nf)[:, None]
     return torch.einsum("lj,jhw->lhw", weights.to(maps), maps)

@@ -35,6 +35,16 @@ def row_values(row: Row, pair: Sequence[str], layers: str = "2") -> dict[str, An
     return {**row.overrides(pair, layers), "models": row.models}
 
 
+def fallback_note(study: Study, which: str) -> str:
+    """One line for the page if the validation folds cannot choose; empty if they can."""
+    if study.rule_counts(which).of_folds(parse_folds(study.val_folds)).has_hemorrhage:
+        return ""
+    return (
+        f"\nThe validation folds ({study.val_folds}) have no true hemorrhage: there is no validation threshold, and "
+        f"pseudo-masks in its column are cut at the paper's {PAPER_THRESHOLD}.\n"
+    )
+
+
 def mask_thresholds(study: Study, which: str, pair: Sequence[str], size: int) -> dict[str, float]:
     """Choice -> threshold at which pseudo-masks are cut: that of the row with aggregation and without CRF.
 

@@ -12,7 +12,9 @@ from ichseg.experiments.choices import (
     CHOICES,
     NAN,
     PAPER_PAIR,
+    PAPER_THRESHOLD,
     baselines,
+    fallback_note,
     figures,
     mask_thresholds,
     pseudo_counts,
@@ -40,9 +42,10 @@ def figure7(study: Study) -> str:
         found: dict[str, tuple[float, np.ndarray]] = {}
         for row in swept:
             chosen = thresholds(study, counts[row])
-            index = chosen["validation"] if chosen["validation"] is not None else chosen["oracle"]
-            if index is not None:
-                found[row] = (float(THRESHOLDS[index]), counts[row].miou_per_slice(index))
+            index = chosen["validation"]
+            if index is None:  # the same for every row, as for the masks with CRF
+                index = int(np.searchsorted(THRESHOLDS, np.float32(PAPER_THRESHOLD)))
+            found[row] = (float(THRESHOLDS[index]), counts[row].miou_per_slice(index))
         cut = mask_thresholds(study, which, pair, size)["validation"]
         found["r8"] = (cut, pseudo_counts(study, which, pair, size, "validation").miou_per_slice(MASK))
         nothing = float(np.mean(baselines(study, which)[0][1].miou_per_slice(len(THRESHOLDS) - 1)))
@@ -55,9 +58,8 @@ def figure7(study: Study) -> str:
             for row, (threshold, v) in found.items()
         ]
         head = ["", "", "threshold", "mean", "lower quartile", "median", "upper quartile"]
-        pages.append(
-            f"## {set_title(study, which)}\n\n{markdown_table(head, table)}\nPredicting nothing: {nothing:.3f}\n"
-        )
+        page = f"{markdown_table(head, table)}\nPredicting nothing: {nothing:.3f}\n{fallback_note(study, which)}"
+        pages.append(f"## {set_title(study, which)}\n\n{page}")
         panels.append(
             (set_title(study, which), {r: v.tolist() for r, (_, v) in found.items()}, {"all background": nothing})
         )
@@ -74,13 +76,12 @@ def figure7(study: Study) -> str:
 def figure8(study: Study) -> str:
     """mIoU over the threshold for OR and AND of the two layers, without CRF."""
     pair, size = PAPER_PAIR, study.size
-    values = {rule: {**row_values(ROWS["r7"], pair), "rule": rule} for rule in ("or", "and")}
-    values["or"].pop("rule")
+    values = row_values(ROWS["r7"], pair)
     rows: list[dict[str, Any]] = []
     pages, panels = [], []
     for which in study.sets:
         # The OR curve is row r7 of Table 4 at every threshold: counted once for both.
-        counts = study.sweep(which, pair, size, {"r7": values["or"], "r7_and": values["and"]})
+        counts = study.sweep(which, pair, size, {"r7": values, "r7_and": {**values, "rule": "and"}})
         curves, table = {}, []
         for rule, row in (("OR", "r7"), ("AND", "r7_and")):
             shown = range(LOWEST, HIGHEST + 1)
@@ -105,7 +106,7 @@ def figure8(study: Study) -> str:
             one = figures(found_counts, k)
             table.append(["", name, NAN, one["miou"], one["foreground_iou"]])
         page = markdown_table(["rule", "threshold chosen by", "threshold", "mIoU", "fg IoU"], table)
-        pages.append(f"## {set_title(study, which)}\n\n{page}")
+        pages.append(f"## {set_title(study, which)}\n\n{page}{fallback_note(study, which)}")
         panels.append((set_title(study, which), curves, {name: c.miou(k) for name, c, k in names}))
     best = "; ".join(f"{name} {at} with {value} %" for name, (at, value) in PUBLISHED_BEST.items())
     text = (

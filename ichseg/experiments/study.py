@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,12 @@ from ichseg.methods import hu_rule
 from ichseg.report.truth import TrueScan, compare, prediction_file, true_scans
 from ichseg.resources import bundle_folder
 
+# Keys of generate.yaml that make the difference between rows, or that a study sets itself.
+OF_THE_ROWS = {
+    "method", "cam_layers", "layers", "rule", "threshold", "classifiers", "folds", "size", "datalist", "dataset_dir",
+    "output_dir", "maps_dir", "precision", "device_name",
+}  # fmt: skip
+CONTENT = ("datalist", "benchmark", "classifiers")  # settings known by a digest
 REAL = "real"
 IMPLANTS = "implants"
 
@@ -48,7 +55,8 @@ class Study:
         progress: wraps long iterations.
 
     Raises:
-        IchsegError: the output was made with other settings, or the size does not suit the networks.
+        IchsegError: the output was made with other settings, data or weights; the size does not suit the networks;
+            no set has masks; a setting belongs to the rows.
     """
 
     datalist: Path
@@ -74,13 +82,24 @@ class Study:
             given = getattr(self, name)
             setattr(self, name, None if given is None else Path(given).resolve())
         self._values = parse_settings("ich_pseudo_segmentation", "generate.yaml", self.settings)
+        for key in sorted(set(self._values) & OF_THE_ROWS):
+            raise IchsegError(f"--set {key}: the rows of the tables decide this themselves")
         if self.size % SIZE_STEP:
             raise IchsegError(f"size {self.size} must be a multiple of {SIZE_STEP}")
         if not self.sets:  # a wrong datalist is told before anything is written
             raise IchsegError(f"{self.datalist}: no scan has a mask (key 'label'): there is nothing to measure against")
-        settings = {
-            "datalist": str(self.datalist),
-            "classifiers": None if self.classifiers is None else str(self.classifiers),
+        self._same_as_before()
+
+    def _same_as_before(self) -> None:
+        """Write what everything in the output depends on, or compare it with what was written.
+
+        Data and weights are known by their content, not by their path; a benchmark may be added later.
+        """
+        given = {} if self.classifiers is None else {p.parent.name: p for p in self.classifiers.glob("*/model.pt")}
+        settings: dict[str, Any] = {
+            "datalist": _digest(self.datalist),
+            "benchmark": None if self.benchmark is None else _digest(self.benchmark),
+            "classifiers": {name: _digest(path) for name, path in sorted(given.items())},
             "size": self.size,
             "epochs": self.epochs,
             "folds": [list(parse_folds(f)) for f in (self.train_folds, self.val_folds, self.test_folds)],
@@ -93,12 +112,13 @@ class Study:
         if file.is_file():
             before = json.loads(file.read_text(encoding="utf-8"))
             for key, value in settings.items():
-                if before.get(key) != value:
-                    raise IchsegError(
-                        f"{file}: made with {key} {before.get(key)}, now {value}; choose another --output"
-                    )
-        else:
-            write_text(file, json.dumps(settings, indent=1) + "\n")
+                was = before.get(key)
+                if was == value or (key == "benchmark" and None in (was, value)):
+                    continue
+                what = f"another {key}" if key in CONTENT else f"{key} {was}, now {value}"
+                raise IchsegError(f"{file}: made with {what}; choose another --output")
+            settings["benchmark"] = settings["benchmark"] or before.get("benchmark")
+        write_text(file, json.dumps(settings, indent=1) + "\n")
 
     # --- data ---------------------------------------------------------------------------------------------------
     @property
@@ -370,6 +390,11 @@ def _rule(scan: TrueScan) -> Counts:
     hounsfield, truth = (np.moveaxis(a, axis, 0)[chosen] for a in (volume.array, truth))
     mask = np.stack([hu_rule(one, (in_plane[0], in_plane[1])) for one in hounsfield])
     return Counts.of_scan(mask.astype(np.float32), truth, scan.case, _fold(scan))
+
+
+def _digest(path: Path) -> str:
+    """Content of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def _fold(scan: TrueScan) -> int:

@@ -13,6 +13,7 @@ from ichseg.experiments.choices import (
     NAN,
     PAPER_PAIR,
     baselines,
+    fallback_note,
     figures,
     mask_thresholds,
     row_values,
@@ -171,7 +172,8 @@ def _report(
     for which in study.sets:
         mine = [row for row in rows if row["set"] == which]
         table = [[row.get(c, NAN if c not in ("note", "choice") else "") for c in shown] for row in mine]
-        pages.append(f"## {set_title(study, which)}\n\n{markdown_table([c.replace('_', ' ') for c in shown], table)}")
+        page = markdown_table([c.replace("_", " ") for c in shown], table)
+        pages.append(f"## {set_title(study, which)}\n\n{page}{fallback_note(study, which)}")
         bars = [row for row in mine if plotted in row]
         groups = [" ".join(str(row[k]) for k in (key, "choice") if row.get(k)) for row in bars]
         panels.append((set_title(study, which), groups, [row[plotted] for row in bars]))

@@ -97,10 +97,11 @@ def match_weights(network: nn.Module, path: str | Path) -> WeightReport:
                 f"{tuple(mine.shape)}: weights of another architecture"
             )
     report.unused = [key for key in state if key not in own]
-    if len(report.loaded) + len(report.summed) < len(own) / 2:
+    needed = [key for key in own if not key.endswith("num_batches_tracked")]
+    if len(report.loaded) + len(report.summed) < len(needed) / 2:
         raise IchsegError(
             f"{path}: weights of another architecture than {type(network).__name__}: only {len(report.loaded)} of "
-            f"its {len(own)} tensors are in the file"
+            f"its {len(needed)} tensors are in the file"
         )
     network.load_state_dict(taken)
     return report
@@ -111,7 +112,5 @@ def _absent(key: str, mine: Tensor, state: dict[str, Tensor], report: WeightRepo
     if key.endswith(".bias") and key.replace(".bias", ".weight") in state and mine.ndim == 1:
         report.zeroed.append(key)
         taken[key] = torch.zeros_like(mine)
-    elif key.endswith("num_batches_tracked"):
-        report.loaded.append(key)  # a counter; old files have none
-    else:
+    elif not key.endswith("num_batches_tracked"):  # a counter, which old files lack
         report.kept.append(key)

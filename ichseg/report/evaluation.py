@@ -50,7 +50,7 @@ def evaluate_masks(
     """
     scans = true_scans(truth, folds, cases, images)
     files = [prediction_file(predictions, scan.stem, scan.case) for scan in scans]  # all there, before work begins
-    tallies = {m: Tally(m, connectivity, tolerance_mm, m != NOTHING) for m in (PREDICTION, NOTHING, RULE)}
+    tallies = {m: Tally(m, connectivity, tolerance_mm) for m in (PREDICTION, NOTHING, RULE)}
     if any(scan.image is None for scan in scans):
         del tallies[RULE]
     for scan, file in progress(list(zip(scans, files, strict=True))):
@@ -59,7 +59,7 @@ def evaluate_masks(
         if pair.hounsfield is not None and RULE in tallies:
             masks[RULE] = np.stack([hu_rule(hounsfield, pair.spacing[1:]) for hounsfield in pair.hounsfield])
         for method, mask in masks.items():
-            tallies[method].add(scan.case, mask, pair.truth, pair.spacing, pair.whole)
+            tallies[method].add(scan.case, mask, pair.truth, pair.spacing, pair.whole, pair.voxel_ml)
     rows = [tally.row() for tally in tallies.values()]
     if output is not None:
         write_csv(Path(output) / "evaluation.csv", COLUMNS, rows)

@@ -16,15 +16,15 @@ COLORS = ("#8c8c8c", "#1f77b4", "#d95f02", "#2ca02c", "#9467bd", "#8c564b")
 def bar_chart(
     path: str | Path,
     groups: Sequence[str],
-    panels: Sequence[tuple[str, Mapping[str, Sequence[float]], Mapping[str, float]]],
+    panels: Sequence[tuple[str, Mapping[str, Sequence[float]], Mapping[str, Sequence[float]]]],
     label: str,
 ) -> None:
-    """Groups of bars, one panel above the other.
+    """Groups of bars, one panel above the other; where there is no number, there is no bar.
 
     Args:
         path: PNG to write.
         groups: names under the groups.
-        panels: (title, series name -> one value per group, name -> height of a dashed line).
+        panels: (title, series name -> one value per group, name -> height of a dashed line over each group).
         label: of the vertical axis.
     """
     figure, axes = _panels(len(panels), 1)
@@ -32,9 +32,11 @@ def bar_chart(
         width = 0.8 / len(series)
         for number, (name, values) in enumerate(series.items()):
             at = np.arange(len(groups)) + (number - (len(series) - 1) / 2) * width
-            axis.bar(at, np.nan_to_num(values), width, label=name, color=COLORS[number % len(COLORS)])
-        for style, (name, height) in zip(("--", ":"), marks.items(), strict=False):
-            axis.axhline(height, color="black", linestyle=style, linewidth=1, label=name)
+            axis.bar(at, values, width, label=name, color=COLORS[number % len(COLORS)])
+        for style, (name, heights) in zip(("--", ":"), marks.items(), strict=False):
+            for group, height in enumerate(heights):
+                shown = name if group == 0 else None
+                axis.plot([group - 0.5, group + 0.5], [height, height], "k", linestyle=style, linewidth=1, label=shown)
         axis.set_xticks(range(len(groups)), groups)
         _finish(axis, title, "", label)
     _save(figure, path)

@@ -70,18 +70,23 @@ class Tally:
         method: its name in the table.
         connectivity: what a lesion is: 4 or 8 in slices, 6, 18 or 26 in volumes (decision D18: 8).
         tolerance_mm: of the surface Dice.
-        surfaces: False leaves out the surface metrics, which take longest.
     """
 
-    def __init__(self, method: str, connectivity: int = 8, tolerance_mm: float = 2.0, surfaces: bool = True) -> None:
-        self.method, self.tolerance_mm, self.surfaces = method, tolerance_mm, surfaces
+    def __init__(self, method: str, connectivity: int = 8, tolerance_mm: float = 2.0) -> None:
+        self.method, self.tolerance_mm = method, tolerance_mm
         self.iou, self.lesions = DatasetIoU(), LesionLocalization(connectivity)
         self.slices: list[dict[str, float]] = []
         self.scans: list[dict[str, Any]] = []
         self.partly_annotated = 0
 
     def add(
-        self, case: str, prediction: np.ndarray, truth: np.ndarray, spacing: tuple[float, ...], whole: bool = True
+        self,
+        case: str,
+        prediction: np.ndarray,
+        truth: np.ndarray,
+        spacing: tuple[float, ...],
+        whole: bool = True,
+        voxel_ml: float | None = None,
     ) -> None:
         """Add a scan.
 
@@ -89,6 +94,7 @@ class Tally:
             case: its name.
             prediction, truth: (slices, H, W) masks of the annotated slices, in order.
             spacing: mm between slices, rows and columns.
+            voxel_ml: volume of a voxel; None: the product of the spacing, which is too large under gantry tilt.
             whole: False where some slices of the scan are not annotated: they count as slices, not as a scan.
         """
         p, t = np.asarray(prediction) > 0, np.asarray(truth) > 0
@@ -102,7 +108,7 @@ class Tally:
                     "positive": float(true.any()),
                     "touched": float(one.any()),
                     "foreground_iou": foreground,
-                    "miou": (background + foreground) / 2,
+                    "miou": _mean_of_two(background, foreground),
                     "dice": dice(torch.from_numpy(one), torch.from_numpy(true)),
                 }
             )
@@ -110,9 +116,9 @@ class Tally:
             self.partly_annotated += 1
             return
         background, foreground = _iou(p, t)
-        voxel_ml = float(np.prod(spacing)) / 1000
+        voxel_ml = float(np.prod(spacing)) / 1000 if voxel_ml is None else voxel_ml
         surface = {"hd95_mm": NAN, "surface_dice": NAN}
-        if self.surfaces and t.any():
+        if t.any():
             surface = surface_agreement(p, t, spacing, self.tolerance_mm)
         self.scans.append(
             {
@@ -121,7 +127,7 @@ class Tally:
                 "positive": bool(t.any()),
                 "touched": bool(p.any()),
                 "foreground_iou": foreground,
-                "miou": (background + foreground) / 2,
+                "miou": _mean_of_two(background, foreground),
                 "dice": dice(torch.from_numpy(p), torch.from_numpy(t)),
                 **surface,
                 "true_ml": float(t.sum()) * voxel_ml,
@@ -174,6 +180,11 @@ def _iou(prediction: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
     metric.update(torch.from_numpy(prediction), torch.from_numpy(truth))
     background, foreground = metric.iou().tolist()
     return background, foreground
+
+
+def _mean_of_two(background: float, foreground: float) -> float:
+    """Mean over the classes that are there: a slice may be all blood."""
+    return foreground if math.isnan(background) else (background + foreground) / 2
 
 
 def _mean(rows: list[dict[str, Any]], key: str) -> float:

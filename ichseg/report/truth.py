@@ -49,6 +49,7 @@ class Compared:
     hounsfield: np.ndarray | None
     spacing: tuple[float, float, float]
     whole: bool
+    voxel_ml: float
 
 
 def true_scans(
@@ -144,6 +145,7 @@ def compare(scan: TrueScan, prediction: str | Path) -> Compared:
         hounsfield=None if volume is None else taken(volume.array),
         spacing=(float(spacing[axis]), float(in_plane[0]), float(in_plane[1])),
         whole=len(chosen) == found.shape[axis],
+        voxel_ml=abs(float(np.linalg.det(affine[:3, :3]))) / 1000,  # also under gantry tilt
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform, Transform
 from torch import nn
 
-from ichseg.cam import CAMExtractor, layer_cam, min_max, principal_component, shallow_feature_cam
-from ichseg.context import MemoryBank, amplify, positive_runs, upsample, vote
+from ichseg.cam import CAMExtractor, evaluation_mode, layer_cam, min_max, principal_component, shallow_feature_cam
+from ichseg.context import MemoryBank, amplify, positive_runs, upsample
+from ichseg.context import vote as vote_of
 from ichseg.io import atomic_path
 from ichseg.transforms.volumes import like, plain, volume_slice_axis
 
@@ -29,10 +31,12 @@ class ShallowFeatureCAM(Transform):
     as if they had been cut out.
 
     Args:
-        networks: slice classifiers, or one module that holds them as ``networks``.
-        layers: module paths of layer 1 and layer 2, the same for all networks; or one list per network.
+        networks: slice classifiers, or one module that holds them as ``networks``; moved to the device.
+        layers: module paths of layer 1 and layer 2, the same for all networks; or one list per network. None: what
+            an ensemble says in its ``cam_layers``, else ``("layer1", "layer2")``.
         gate: probability of hemorrhage a slice needs.
-        vote: how the classifiers agree on it, see :func:`ichseg.context.vote` (decision D11).
+        vote: how the classifiers agree on it, see :func:`ichseg.context.vote` (decision D11). None: what an
+            ensemble says in its ``vote``, else ``"mean"``.
         method: ``"shallow_feature_cam"``, or any other of :data:`ichseg.cam.METHODS`, scaled to [0, 1].
         target: class that is explained, or ``"predicted"`` (decision D6).
         component_mode: ``"spatial"`` or ``"channel"``, see :func:`ichseg.cam.principal_component`.
@@ -45,16 +49,20 @@ class ShallowFeatureCAM(Transform):
         batch_size: slices per pass.
         device: where the networks run.
         precision: ``"fp32"`` or ``"bf16"`` for the networks' forward passes; bf16 changes the maps a little.
-        cache_dir: keep every map in this folder and take it from there next time, e.g. for another threshold;
-            files are named by what the maps depend on, so a stale one is never found. None keeps nothing.
+        cache_dir: keep every map in this folder and take it from there next time, e.g. for another threshold.
+            Files are named by the slices, the options, and the networks' weights, layout and plain attributes; what
+            a network's code does beyond these is not seen. None keeps nothing.
+
+    Raises:
+        ValueError: an unknown option; when called: probabilities that are not one number per slice.
     """
 
     def __init__(
         self,
         networks: nn.Module | Sequence[nn.Module],
-        layers: Sequence[str] | Sequence[Sequence[str]] = ("layer1", "layer2"),
+        layers: Sequence[str] | Sequence[Sequence[str]] | None = None,
         gate: float = 0.5,
-        vote: str = "mean",
+        vote: str | None = None,
         method: str = "shallow_feature_cam",
         target: int | str = 1,
         component_mode: str = "spatial",
@@ -67,9 +75,11 @@ class ShallowFeatureCAM(Transform):
         precision: str = "fp32",
         cache_dir: str | Path | None = None,
     ) -> None:
+        layers = layers or getattr(networks, "cam_layers", None) or ("layer1", "layer2")
+        vote = str(vote or getattr(networks, "vote", "mean"))
         if isinstance(networks, nn.Module):
             networks = list(getattr(networks, "networks", [networks]))
-        self.networks = [network.to(torch.device(device)).eval() for network in networks]
+        self.networks = [network.to(torch.device(device)) for network in networks]
         flat = isinstance(layers[0], str)
         self.layers: list[list[str]] = [[*layers]] * len(self.networks) if flat else [[*x] for x in layers]
         if len(self.layers) != len(self.networks):
@@ -83,7 +93,7 @@ class ShallowFeatureCAM(Transform):
         self.amplify_scale, self.batch_size, self.device = amplify_scale, batch_size, torch.device(device)
         self.autocast = torch.bfloat16 if precision == "bf16" else None
         self.cache_dir = None if cache_dir is None else Path(cache_dir)
-        self._weights: dict[int, bytes] = {}
+        self._weights: dict[int, tuple[tuple, bytes]] = {}
 
     def __call__(
         self, volume: torch.Tensor, probabilities: torch.Tensor | None = None
@@ -98,7 +108,7 @@ class ShallowFeatureCAM(Transform):
             one volume of maps (1, ...) per layer at the layer's own size, and (slices,) the probabilities.
         """
         axis = volume_slice_axis(volume)
-        slices = plain(volume).movedim(1 + axis, 0).contiguous()  # (n, 1, H, W)
+        slices = plain(volume).float().movedim(1 + axis, 0).contiguous()  # (n, 1, H, W)
         content = (
             None
             if self.cache_dir is None
@@ -106,6 +116,10 @@ class ShallowFeatureCAM(Transform):
         )
         if probabilities is None:
             probabilities = self.score(slices)
+        probabilities = torch.as_tensor(probabilities).flatten()
+        if len(probabilities) != len(slices) or bool(probabilities.isnan().any()):
+            count = int((~probabilities.isnan()).sum())
+            raise ValueError(f"{len(slices)} slices need as many probabilities, not {count} numbers")
         positive = [float(p) >= self.gate for p in probabilities]
         chosen = [i for i, p in enumerate(positive) if p]
         bank = MemoryBank()
@@ -129,11 +143,13 @@ class ShallowFeatureCAM(Transform):
         """(n, 1, H, W) -> (n,) probability of hemorrhage, the networks' vote."""
         scores = []
         cast = torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None)
-        with torch.no_grad(), cast:
+        with torch.no_grad(), cast, ExitStack() as modes:
+            for network in self.networks:
+                modes.enter_context(evaluation_mode(network))
             for start in range(0, len(slices), self.batch_size):
                 batch = slices[start : start + self.batch_size].to(self.device)
                 each = torch.stack([network(batch).float().softmax(dim=1)[:, 1] for network in self.networks])
-                scores.append(vote(each, self.vote).cpu())
+                scores.append(vote_of(each, self.vote).cpu())
         return torch.cat(scores)
 
     def _maps(
@@ -182,13 +198,28 @@ class ShallowFeatureCAM(Transform):
 
         return gated
 
+    def _state(self, network: nn.Module) -> bytes:
+        """Digest of a network's weights, layout and plain attributes; worked out again only when they change."""
+        state = network.state_dict()
+        version = tuple((value.data_ptr(), value._version) for value in state.values())
+        known = self._weights.get(id(network))
+        if known is None or known[0] != version:
+            digest = hashlib.sha256()
+            for name, module in network.named_modules():
+                plain_ones = {
+                    key: value
+                    for key, value in vars(module).items()
+                    if isinstance(value, bool | int | float | str | tuple) and key != "training"
+                }
+                digest.update(repr((name, type(module).__name__, sorted(plain_ones.items()))).encode())
+            for key, value in state.items():
+                digest.update(repr((key, value.dtype, tuple(value.shape))).encode())
+                digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            self._weights[id(network)] = known = (version, digest.digest())
+        return known[1]
+
     def _fingerprint(self, network: nn.Module, layers: list[str], content: bytes) -> str:
         """Everything the maps depend on, as a file name."""
-        if id(network) not in self._weights:
-            digest = hashlib.sha256()
-            for value in network.state_dict().values():
-                digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-            self._weights[id(network)] = digest.digest()
         options: list[object] = [
             layers,
             self.method,
@@ -198,9 +229,7 @@ class ShallowFeatureCAM(Transform):
             self.combine,
         ]
         options += [self.upsample, self.amplify_scale, str(self.autocast)]
-        digest = hashlib.sha256(self._weights[id(network)])
-        digest.update(repr((type(network).__name__, options)).encode() + content)
-        return digest.hexdigest()[:32]
+        return hashlib.sha256(self._state(network) + repr(options).encode() + content).hexdigest()[:32]
 
 
 class ShallowFeatureCAMd(MapTransform):

@@ -52,15 +52,16 @@ class DenseCRF(Transform):
     ) -> torch.Tensor:
         """Sharpen one scan.
 
-        Slices whose mask is empty stay empty: the field must not invent foreground.
+        Slices whose mask is empty stay empty: the field must not invent foreground. With no iterations, what is
+        given is returned as it is.
 
         Args:
             mask: (1, X, Y, Z) of 0 and 1, or probabilities (C, X, Y, Z), C = 1 of foreground.
             image: the scan (1, X, Y, Z).
             score: (1, X, Y, Z) in [0, 1] behind the mask; needed for ``unary="score"``.
         """
-        if self.unary == "score" and score is None:
-            raise ValueError("unary 'score' needs the score the mask was cut from")
+        if self.unary == "score" and (score is None or len(mask) != 1):
+            raise ValueError("unary 'score' needs a mask of one channel and the score it was cut from")
         if self.crf.iterations == 0 and self.argmax and len(mask) == 1:
             return mask
         axis = volume_slice_axis(image)
