@@ -22,6 +22,21 @@ PAPER_PAIR = ("resnet34", "resnet50")
 # ichseg.experiments.EXPERIMENTS likewise.
 EXPERIMENT_CHOICES = ("table1", "table2", "table3", "table4", "figure7", "figure8")
 
+# Options of prepare -> their default and whom they are for.
+PREPARE_OPTIONS: dict[str, tuple[Any, tuple[str, ...]]] = {
+    "masks": (None, ("bcihm", "nifti")),
+    "spacing": (None, ("bcihm",)),
+    "group_by": ("patient", ("bhsd",)),
+    "labels_at": (None, ("bhsd",)),
+    "fold_tolerance": (0.03, ("bhsd", "nifti")),
+    "scans": (10, ("phantom",)),
+    "seed": (0, ("phantom", "implants")),
+    "size": (256, ("phantom",)),
+    "slices": (24, ("phantom",)),
+    "folds": ("3,4", ("implants",)),
+    "per_scan": (2, ("implants",)),
+}
+
 EXAMPLES = """examples:
   ichseg demo                                        see it work on phantoms, in about a minute
   ichseg segment SCANS MASKS                         outline hemorrhage in a folder of NIfTI scans
@@ -33,7 +48,8 @@ EXAMPLES = """examples:
   ichseg segment SCANS MASKS --weights runs/unet/model.pt
   ichseg experiment table4 --datalist DATA/datalist.json --output runs/table4
 
-exit codes: 0 all done, 1 some scans failed (see results.csv), 2 wrong usage or set-up.
+exit codes: 0 all done, 1 some scans failed (see results.csv), 2 wrong usage or set-up,
+130 interrupted (run the same command again to go on).
 Not the R package of the same name. Research only, not for clinical use."""
 
 
@@ -51,6 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if args.debug:
             raise
+        if isinstance(cause := _cause(error), FileExistsError | NotADirectoryError | PermissionError):
+            print(f"ichseg: error: {cause.filename}: {cause.strerror}", file=sys.stderr)
+            return USAGE
         print(f"ichseg: error: {one_line(error)}", file=sys.stderr)
         if not _is_ours(error) and not isinstance(_cause(error), ValueError):
             print("ichseg: this looks like a fault of ichseg; --debug shows where", file=sys.stderr)
@@ -91,7 +110,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="SOURCE OUTPUT; nifti: SCANS LABELS.csv OUTPUT; phantom: OUTPUT; implants: DATALIST OUTPUT",
     )
-    prepare.add_argument("--masks", metavar="DIR", help="bcihm v1.0.0: extra slice masks NNN_S.png")
+    prepare.add_argument(
+        "--masks", metavar="DIR", help="nifti: true masks NAME.nii.gz; bcihm v1.0.0: extra slice masks NNN_S.png"
+    )
     prepare.add_argument("--spacing", metavar="CSV", help="bcihm v1.0.0: in-plane spacing table")
     prepare.add_argument(
         "--group-by",
@@ -264,6 +285,9 @@ def _prepare(args: argparse.Namespace) -> int:
     wanted = {"nifti": ["SCANS", "LABELS.csv", "OUTPUT"], "phantom": ["OUTPUT"]}.get(args.dataset, ["SOURCE", "OUTPUT"])
     if len(args.paths) != len(wanted):
         raise IchsegError(f"prepare {args.dataset} needs {' '.join(wanted)}, {len(args.paths)} path(s) given")
+    for option, (default, datasets) in PREPARE_OPTIONS.items():
+        if getattr(args, option) != default and args.dataset not in datasets:
+            raise IchsegError(f"--{option.replace('_', '-')} is for prepare {' and '.join(datasets)}")
     output = Path(args.paths[-1])
     options: dict[str, Any] = {"progress": _progress}
     if args.dataset == "phantom":
@@ -287,7 +311,7 @@ def _prepare(args: argparse.Namespace) -> int:
             options |= {"group_by": args.group_by, "labels_at": args.labels_at, "fold_tolerance": args.fold_tolerance}
             counts = data.prepare_bhsd(args.paths[0], output, **options)
         else:
-            options["fold_tolerance"] = args.fold_tolerance
+            options |= {"fold_tolerance": args.fold_tolerance, "masks": args.masks}
             counts = data.prepare_nifti(args.paths[0], args.paths[1], output, **options)
     print(", ".join(f"{key.replace('_', ' ')}: {value}" for key, value in counts.items()))
     print(f"wrote {output / 'datalist.json'}")
@@ -295,7 +319,10 @@ def _prepare(args: argparse.Namespace) -> int:
 
 
 def _train_classifier(args: argparse.Namespace) -> int:
-    for backbone in args.backbone or PAPER_PAIR:
+    backbones = args.backbone or PAPER_PAIR
+    if len(backbones) > 1 and any(setting.startswith("init_weights=") for setting in args.set):
+        raise IchsegError("init_weights is one network's: give one --backbone with it")
+    for backbone in backbones:
         overrides = {**_training_overrides(args), "backbone": backbone}
         overrides["output_dir"] = str(Path(args.output).resolve() / backbone)
         run_bundle("ich_slice_classification", "train.yaml", overrides, args.set)
@@ -360,18 +387,27 @@ def _evaluate(args: argparse.Namespace) -> int:
     from ichseg.report import evaluate_masks, evaluate_slices, print_evaluation
 
     options = {"output": args.output, "folds": args.folds, "cases": args.cases, "progress": _progress}
-    masked = Path(args.truth).is_dir()
+    if not args.tolerance_mm >= 0 or args.tolerance_mm == float("inf"):
+        raise IchsegError(f"--tolerance-mm must be a number of millimeters, not {args.tolerance_mm}")
+    masked, labeled = Path(args.truth).is_dir(), False
     if not masked:
+        if args.images is not None:
+            raise IchsegError("--images goes with a folder of masks; a datalist knows its scans")
         scans = load_datalist(args.truth, args.folds, cases=args.cases)
         masked = any("label" in scan for scan in scans)
-        if all("slice_labels" in scan for scan in scans):
-            for name, value in evaluate_slices(args.predictions, args.truth, **options).items():
-                shown = f"{value:>12.3f}" if isinstance(value, float) else f"{value:>12d}"
-                print(f"{name.replace('_', ' '):26s}{shown}")
-            print()
+        labeled = all("slice_labels" in scan for scan in scans)
+    if not masked and not labeled:
+        raise IchsegError(f"{args.truth}: no scan has a mask (key 'label') or slice labels: nothing to compare with")
     if masked:
         more = {"images": args.images, "connectivity": args.connectivity, "tolerance_mm": args.tolerance_mm}
         print_evaluation(evaluate_masks(args.predictions, args.truth, **options, **more))
+        print()
+    if labeled:
+        for name, value in evaluate_slices(args.predictions, args.truth, **options).items():
+            shown = f"{value:>12.3f}" if isinstance(value, float) else f"{value:>12d}"
+            print(f"{name.replace('_', ' '):26s}{shown}")
+        if not masked:
+            print("(the datalist has no masks, key 'label': only slices are compared)")
     return DONE
 
 
@@ -404,9 +440,10 @@ def _demo(args: argparse.Namespace) -> int:
 
 
 def _training_overrides(args: argparse.Namespace) -> dict[str, Any]:
-    from ichseg.data.folds import parse_folds
+    from ichseg.data.folds import check_folds, parse_folds
 
     _load_check(args.datalist)
+    check_folds(args.datalist, training=args.train_folds, validation=args.val_folds)
     return {
         "datalist": str(Path(args.datalist).resolve()),
         "size": args.size,

@@ -21,8 +21,7 @@ def run_bundle(bundle: str, config: str, overrides: dict[str, Any], settings: Se
     file = root / "configs" / config
     given = {"bundle_root": str(root), **{k: v for k, v in overrides.items() if v is not None}}
     given |= parse_settings(bundle, config, settings)
-    if given.get("size", SIZE_STEP) % SIZE_STEP:
-        raise IchsegError(f"size {given['size']} must be a multiple of {SIZE_STEP}")
+    check_numbers(given)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from monai.bundle import run
@@ -36,6 +35,20 @@ def run_bundle(bundle: str, config: str, overrides: dict[str, Any], settings: Se
             logging_file=False,  # type: ignore[arg-type]  # "" and None mean the default file
             **given,
         )
+
+
+def check_numbers(values: dict[str, Any]) -> None:
+    """Size, epochs and batch size are what the networks can take.
+
+    Raises:
+        IchsegError: names the one that is not.
+    """
+    size = values.get("size")
+    if size is not None and (size <= 0 or size % SIZE_STEP):
+        raise IchsegError(f"size {size} must be a multiple of {SIZE_STEP}")
+    for key in ("epochs", "batch_size"):
+        if values.get(key) is not None and values[key] < 1:
+            raise IchsegError(f"{key} must be at least 1, not {values[key]}")
 
 
 def parse_settings(bundle: str, config: str, settings: Sequence[str]) -> dict[str, Any]:

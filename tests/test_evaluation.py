@@ -118,8 +118,9 @@ def test_tables_and_json(masks, capsys):
         ([str(folder / "found"), str(folder / "truth"), "--images", str(folder / "truth")], "no scan a.nii.gz"),
         ([str(folder / "found"), str(folder / "truth"), "--folds", "1"], "a folder of masks has no folds"),
         ([str(folder / "scans"), str(folder / "none")], "none: datalist not found"),
-        ([str(folder / "truth"), str(folder / "found"), "--cases", "z"], "no mask of case(s) z"),
+        ([str(folder / "truth"), str(folder / "found"), "--cases", "z"], "no mask of case z"),
         ([str(folder / "truth"), str(folder / "found")], "no prediction for case a"),
+        ([str(folder / "found"), str(folder / "truth"), "--tolerance-mm", "nan"], "--tolerance-mm must be a number"),
     ):
         assert main(["evaluate", *words_]) == 2
         assert told in capsys.readouterr().err
@@ -128,11 +129,35 @@ def test_tables_and_json(masks, capsys):
 def test_shapes_must_agree_and_other_affines_are_told(masks, caplog):
     folder, truth, _ = masks
     write(folder / "found", "b_ich", truth["b"], np.diag([-0.7, -0.5, 5.0, 1.0]))
-    evaluate_masks(folder / "found", folder / "truth")
-    assert "case b: affines of prediction and truth differ" in caplog.text
+    evaluate_masks(folder / "found", folder / "truth", folder / "out")
+    assert "b_ich.nii.gz: another affine than" in caplog.text
+    line = next(r for r in rows(folder / "out" / "evaluation_scans.csv") if r["case"] == "b")
+    assert float(line["true_ml"]) == pytest.approx(truth["b"].sum() * 0.5 * 0.5 * 5 / 1000)  # the truth's own spacing
     write(folder / "found", "b_ich", truth["b"][:10])
-    with pytest.raises(IchsegError, match=r"case b: prediction \(10, 24, 4\) and truth \(20, 24, 4\) differ in shape"):
+    with pytest.raises(IchsegError, match=r"b_ich\.nii\.gz: shape \(10, 24, 4\), but .*b_mask\.nii\.gz has \(20"):
         evaluate_masks(folder / "found", folder / "truth")
+
+
+def test_a_mask_stored_with_turned_axes_is_the_same_mask(masks):
+    folder, truth, _ = masks
+    turned = np.moveaxis(truth["a"][::-1], 2, 0)
+    affine = AFFINE.copy()
+    affine[:, 0] *= -1
+    affine[:, 3] += AFFINE[:, 0] * (truth["a"].shape[0] - 1)
+    write(folder / "turned", "a_ich", turned, affine[:, [2, 0, 1, 3]])
+    prediction = evaluate_masks(folder / "turned", folder / "truth", cases=["a"])[0]
+    assert prediction["foreground_iou"] == 1 and prediction["hd95_mm"] == 0
+
+
+def test_one_truth_per_case_and_no_case_is_lost(masks):
+    folder, truth, _ = masks
+    with pytest.raises(IchsegError, match="no mask of case phantom"):
+        evaluate_masks(folder / "found", folder / "truth", cases=["a", "phantom"])
+    write(folder / "truth", "a_seg", truth["a"])
+    with pytest.raises(IchsegError, match=r"a_seg\.nii\.gz: the same case as .*a_mask"):
+        evaluate_masks(folder / "found", folder / "truth")
+    with pytest.raises(IchsegError, match="nowhere: no such folder"):
+        evaluate_masks(folder / "nowhere", folder / "found")
 
 
 def test_partly_annotated_scans_count_slices_only(phantoms, tmp_path):

@@ -164,6 +164,7 @@ def test_table4(study, data):
     best = {(r["row"], r["choice"]): float(r["miou"]) for r in ours if r["set"] == "real" and r["sample"] == "all"}
     assert all(best[row, "oracle"] >= best[row, "validation"] for row in list(ROWS)[:7])
     text = (folder / "table4.md").read_text()
+    assert "phantom: " in text and "phantom (semi-synthetic)" in text
     assert "16 differences quoted in the paper agree" in text and "gate_by=label" in text and "slice AUC" in text
     assert Image.open(folder / "table4.png").width > 800
 
@@ -217,7 +218,7 @@ def test_nothing_is_made_twice_and_other_settings_are_refused(study, capsys):
     assert {p for p, t in stamps.items() if p.stat().st_mtime_ns != t} == {lost}
     datalist = folder.parent / "data" / "datalist.json"
     kept = datalist.read_text()
-    datalist.write_text(kept.replace('"fold": 3', '"fold": 2'))
+    datalist.write_text(kept.replace('"name": "phantom"', '"name": "other"'))
     try:
         assert main(["experiment", "table4", *words]) == 2
     finally:
@@ -282,7 +283,7 @@ def test_tables_that_train_many_classifiers(data, capsys):
     assert "leave --classifiers out" in capsys.readouterr().err
 
 
-def test_what_cannot_be_measured_is_said(data, tmp_path, capsys):
+def test_what_cannot_be_measured_is_said(study, data, tmp_path, capsys):
     content = json.loads((data / "data" / "datalist.json").read_text())
     for scan in content["training"]:
         del scan["label"]
@@ -292,9 +293,23 @@ def test_what_cannot_be_measured_is_said(data, tmp_path, capsys):
     for words, told in (
         (base, "no scan has a mask"),
         ([*base, "--size", "100"], "size 100 must be a multiple of 32"),
+        ([*base, "--size", "0"], "size 0 must be a multiple of 32"),
+        ([*base, "--batch-size", "0"], "batch_size must be at least 1, not 0"),
+        ([*base, "--device", "cuda:77"], "device 'cuda:77' is not there"),
+        ([*base, "--val-folds", "2"], "fold 2 is both for training and for validation"),
+        ([*base, "--test-folds", "7"], "no scan in fold 7 (test folds 7)"),
+        ([*base, "--test-folds", "4-3"], "folds '4-3': 4-3 counts downward"),
         ([*base, "--set", "gates=1"], "'gates' is not a key of"),
         ([*base, "--set", "rule=and"], "--set rule: the rows of the tables decide this themselves"),
         ([*base, "--benchmark", str(tmp_path / "no.json")], "no.json: datalist not found"),
+    ):
+        assert main(words) == 2
+        assert told in capsys.readouterr().err
+    masked = ["experiment", "table4", "--datalist", str(data / "data" / "datalist.json"), *base[4:]]
+    trained = str(data / "study" / "classifiers" / "64")
+    for words, told in (
+        ([*masked, "--classifiers", str(tmp_path)], "no <backbone>/model.pt in this folder"),
+        ([*masked, "--set", "gate_by=lable", "--classifiers", trained, "--size", "64"], "by must be one of prediction"),
     ):
         assert main(words) == 2
         assert told in capsys.readouterr().err

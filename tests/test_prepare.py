@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from ichseg.cli import main
 from ichseg.data import load_datalist, load_masked, prepare_bcihm, prepare_bhsd, prepare_nifti
 from ichseg.data.bhsd import patient_of
 from ichseg.data.folds import assign_folds, parse_folds
@@ -193,6 +195,24 @@ def test_patient_and_intercept():
     assert lost_intercept(hounsfield.clip(0)) == 0  # clipped at water: nothing to give back
 
 
+def test_own_nifti_scans_with_masks(phantoms, tmp_path, capsys):
+    scans = load_datalist(phantoms / "datalist.json")
+    lines = ["case,slice_number,hemorrhage"]
+    lines += [f"{s['case']},{i + 1},{v}" for s in scans for i, v in enumerate(s["slice_labels"])]
+    (tmp_path / "labels.csv").write_text("\n".join(lines))
+    words = ["prepare", "nifti", str(phantoms / "images"), str(tmp_path / "labels.csv"), str(tmp_path / "out")]
+    assert main([*words, "--masks", str(phantoms / "labels")]) == 0
+    entries = load_datalist(tmp_path / "out" / "datalist.json")
+    assert [Path(e["label"]).samefile(s["label"]) for e, s in zip(entries, scans, strict=True)] == [True] * len(scans)
+    for options, told in (
+        (["--masks", str(tmp_path)], "no mask <case>.nii.gz for any of 5 scans"),
+        (["--per-scan", "3"], "--per-scan is for prepare implants"),
+    ):
+        assert main([*words[:-1], str(tmp_path / "other"), *options]) == 2
+        assert told in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+
+
 def test_own_nifti_scans(phantoms, tmp_path):
     table = tmp_path / "labels.csv"
     scans = load_datalist(phantoms / "datalist.json")
@@ -253,7 +273,7 @@ def test_datalist_folds_and_missing_pseudo_masks(phantoms, tmp_path):
     with pytest.raises(IchsegError, match=r"phantom_000_pseudo\.nii\.gz: pseudo-mask not found \(5 of 5"):
         load_masked(phantoms / "datalist.json", pseudo_dir=tmp_path)
     assert [s["case"] for s in load_datalist(phantoms / "datalist.json", cases=["phantom_003"])] == ["phantom_003"]
-    with pytest.raises(IchsegError, match=r"no scan of case\(s\) nobody"):
+    with pytest.raises(IchsegError, match=r"no scan of case nobody"):
         load_datalist(phantoms / "datalist.json", cases=["nobody"])
     (tmp_path / "broken.json").write_text("{")
     with pytest.raises(IchsegError, match="not a JSON file"):

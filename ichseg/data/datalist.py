@@ -89,8 +89,10 @@ def load_datalist(
                     raise IchsegError(f"{where}: {key} file not found: {file}")
                 scan[key] = str(file)
         scans.append(scan)
-    if not scans and cases is not None:
-        raise IchsegError(f"{path}: no scan of case(s) {', '.join(cases)} in the folds asked for")
+    for case in cases or []:
+        if all(scan["case"] != case for scan in scans):
+            where = "" if wanted is None else f" in fold(s) {', '.join(map(str, sorted(wanted)))}"
+            raise IchsegError(f"{path}: no scan of case {case}{where}")
     if not scans:
         raise IchsegError(
             f"{path}: no scan in fold(s) {sorted(wanted or [])}; key 'fold' of the scans says which exist"

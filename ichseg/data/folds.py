@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ichseg.errors import IchsegError
@@ -94,6 +95,28 @@ def fold_scans(
     }
 
 
+def check_folds(path: str | Path, **parts: Sequence[int] | str | int) -> None:
+    """Training, validation and test folds exist in the datalist and share none.
+
+    Args:
+        path: the datalist.
+        **parts: what they are for -> folds.
+
+    Raises:
+        IchsegError: a fold is in two parts, or no scan is in it.
+    """
+    from ichseg.data.datalist import load_datalist
+
+    there = {scan.get("fold") for scan in load_datalist(path, check_files=False)}
+    seen: dict[int, str] = {}
+    for name, folds in parts.items():
+        for fold in parse_folds(folds):
+            if fold not in there:
+                raise IchsegError(f"{path}: no scan in fold {fold} ({name} folds {folds})")
+            if seen.setdefault(fold, name) != name:
+                raise IchsegError(f"fold {fold} is both for {seen[fold]} and for {name}")
+
+
 def parse_folds(folds: Sequence[int] | str | int) -> tuple[int, ...]:
     """``"0-2,4"``, ``3`` or ``[0, 1]`` -> a tuple of fold numbers."""
     if isinstance(folds, int):
@@ -105,5 +128,7 @@ def parse_folds(folds: Sequence[int] | str | int) -> tuple[int, ...]:
         first, _, last = part.strip().partition("-")
         if not first.isdigit() or (last and not last.isdigit()):
             raise IchsegError(f"folds '{folds}': write numbers and ranges such as 0-2 or 3,4")
+        if int(last or first) < int(first):
+            raise IchsegError(f"folds '{folds}': {part.strip()} counts downward")
         chosen.extend(range(int(first), int(last or first) + 1))
     return tuple(chosen)

@@ -11,7 +11,7 @@ from typing import Any
 from ichseg.data.datalist import write_datalist
 from ichseg.data.folds import fold_scans
 from ichseg.errors import IchsegError
-from ichseg.io import find_scans, read_volume, scan_name, slice_axis, staged_folder
+from ichseg.io import find_scans, read_mask, read_volume, scan_name, slice_axis, staged_folder
 
 
 def prepare_nifti(
@@ -21,6 +21,7 @@ def prepare_nifti(
     progress: Callable[[Iterable[Path]], Iterable[Path]] = iter,
     warn: Callable[[str], None] = lambda text: None,
     fold_tolerance: float = 0.03,
+    masks: str | Path | None = None,
 ) -> dict[str, int]:
     """Write a datalist for scans that stay where they are.
 
@@ -34,6 +35,7 @@ def prepare_nifti(
         output: a new or empty folder.
         progress: wraps the iteration over scans.
         warn: told of scans without rows, and of uneven folds.
+        masks: folder of true masks ``<case>.nii.gz``, where there are some; needed for evaluation and experiments only.
         fold_tolerance: see :func:`ichseg.data.assign_folds` (decision D3).
 
     Returns:
@@ -66,10 +68,25 @@ def prepare_nifti(
                 )
             rows = [{"slice_number": n, "hemorrhage": labels[name][n]} for n in numbers]
             image = os.path.relpath(file.absolute(), output.absolute())
-            entries.append({"case": name, "patient": patients[name], "image": image, "slices": rows})
+            entry = {"case": name, "patient": patients[name], "image": image}
+            mask = None if masks is None else _mask_of(Path(masks), name, volume.array.shape)
+            if mask is not None:
+                entry["label"] = os.path.relpath(mask.absolute(), output.absolute())
+            entries.append({**entry, "slices": rows})
+        if masks is not None and not any("label" in entry for entry in entries):
+            raise IchsegError(f"{masks}: no mask <case>.nii.gz for any of {len(entries)} scans")
         counts = fold_scans(entries, fold_tolerance, warn)
         write_datalist(staged, scans.name, entries, counts=counts)
     return counts
+
+
+def _mask_of(folder: Path, name: str, shape: tuple[int, ...]) -> Path | None:
+    for suffix in (".nii.gz", ".nii"):
+        if (file := folder / f"{name}{suffix}").is_file():
+            if (found := read_mask(file)[0].shape) != shape:
+                raise IchsegError(f"{file}: shape {found} differs from the scan's {shape}")
+            return file
+    return None
 
 
 def _read_table(path: Path) -> tuple[dict[str, dict[int, int]], dict[str, str]]:

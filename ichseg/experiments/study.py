@@ -14,13 +14,14 @@ import torch
 
 from ichseg.context import vote
 from ichseg.data import load_datalist
-from ichseg.data.folds import parse_folds
+from ichseg.data.folds import check_folds, parse_folds
 from ichseg.data.slices import slice_labels_in_order
+from ichseg.devices import pick_device
 from ichseg.errors import IchsegError
 from ichseg.experiments.ablation import Row
 from ichseg.experiments.sweep import Counts
 from ichseg.io import atomic_path, read_mask, read_volume, scan_name, slice_axis, spacing_mm, write_text
-from ichseg.launch import SIZE_STEP, parse_settings, run_bundle, settings_beside
+from ichseg.launch import check_numbers, parse_settings, run_bundle, settings_beside
 from ichseg.methods import hu_rule
 from ichseg.report.truth import TrueScan, compare, prediction_file, true_scans
 from ichseg.resources import bundle_folder
@@ -76,22 +77,28 @@ class Study:
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter
     _ensembles: dict[tuple[str, int], torch.nn.Module] = field(default_factory=dict)
     _values: dict[str, Any] = field(default_factory=dict)
+    _made_with: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("datalist", "output", "benchmark", "classifiers"):
             given = getattr(self, name)
             setattr(self, name, None if given is None else Path(given).resolve())
+        # Everything that can be wrong is told before anything is written.
         self._values = parse_settings("ich_pseudo_segmentation", "generate.yaml", self.settings)
         for key in sorted(set(self._values) & OF_THE_ROWS):
             raise IchsegError(f"--set {key}: the rows of the tables decide this themselves")
-        if self.size % SIZE_STEP:
-            raise IchsegError(f"size {self.size} must be a multiple of {SIZE_STEP}")
-        if not self.sets:  # a wrong datalist is told before anything is written
+        check_numbers({"size": self.size, "epochs": self.epochs, "batch_size": self.batch_size})
+        pick_device(self.device)
+        parts = {"training": self.train_folds, "validation": self.val_folds, "test": self.test_folds}
+        check_folds(self.datalist, **parts)
+        if not self.sets:
             raise IchsegError(f"{self.datalist}: no scan has a mask (key 'label'): there is nothing to measure against")
-        self._same_as_before()
+        if self.classifiers is not None and not list(self.classifiers.glob("*/model.pt")):
+            raise IchsegError(f"{self.classifiers}: no <backbone>/model.pt in this folder")
+        self._made_with = self._same_as_before()
 
-    def _same_as_before(self) -> None:
-        """Write what everything in the output depends on, or compare it with what was written.
+    def _same_as_before(self) -> dict[str, Any]:
+        """What everything in the output depends on, compared with what was written there before.
 
         Data and weights are known by their content, not by their path; a benchmark may be added later.
         """
@@ -118,7 +125,11 @@ class Study:
                 what = f"another {key}" if key in CONTENT else f"{key} {was}, now {value}"
                 raise IchsegError(f"{file}: made with {what}; choose another --output")
             settings["benchmark"] = settings["benchmark"] or before.get("benchmark")
-        write_text(file, json.dumps(settings, indent=1) + "\n")
+        return settings
+
+    def _record(self) -> None:
+        """Write the settings, now that something made with them is about to be kept."""
+        write_text(self.output / "settings.json", json.dumps(self._made_with, indent=1) + "\n")
 
     # --- data ---------------------------------------------------------------------------------------------------
     @property
@@ -230,6 +241,7 @@ class Study:
         if lacking:
             chains = self._chains(pair, size, rows)
             print(f"{which} scans, {' and '.join(pair)} at {size}: {', '.join(rows)}")
+            self._record()
             for scan in self.progress(lacking):
                 todo = [name for name in rows if not files[name, scan.case].is_file()]
                 for name, counts in chains.run(scan, todo).items():
@@ -253,6 +265,7 @@ class Study:
         files = {scan.case: folder / f"{scan_name(scan.stem)}.npz" for scan in self.scans(which)}
         lacking = [scan for scan in self.scans(which) if not files[scan.case].is_file()]
         if lacking:
+            self._record()
             print(f"{which} scans, HU rule without learning")
             for scan in self.progress(lacking):
                 _write(files[scan.case], _rule(scan))
@@ -297,6 +310,7 @@ class Study:
         """Make what belongs into the folder unless a mark says that it is all there."""
         mark = folder / "complete"
         if not mark.is_file():
+            self._record()
             print(f"making {folder.relative_to(self.output)} ...", flush=True)
             try:
                 make()
@@ -311,7 +325,7 @@ class _Chains:
     def __init__(self, ensemble: torch.nn.Module, rows: dict[str, dict[str, Any]], shared: dict[str, Any]) -> None:
         from monai.bundle import ConfigParser
 
-        from ichseg.devices import pick_device, place
+        from ichseg.devices import place
         from ichseg.networks import ClassifierEnsemble
 
         self.networks: list[torch.nn.Module] = list(ensemble.networks)  # type: ignore[arg-type]
@@ -393,8 +407,13 @@ def _rule(scan: TrueScan) -> Counts:
 
 
 def _digest(path: Path) -> str:
-    """Content of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    """Content of a file; for a datalist, of the true masks it names too."""
+    digest = hashlib.sha256(path.read_bytes())
+    if path.suffix == ".json":
+        for scan in load_datalist(path):
+            if "label" in scan:
+                digest.update(Path(scan["label"]).read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def _fold(scan: TrueScan) -> int:

@@ -42,8 +42,8 @@ def slice_picture(
     return Image.fromarray(pixels)
 
 
-def montage(rows: Sequence[tuple[str, Sequence[Image.Image]]], path: str | Path) -> None:
-    """Write rows of pictures, each row under its caption, as one PNG."""
+def montage(rows: Sequence[tuple[str, Sequence[Image.Image]]], path: str | Path, predictions: bool = True) -> None:
+    """Write rows of pictures, each row under its caption, as one PNG; the legend names predictions if there are any."""
     if not rows:
         raise ValueError("a montage needs at least one row")
     columns = max(len(pictures) for _, pictures in rows)
@@ -56,10 +56,11 @@ def montage(rows: Sequence[tuple[str, Sequence[Image.Image]]], path: str | Path)
         draw.text((6, number * height + 3), caption, fill=(235, 235, 235), font=font)
         for column, picture in enumerate(pictures):
             sheet.paste(picture, (column * size, number * height + CAPTION_PIXELS + 4))
-    legend = len(rows) * height + 3
-    draw.text((6, legend), "red: prediction", fill=PREDICTION_COLOR, font=font)
-    draw.text((130, legend), "green: truth", fill=TRUTH_COLOR, font=font)
-    draw.text((240, legend), "patient's right is on the left", fill=(170, 170, 170), font=font)
+    legend, left = len(rows) * height + 3, 6
+    words = [("green: truth", TRUTH_COLOR), ("patient's right is on the left", (170, 170, 170))]
+    for word, color in [("red: prediction", PREDICTION_COLOR), *words] if predictions else words:
+        draw.text((left, legend), word, fill=color, font=font)
+        left += int(draw.textlength(word, font=font)) + 24
     with atomic_path(path) as temporary:
         sheet.save(temporary, format="PNG")
 

@@ -42,6 +42,34 @@ def bar_chart(
     _save(figure, path)
 
 
+def horizontal_chart(
+    path: str | Path, panels: Sequence[tuple[str, Sequence[str], Mapping[str, Sequence[float]]]]
+) -> None:
+    """Bars of shares from left to right, one group per label, for labels too long to stand under a bar.
+
+    Args:
+        path: PNG to write.
+        panels: (title, labels, series name -> one value per label).
+    """
+    from matplotlib.figure import Figure
+
+    rows = [max(len(labels), 1) for _, labels, _ in panels]
+    figure = Figure(figsize=(9, 0.45 * sum(rows) + 1.2 * len(panels)), layout="constrained")
+    axes = figure.subplots(len(panels), 1, squeeze=False, gridspec_kw={"height_ratios": rows})[:, 0]
+    for axis, (title, labels, series) in zip(axes, panels, strict=True):
+        height = 0.8 / len(series)
+        for number, (name, values) in enumerate(series.items()):
+            at = np.arange(len(labels)) + (number - (len(series) - 1) / 2) * height
+            axis.barh(at, values, height, label=name, color=COLORS[(number + 1) % len(COLORS)])
+        axis.set_yticks(range(len(labels)), labels, fontsize=8)
+        axis.invert_yaxis()
+        axis.set_xlim(0, 1)
+        _finish(axis, title, "", "")
+        axis.grid(axis="y", visible=False)
+        axis.grid(axis="x", alpha=0.3)
+    _save(figure, path)
+
+
 def line_chart(
     path: str | Path,
     panels: Sequence[tuple[str, Mapping[str, tuple[Sequence[float], Sequence[float]]], Mapping[str, float]]],

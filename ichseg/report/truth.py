@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
 
 from ichseg.data import load_masked
 from ichseg.errors import IchsegError
@@ -85,7 +86,8 @@ def true_scans(
         ]
     if folds is not None:
         raise IchsegError(f"{truth}: a folder of masks has no folds; give a datalist")
-    root, found = Path(truth), []
+    root = Path(truth)
+    found: list[TrueScan] = []
     for file in find_scans(truth):
         stem = str(file.relative_to(root).with_name(_shortened(scan_name(file))))
         if cases is not None and stem not in cases:
@@ -93,9 +95,12 @@ def true_scans(
         image = None if images is None else next((str(f) for f in _named(Path(images), stem)), None)
         if images is not None and image is None:
             raise IchsegError(f"{images}: no scan {stem}.nii.gz for the mask {file}")
+        if (twin := next((f for f in found if f.stem == stem), None)) is not None:
+            raise IchsegError(f"{file}: the same case as {twin.label}; keep one of them")
         found.append(TrueScan(case=stem, stem=stem, image=image, label=str(file)))
-    if not found:
-        raise IchsegError(f"{truth}: no mask of case(s) {', '.join(cases or [])}")
+    for case in cases or []:
+        if all(scan.case != case for scan in found):
+            raise IchsegError(f"{truth}: no mask of case {case}")
     return found
 
 
@@ -105,6 +110,8 @@ def prediction_file(folder: str | Path, stem: str, case: str | None = None) -> P
     Raises:
         IchsegError: there is none.
     """
+    if not Path(folder).is_dir():
+        raise IchsegError(f"{folder}: no such folder")
     for ending in PREDICTION_ENDINGS:
         for file in _named(Path(folder), stem + ending):
             return file
@@ -114,23 +121,29 @@ def prediction_file(folder: str | Path, stem: str, case: str | None = None) -> P
 def compare(scan: TrueScan, prediction: str | Path) -> Compared:
     """Read the masks of a scan, and the scan if there is one; only the annotated slices, slices first.
 
+    A prediction stored with turned or mirrored axes is turned back; spacing and volumes are those of the truth.
+
     Raises:
         IchsegError: shapes differ. (Where only the affines differ, a warning is logged.)
     """
-    found, affine = read_mask(prediction)
     volume = None if scan.image is None else read_volume(scan.image)
-    if scan.label is not None:
-        truth, true_affine = read_mask(scan.label)
-    else:
-        truth, true_affine = np.zeros(found.shape, np.int16), affine
-    grids = {"truth": (truth.shape, true_affine)}
+    found, found_affine = read_mask(prediction)
+    truth: np.ndarray | None = None
+    affine = found_affine
     if volume is not None:
-        grids["scan"] = (volume.array.shape, volume.affine)
+        affine = volume.affine
+    if scan.label is not None:
+        truth, affine = read_mask(scan.label)
+    found, found_affine = _turned(found, found_affine, affine)
+    truth = np.zeros(found.shape, np.int16) if truth is None else truth
+    grids = {str(scan.label): (truth.shape, affine)}
+    if volume is not None:
+        grids[str(scan.image)] = (volume.array.shape, volume.affine)
     for name, (shape, other) in grids.items():
         if shape != found.shape:
-            raise IchsegError(f"case {scan.case}: prediction {found.shape} and {name} {shape} differ in shape")
-        if not np.allclose(affine, other, atol=0.1):
-            logger.warning("case %s: affines of prediction and %s differ; compared voxel by voxel", scan.case, name)
+            raise IchsegError(f"{prediction}: shape {found.shape}, but {name} has {shape}")
+        if not np.allclose(found_affine, other, atol=0.1):
+            logger.warning("%s: another affine than %s; compared voxel by voxel", prediction, name)
     axis = slice_axis(affine)
     chosen = list(range(found.shape[axis])) if scan.slices is None else list(scan.slices)
     spacing = spacing_mm(affine)
@@ -147,6 +160,12 @@ def compare(scan: TrueScan, prediction: str | Path) -> Compared:
         whole=len(chosen) == found.shape[axis],
         voxel_ml=abs(float(np.linalg.det(affine[:3, :3]))) / 1000,  # also under gantry tilt
     )
+
+
+def _turned(mask: np.ndarray, affine: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The mask with its axes in the order and direction of another grid: the same mask in space."""
+    turn = ornt_transform(io_orientation(affine), io_orientation(wanted))
+    return apply_orientation(mask, turn), affine @ inv_ornt_aff(turn, mask.shape)
 
 
 def _named(folder: Path, stem: str) -> list[Path]:

@@ -45,6 +45,8 @@ def prepare_implants(
     Raises:
         IchsegError: no scan without hemorrhage, or the output exists.
     """
+    if per_scan < 1:
+        raise IchsegError(f"per_scan must be at least 1, not {per_scan}")
     healthy = [s for s in load_datalist(datalist, folds, require=("slice_labels",)) if not any(s["slice_labels"])]
     if not healthy:
         raise IchsegError(f"{datalist}: no scan without hemorrhage in fold(s) {folds}")
@@ -89,6 +91,8 @@ def prepare_implants(
                         "slices": [{"hemorrhage": int(t), subtype: int(t)} for t in touched.tolist()],
                     }
                 )
+        if not entries:
+            raise IchsegError(f"{datalist}: no room for an implant in any of {len(healthy)} scans without hemorrhage")
         counts = {
             "volumes": len(entries),
             "slices": sum(len(e["slices"]) for e in entries),
