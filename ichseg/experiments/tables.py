@@ -163,6 +163,12 @@ def _published(row: dict[str, Any], values: Sequence[Sequence[float]]) -> dict[s
     return {"choice": "", **row, "published_bhsd": words[0], "published_bcihm": words[1]}
 
 
+def _cell(row: dict[str, Any], column: str) -> Any:
+    """What the page shows: published figures as printed."""
+    value = row.get(column, "" if column in ("note", "choice") else NAN)
+    return f"{value:.1f}" if column.startswith("published") and isinstance(value, float) and value == value else value
+
+
 def _report(
     study: Study,
     name: str,
@@ -178,11 +184,11 @@ def _report(
     heads = [f"{h}: CL / ML / FPL" if name == "table2" and h.startswith("paper") else h for h in heads]
     for which in study.sets:
         mine = [row for row in rows if row["set"] == which]
-        table = [[row.get(c, NAN if c not in ("note", "choice") else "") for c in shown] for row in mine]
+        table = [[_cell(row, c) for c in shown] for row in mine]
         pages.append(f"## {set_title(study, which)}\n\n{markdown_table(heads, table)}{fallback_note(study, which)}")
         bars = [row for row in mine if any(c in row for c in plotted)]
         labels = [", ".join(str(row[k]) for k in ("method", "choice") if row.get(k)) for row in bars]
-        series = {c.replace("_", " "): [float(row.get(c, NAN)) for row in bars] for c in plotted}
+        series = {HEADS.get(c, c): [float(row.get(c, NAN)) for row in bars] for c in plotted}
         panels.append((set_title(study, which), labels, series))
     text = f"{about} {CHOICES_EXPLAINED} Ours are shares between 0 and 1, the paper's are percent.\n\n" + "\n".join(
         pages

@@ -44,4 +44,5 @@ def set_title(study: Study, which: str) -> str:
     empty = len(set(truth.case.tolist())) - len(bleeding)
     slices = int((truth.positive > 0).sum())
     scans = f"{len(bleeding)} scan{'s' * (len(bleeding) != 1)}"
-    return f"{name}{kind}: {slices} slices with hemorrhage in {scans}, {empty} scans without"
+    without = f"{empty} scan{'s' * (empty != 1)} without"
+    return f"{name}{kind}: {slices} slices with hemorrhage in {scans}, {without}"
