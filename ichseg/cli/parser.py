@@ -1,0 +1,228 @@
+"""The words of the command line."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from ichseg.cli import commands
+from ichseg.cli.commands import BACKBONE_CHOICES, EXPERIMENT_CHOICES
+from ichseg.version import __version__
+
+EXAMPLES = """examples:
+  ichseg demo                                        see it work on phantoms, in about a minute
+  ichseg segment SCANS MASKS                         outline hemorrhage in a folder of NIfTI scans
+  ichseg prepare bcihm DOWNLOAD DATA                 convert a public data set
+  ichseg prepare nifti SCANS LABELS.csv DATA         your own scans and slice labels
+  ichseg train-classifier --datalist DATA/datalist.json --output runs/classifiers
+  ichseg pseudo-label --datalist DATA/datalist.json --classifiers runs/classifiers --output runs/pseudo
+  ichseg train-segmenter --datalist DATA/datalist.json --pseudo-labels runs/pseudo --output runs/unet
+  ichseg segment SCANS MASKS --weights runs/unet/model.pt
+  ichseg experiment table4 --datalist DATA/datalist.json --output runs/table4
+
+exit codes: 0 all done, 1 some scans failed (see results.csv), 2 wrong usage or set-up,
+130 interrupted (run the same command again to go on).
+Not the R package of the same name. Research only, not for clinical use."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog="ichseg",
+        description="Outline intracranial hemorrhage on head CT, learned from slice labels alone.",
+        epilog=EXAMPLES,
+        formatter_class=raw,
+    )
+    parser.add_argument("--version", action="version", version=f"ichseg {__version__}")
+    words = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, call: Any, text: str, example: str) -> argparse.ArgumentParser:
+        sub = words.add_parser(name, help=text, description=text, epilog=f"example:\n  {example}", formatter_class=raw)
+        sub.add_argument("--debug", action="store_true", help="show where an error arose")
+        sub.set_defaults(call=call)
+        return sub
+
+    prepare = command(
+        "prepare",
+        commands.prepare,
+        "Convert a data set into images, labels, slice_labels.csv and datalist.json.",
+        "ichseg prepare bcihm DOWNLOAD DATA\n  ichseg prepare nifti SCANS LABELS.csv DATA\n"
+        "  ichseg prepare phantom DATA --scans 10\n"
+        "  ichseg prepare implants DATA/datalist.json IMPLANTS --folds 3,4",
+    )
+    prepare.add_argument("dataset", choices=["bcihm", "bhsd", "nifti", "phantom", "implants"])
+    prepare.add_argument(
+        "paths",
+        nargs="+",
+        metavar="PATH",
+        help="SOURCE OUTPUT; nifti: SCANS LABELS.csv OUTPUT; phantom: OUTPUT; implants: DATALIST OUTPUT",
+    )
+    prepare.add_argument(
+        "--masks", metavar="DIR", help="nifti: true masks NAME.nii.gz; bcihm v1.0.0: extra slice masks NNN_S.png"
+    )
+    prepare.add_argument("--spacing", metavar="CSV", help="bcihm v1.0.0: in-plane spacing table")
+    prepare.add_argument(
+        "--group-by",
+        choices=["patient", "scan"],
+        default="patient",
+        help="bhsd: what no two folds share (default patient)",
+    )
+    prepare.add_argument(
+        "--labels-at", type=int, metavar="PIXELS", help="bhsd: label slices by masks of this size (default: native)"
+    )
+    prepare.add_argument(
+        "--fold-tolerance", type=float, default=0.03, help="bhsd, nifti: accepted unevenness of folds (default 0.03)"
+    )
+    prepare.add_argument("--scans", type=int, default=10, help="phantom: how many (default 10)")
+    prepare.add_argument("--seed", type=int, default=0, help="phantom, implants: seed (default 0)")
+    prepare.add_argument("--size", type=int, default=256, help="phantom: pixels per side (default 256)")
+    prepare.add_argument("--slices", type=int, default=24, help="phantom: slices per scan (default 24)")
+    prepare.add_argument("--folds", default="3,4", help="implants: into healthy scans of these folds (default 3,4)")
+    prepare.add_argument("--per-scan", type=int, default=2, help="implants: variants of each scan (default 2)")
+
+    classifier = command(
+        "train-classifier",
+        commands.train_classifier,
+        "Train the slice classifiers from slice labels; resumes where it stopped.",
+        "ichseg train-classifier --datalist DATA/datalist.json --output runs/classifiers --size 256 --epochs 20",
+    )
+    classifier.add_argument("--datalist", required=True, metavar="JSON")
+    classifier.add_argument("--output", required=True, metavar="DIR", help="gets one folder per backbone")
+    classifier.add_argument(
+        "--backbone",
+        action="append",
+        choices=BACKBONE_CHOICES,
+        help="may be repeated; default: the paper's, resnet34 and resnet50",
+    )
+    _training_options(classifier)
+
+    pseudo = command(
+        "pseudo-label",
+        commands.pseudo_label,
+        "Make pseudo-masks from trained classifiers: DIR/NAME_pseudo.nii.gz.",
+        "ichseg pseudo-label --datalist DATA/datalist.json --classifiers runs/classifiers --output runs/pseudo",
+    )
+    pseudo.add_argument("--datalist", required=True, metavar="JSON")
+    pseudo.add_argument("--classifiers", required=True, metavar="DIR", help="output of train-classifier")
+    pseudo.add_argument("--output", required=True, metavar="DIR")
+    pseudo.add_argument(
+        "--backbone",
+        action="append",
+        choices=BACKBONE_CHOICES,
+        help="which of the folder's classifiers; may be repeated (default: all)",
+    )
+    pseudo.add_argument("--folds", help="only these folds, e.g. 0-2 or 3,4")
+    pseudo.add_argument("--threshold", type=float, help="on the fused maps (default 0.22)")
+    pseudo.add_argument("--size", type=int, help="default: as the classifiers were trained")
+    _run_options(pseudo)
+
+    segmenter = command(
+        "train-segmenter",
+        commands.train_segmenter,
+        "Train the U-Net on pseudo-masks; resumes where it stopped.",
+        "ichseg train-segmenter --datalist DATA/datalist.json --pseudo-labels runs/pseudo --output runs/unet",
+    )
+    segmenter.add_argument("--datalist", required=True, metavar="JSON")
+    segmenter.add_argument(
+        "--pseudo-labels", metavar="DIR", help="output of pseudo-label; without it, the datalist's own masks"
+    )
+    segmenter.add_argument("--output", required=True, metavar="DIR")
+    _training_options(segmenter)
+
+    segment = command(
+        "segment",
+        commands.segment,
+        "Outline hemorrhage in every scan of a folder: OUTPUT/NAME_ich.nii.gz and OUTPUT/results.csv.",
+        "ichseg segment SCANS MASKS\n  ichseg segment scan.nii.gz MASKS --weights runs/unet/model.pt --device cuda:0",
+    )
+    segment.add_argument("input", metavar="INPUT", help="a folder of .nii or .nii.gz scans, or one file")
+    segment.add_argument("output", metavar="OUTPUT", help="folder for masks and results.csv")
+    segment.add_argument("--weights", metavar="FILE", help="default: the model shipped with ichseg")
+    segment.add_argument("--threshold", type=float, help="on the probability of hemorrhage (default 0.5)")
+    segment.add_argument("--size", type=int, help="default: as the weights were trained")
+    _run_options(segment)
+
+    evaluate = command(
+        "evaluate",
+        commands.evaluate,
+        "Compare masks with true masks and, where there are some, with slice labels.",
+        "ichseg evaluate MASKS DATA/datalist.json --output DIR\n"
+        "  ichseg evaluate MASKS TRUE_MASKS --images SCANS --output DIR",
+    )
+    evaluate.add_argument(
+        "predictions", metavar="PREDICTIONS", help="folder of NAME_ich.nii.gz, NAME_pseudo.nii.gz or NAME.nii.gz"
+    )
+    evaluate.add_argument("truth", metavar="TRUTH", help="datalist.json, or a folder of true masks NAME.nii.gz")
+    evaluate.add_argument("--output", metavar="DIR", help="for evaluation.csv, .json, _scans.csv, detection.json")
+    evaluate.add_argument("--images", metavar="DIR", help="with a folder of true masks: the scans, for the HU rule")
+    evaluate.add_argument("--folds", help="only these folds of the datalist, e.g. 3-4")
+    evaluate.add_argument("--cases", nargs="+", metavar="CASE", help="only these cases")
+    evaluate.add_argument(
+        "--connectivity", type=int, default=8, choices=[4, 8, 6, 18, 26], help="of lesions; 8 in slices is the default"
+    )
+    evaluate.add_argument("--tolerance-mm", type=float, default=2.0, help="of the surface Dice (default 2)")
+
+    experiment = command(
+        "experiment",
+        commands.experiment,
+        "Run a table or figure of the paper: DIR/NAME.csv, .md and .png, our figures beside the published ones.",
+        "ichseg experiment table4 --datalist DATA/datalist.json --output DIR --size 256 --epochs 20\n"
+        "  ichseg experiment figure8 --datalist DATA/datalist.json --output DIR --size 256 --epochs 20\n"
+        "  (the same DIR: classifiers and maps are made once; an interrupted run goes on where it stopped)",
+    )
+    experiment.add_argument("name", choices=EXPERIMENT_CHOICES, metavar="NAME", help=", ".join(EXPERIMENT_CHOICES))
+    experiment.add_argument("--datalist", required=True, metavar="JSON", help="some of its scans need masks")
+    experiment.add_argument("--output", required=True, metavar="DIR")
+    experiment.add_argument("--benchmark", metavar="JSON", help="evaluate on this too, e.g. implants; never pooled")
+    experiment.add_argument("--classifiers", metavar="DIR", help="trained ones to use instead of training")
+    experiment.add_argument("--size", type=int, default=384, help="pixels per side (default 384)")
+    experiment.add_argument("--epochs", type=int, default=200, help="of each training, at most (default 200)")
+    experiment.add_argument("--train-folds", default="0-2", help="default: 0-2")
+    experiment.add_argument("--val-folds", default="3", help="default: 3")
+    experiment.add_argument("--test-folds", default="4", help="default: 4")
+    experiment.add_argument("--batch-size", type=int, help="in training (default: 64 classifiers, 32 U-Net)")
+    experiment.add_argument("--architecture", choices=["small", "paper"], default="small", help="U-Net (default small)")
+    experiment.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
+    experiment.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="default: fp32")
+    experiment.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="settings",
+        help="a value of the pseudo-mask bundle's config for every row, e.g. gate_by=label",
+    )
+
+    demo = command(
+        "demo",
+        commands.demo,
+        "Segment a few phantoms with the shipped model and show true and predicted milliliters.",
+        "ichseg demo --output demo_output",
+    )
+    demo.add_argument("--output", default="demo_output", metavar="DIR", help="default: demo_output")
+    demo.add_argument("--scans", type=int, default=4, help="how many phantoms (default 4)")
+    demo.add_argument("--seed", type=int, default=0, help="seed of the phantoms (default 0)")
+    demo.add_argument("--weights", metavar="FILE", help="default: the model shipped with ichseg")
+    _run_options(demo)
+    return parser
+
+
+def _run_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="default: fp32")
+    parser.add_argument("--batch-size", type=int, help="slices per pass")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="any other value of the bundle's config",
+    )
+
+
+def _training_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--size", type=int, help="slices are resized to this many pixels per side (default 384)")
+    parser.add_argument("--epochs", type=int, help="at most (default 200, with early stopping)")
+    parser.add_argument("--train-folds", default="0-2", help="default: 0-2")
+    parser.add_argument("--val-folds", default="3", help="default: 3")
+    _run_options(parser)
