@@ -8,7 +8,7 @@ from typing import Any
 from ichseg.data.folds import parse_folds
 from ichseg.experiments.ablation import ROWS, Row
 from ichseg.experiments.study import Study
-from ichseg.experiments.sweep import MASK, THRESHOLDS, Counts
+from ichseg.experiments.sweep import MASK, THRESHOLDS, Counts, threshold_at
 
 PAPER_PAIR = ("resnet34", "resnet50")
 PAPER_THRESHOLD = 0.22
@@ -52,7 +52,7 @@ def mask_thresholds(study: Study, which: str, pair: Sequence[str], size: int) ->
     """
     counts = study.sweep(which, pair, size, {"r7": row_values(ROWS["r7"], pair)})["r7"]
     found = thresholds(study, counts)
-    return {c: PAPER_THRESHOLD if found[c] is None else float(f"{THRESHOLDS[found[c]]:.2f}") for c in CHOICES}
+    return {c: PAPER_THRESHOLD if found[c] is None else threshold_at(found[c]) for c in CHOICES}
 
 
 def pseudo_counts(study: Study, which: str, pair: Sequence[str], size: int, choice: str) -> Counts:

@@ -22,7 +22,7 @@ from ichseg.experiments.choices import (
     thresholds,
 )
 from ichseg.experiments.study import Study
-from ichseg.experiments.sweep import HIGHEST, LOWEST, MASK, THRESHOLDS
+from ichseg.experiments.sweep import HIGHEST, LOWEST, MASK, THRESHOLDS, threshold_at
 from ichseg.experiments.writing import save, set_title
 from ichseg.report.plots import box_chart, line_chart
 from ichseg.report.tables import markdown_table
@@ -45,7 +45,7 @@ def figure7(study: Study) -> str:
             index = chosen["validation"]
             if index is None:  # the same for every row, as for the masks with CRF
                 index = int(np.searchsorted(THRESHOLDS, np.float32(PAPER_THRESHOLD)))
-            found[row] = (float(THRESHOLDS[index]), counts[row].miou_per_slice(index))
+            found[row] = (threshold_at(index), counts[row].miou_per_slice(index))
         cut = mask_thresholds(study, which, pair, size)["validation"]
         found["r8"] = (cut, pseudo_counts(study, which, pair, size, "validation").miou_per_slice(MASK))
         nothing = float(np.mean(baselines(study, which)[0][1].miou_per_slice(len(THRESHOLDS) - 1)))
@@ -87,20 +87,20 @@ def figure8(study: Study) -> str:
             shown = range(LOWEST, HIGHEST + 1)
             found = [figures(counts[row], k) for k in shown]
             rows += [
-                {"set": which, "rule": rule, "threshold": float(THRESHOLDS[k]), **one}
+                {"set": which, "rule": rule, "threshold": threshold_at(k), **one}
                 for k, one in zip(shown, found, strict=True)
             ]
-            axis = [float(THRESHOLDS[k]) for k in shown]
+            axis = [threshold_at(k) for k in shown]
             curves[f"{rule}, mIoU"] = (axis, [one["miou"] for one in found])
             curves[f"{rule}, foreground IoU"] = (axis, [one["foreground_iou"] for one in found])
             chosen = thresholds(study, counts[row])
             for choice in CHOICES:
                 one = figures(counts[row], chosen[choice])
-                at = NAN if chosen[choice] is None else float(THRESHOLDS[chosen[choice]])
+                at = threshold_at(chosen[choice])
                 table.append([rule, choice, at, one["miou"], one["foreground_iou"]])
             for k in range(LOWEST, HIGHEST + 1, 10):
                 one = figures(counts[row], k)
-                table.append([rule, "grid", float(THRESHOLDS[k]), one["miou"], one["foreground_iou"]])
+                table.append([rule, "grid", threshold_at(k), one["miou"], one["foreground_iou"]])
         names = baselines(study, which)
         for name, found_counts, k in names:
             one = figures(found_counts, k)

@@ -14,6 +14,11 @@ LOWEST, HIGHEST = 10, 70
 MASK = 50  # a mask is a score of 0 or 1, so any threshold between will do
 
 
+def threshold_at(index: int | None) -> float:
+    """A threshold as one writes it: 0.27, not the nearest number of single precision; NaN for none."""
+    return float("nan") if index is None else round(float(THRESHOLDS[index]), 2)
+
+
 @dataclass
 class Counts:
     """Pixels above every threshold, slice by slice.

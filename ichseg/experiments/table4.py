@@ -21,7 +21,7 @@ from ichseg.experiments.choices import (
 )
 from ichseg.experiments.published import DIFFERENCES, TABLE4, differences, wrong_differences
 from ichseg.experiments.study import Study
-from ichseg.experiments.sweep import MASK, THRESHOLDS, Counts
+from ichseg.experiments.sweep import MASK, Counts, threshold_at
 from ichseg.experiments.writing import save, set_title
 from ichseg.metrics import roc_auc
 from ichseg.report.plots import bar_chart
@@ -47,7 +47,7 @@ def table4(study: Study) -> str:
             chosen = thresholds(study, counts[row])
             for choice in CHOICES:
                 index = chosen[choice]
-                shown = NAN if index is None else float(THRESHOLDS[index])
+                shown = threshold_at(index)
                 lines += _lines(study, which, row, choice, shown, counts[row], index)
         for choice in CHOICES:
             cut = mask_thresholds(study, which, pair, size)[choice]

@@ -23,7 +23,7 @@ from ichseg.experiments.choices import (
 )
 from ichseg.experiments.published import TABLE1, TABLE2, TABLE3
 from ichseg.experiments.study import REAL, Study
-from ichseg.experiments.sweep import MASK, THRESHOLDS
+from ichseg.experiments.sweep import MASK, threshold_at
 from ichseg.experiments.writing import CHOICES_EXPLAINED, save, set_title
 from ichseg.launch import SIZE_STEP
 from ichseg.report.evaluation import evaluate_masks
@@ -131,7 +131,7 @@ def table3(study: Study) -> str:
                             "set": which,
                             "method": f"{size} x {size}, {what}",
                             "choice": choice,
-                            "threshold": NAN if index is None else float(THRESHOLDS[index]),
+                            "threshold": threshold_at(index),
                             **figures(counts[row], index),
                             "published_bhsd": published[0],
                             "published_bcihm": published[1],
