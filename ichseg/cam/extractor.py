@@ -61,8 +61,10 @@ class CAMExtractor:
         self._restore: list[Callable[[], Any]] = []
 
     def __enter__(self) -> CAMExtractor:
+        mode = evaluation_mode(self.model)
+        mode.__enter__()
+        self._restore.append(partial(mode.__exit__, None, None, None))
         for module in self.model.modules():
-            self._remember(module, "training", False)
             if getattr(module, "inplace", False) is True:
                 self._remember(module, "inplace", False)
         for parameter in self.model.parameters():

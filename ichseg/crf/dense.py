@@ -131,6 +131,21 @@ class DenseCRF:
         return torch.stack(results).to(p)
 
 
+def score_probabilities(score: Tensor, power: float = 4.0) -> Tensor:
+    """Probabilities from a map's score s: hemorrhage s against background ``(1 - s) ** power``, scaled to sum to 1.
+
+    Args:
+        score: (B, 1, ...) in [0, 1].
+        power: the higher, the less likely background.
+
+    Returns:
+        (B, 2, ...), background first.
+    """
+    s = score.clamp(0, 1)
+    both = torch.cat([(1 - s) ** power, s], dim=1)
+    return both / both.sum(dim=1, keepdim=True)
+
+
 def _combined(kernels: list[tuple[float, Callable[[Tensor], Tensor]]], values: Tensor) -> Tensor:
     """Weighted sum of the kernels' filterings."""
     return torch.stack([weight * kernel(values) for weight, kernel in kernels]).sum(dim=0)

@@ -27,7 +27,7 @@ def bar_chart(
         panels: (title, series name -> one value per group, name -> height of a dashed line over each group).
         label: of the vertical axis.
     """
-    figure, axes = _panels(len(panels), 1)
+    figure, axes = _panels(len(panels))
     for axis, (title, series, marks) in zip(axes, panels, strict=True):
         width = 0.8 / len(series)
         for number, (name, values) in enumerate(series.items()):
@@ -74,22 +74,20 @@ def line_chart(
     path: str | Path,
     panels: Sequence[tuple[str, Mapping[str, tuple[Sequence[float], Sequence[float]]], Mapping[str, float]]],
     labels: tuple[str, str],
-    dots: float = 0.1,
 ) -> None:
-    """Curves, one panel above the other, with a dot at every multiple of ``dots`` along the horizontal axis.
+    """Curves, one panel above the other, with a dot at every tenth along the horizontal axis.
 
     Args:
         path: PNG to write.
         panels: (title, curve name -> (x, y), name -> height of a dashed line).
         labels: of the two axes.
-        dots: their distance.
     """
-    figure, axes = _panels(len(panels), 1)
+    figure, axes = _panels(len(panels))
     for axis, (title, curves, marks) in zip(axes, panels, strict=True):
         for number, (name, (x, y)) in enumerate(curves.items()):
             color = COLORS[(number + 1) % len(COLORS)]
             axis.plot(x, y, label=name, color=color)
-            dotted = [i for i, v in enumerate(x) if abs(v / dots - round(v / dots)) < 1e-3]
+            dotted = [i for i, v in enumerate(x) if abs(10 * v - round(10 * v)) < 1e-3]
             axis.plot([x[i] for i in dotted], [y[i] for i in dotted], "o", color=color, markersize=4)
         for style, (name, height) in zip(("--", ":"), marks.items(), strict=False):
             axis.axhline(height, color="black", linestyle=style, linewidth=1, label=name)
@@ -107,7 +105,7 @@ def box_chart(
         panels: (title, name -> values, name -> height of a dashed line).
         label: of the vertical axis.
     """
-    figure, axes = _panels(len(panels), 1)
+    figure, axes = _panels(len(panels))
     for axis, (title, boxes, marks) in zip(axes, panels, strict=True):
         axis.boxplot(list(boxes.values()), tick_labels=list(boxes), showmeans=True)
         axis.set_ylim(0, 1)
@@ -117,11 +115,11 @@ def box_chart(
     _save(figure, path)
 
 
-def _panels(rows: int, columns: int) -> tuple[Any, list[Any]]:
+def _panels(rows: int) -> tuple[Any, list[Any]]:
     from matplotlib.figure import Figure  # no pyplot: nothing global, no display needed
 
-    figure = Figure(figsize=(8 * columns, 4 * rows), layout="constrained")
-    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
+    figure = Figure(figsize=(8, 4 * rows), layout="constrained")
+    return figure, list(figure.subplots(rows, 1, squeeze=False).flat)
 
 
 def _finish(axis: Any, title: str, x: str, y: str) -> None:

@@ -11,6 +11,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 
 from ichseg.crf import DenseCRF as DenseCRFSolver
+from ichseg.crf import score_probabilities
 from ichseg.transforms.volumes import like, plain, volume_slice_axis
 
 UNARIES = ("label", "score")
@@ -74,9 +75,7 @@ class DenseCRF(Transform):
                 if self.unary == "label":
                     p = torch.where(p > 0, self.label_probability, 1 - self.label_probability)
             if self.unary == "score" and score is not None:
-                p = plain(score).movedim(1 + axis, 0).float().clamp(0, 1)
-                p = torch.cat([(1 - p) ** self.score_power, p], dim=1)
-                p = p / p.sum(dim=1, keepdim=True)
+                p = score_probabilities(plain(score).movedim(1 + axis, 0).float(), self.score_power)
             else:
                 p = torch.cat([1 - p, p], dim=1)
         refined = torch.zeros_like(p)
