@@ -7,25 +7,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ichseg.crf.filters import ExactBilateralFilter, GridBilateralFilter, SpatialFilter
+from ichseg.crf.filters import ExactBilateralFilter, SpatialFilter
+from ichseg.crf.grid import GridBilateralFilter, PixelGrid
+from ichseg.crf.lattice import lattice_mean_field
+from ichseg.crf.parallel import map_images
 
 BACKENDS = ("grid", "exact", "pydensecrf")
 # Probabilities are kept this far from 0 before the logarithm.
 SMALLEST_PROBABILITY = 1e-8
+Filter = Callable[[Tensor], Tensor]
 
 
-class DenseCRF:
+class DenseCRF(nn.Module):
     """Mean field: ``Q <- softmax(log p + sum_m w_m N_m^-1/2 K_m N_m^-1/2 Q)``.
 
     Two kernels, one of position, one of position and gray level; Potts compatibility; symmetric normalization
     ``N = diag(K 1)``; the self term is kept. The defaults are the published settings, which were made for color
     images: a gray image counts as three equal channels, so the standard deviation of its one channel is
     ``intensity_sigma / sqrt(3)``.
+
+    A module without parameters of its own, so it can be the last layer of a network: gradients flow to the
+    probabilities, and to the weights where these are tensors (a :class:`torch.nn.Parameter` is trained with the
+    network), not to the image. Results are the same bits on every run.
 
     Args:
         iterations: mean-field steps.
@@ -35,100 +43,132 @@ class DenseCRF:
         intensity_sigma: gray-level part of the second kernel, per channel of three equal ones.
         bilateral_weight: weight of the second kernel; 0 leaves it out.
         backend: ``"grid"`` (fast), ``"exact"`` (the full sum, for crops) or ``"pydensecrf"`` (needs the extra).
-        spacing: edge lengths in mm per spatial axis; then the spatial sigmas are in mm.
+        spacing: edge lengths in mm per spatial axis, in the order of the axes; then the spatial sigmas are in mm.
 
     Raises:
-        ValueError: unknown backend, or a sigma that is not positive.
+        ValueError: unknown backend, a sigma or spacing that is not positive, or fewer than 0 iterations.
     """
 
     def __init__(
         self,
         iterations: int = 10,
         spatial_sigma: float = 3,
-        spatial_weight: float = 3,
+        spatial_weight: float | Tensor = 3,
         bilateral_sigma: float = 80,
         intensity_sigma: float = 13,
-        bilateral_weight: float = 10,
+        bilateral_weight: float | Tensor = 10,
         backend: str = "grid",
         spacing: Sequence[float] | None = None,
     ) -> None:
+        super().__init__()
         if backend not in BACKENDS:
             raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, not '{backend}'")
-        if min(spatial_sigma, bilateral_sigma, intensity_sigma) <= 0:
+        # Written so that NaN is refused too.
+        if not min(spatial_sigma, bilateral_sigma, intensity_sigma) > 0:
             raise ValueError("the sigmas must be positive")
+        if iterations < 0:
+            raise ValueError(f"iterations must not be negative, but is {iterations}")
         self.iterations = iterations
         self.spatial_sigma, self.spatial_weight = spatial_sigma, spatial_weight
         self.bilateral_sigma, self.bilateral_weight = bilateral_sigma, bilateral_weight
         self.intensity_sigma = intensity_sigma
-        self.backend, self.spacing = backend, spacing
+        self.backend, self.spacing = backend, None if spacing is None else checked_spacing(spacing)
 
-    def __call__(self, probabilities: Tensor, image: Tensor) -> Tensor:
+    def extra_repr(self) -> str:
+        """What ``print`` shows."""
+        return (
+            f"iterations={self.iterations}, spatial={self.spatial_sigma}, bilateral={self.bilateral_sigma}, "
+            f"intensity={self.intensity_sigma}, backend={self.backend}"
+        )
+
+    def forward(self, probabilities: Tensor, image: Tensor, spacing: Sequence[float] | None = None) -> Tensor:
         """Refine probabilities against an image.
 
         Args:
             probabilities: (B, C, H, W) or (B, C, D, H, W) in [0, 1], C >= 2 labels.
             image: (B, 1, ...) gray levels 0 to 255 of the same spatial shape.
+            spacing: of this image, in the place of the one given at first.
 
         Returns:
-            probabilities of the same shape, summing to 1 over C.
+            probabilities of the same shape, summing to 1 over C, in float32 (float64 for float64).
 
         Raises:
-            ValueError: shapes do not fit.
+            ValueError: shapes do not fit, or something is not a finite number.
         """
         p, gray = _checked(probabilities, image)
-        sigmas = [1.0 / s for s in self.spacing] if self.spacing is not None else [1.0] * (p.ndim - 2)
-        if len(sigmas) != p.ndim - 2:
-            raise ValueError(f"spacing has {len(sigmas)} entries, the image {p.ndim - 2} spatial axes")
-        unary = p.clamp(SMALLEST_PROBABILITY, 1.0).log()
-        if self.backend == "pydensecrf":
-            return self._pydensecrf(p, unary, gray, sigmas)
-        kernels = self._kernels(gray, sigmas)
+        spacing = self.spacing if spacing is None else checked_spacing(spacing)
+        scale = [1.0] * (p.ndim - 2) if spacing is None else [1.0 / s for s in spacing]
+        if len(scale) != p.ndim - 2:
+            raise ValueError(f"spacing has {len(scale)} entries, the image {p.ndim - 2} spatial axes")
+        if p.numel() == 0:
+            return p
+        with torch.autocast(p.device.type, enabled=False):
+            if self.backend == "pydensecrf":
+                return self._lattice(_log(p), gray, scale)
+            kernels = self._kernels(gray, scale)
+            if p.device.type != "cpu" or len(p) == 1:
+                return self._mean_field(p, kernels(gray))
+            whole = None if p.requires_grad else torch.empty_like(p)
+
+            def one(number: int) -> Tensor:
+                here = slice(number, number + 1)
+                q = self._mean_field(p[here], kernels(gray[here]))
+                return q if whole is None else whole[here].copy_(q)
+
+            images = map_images(one, range(len(p)))
+            return torch.cat(images) if whole is None else whole
+
+    def _mean_field(self, p: Tensor, kernels: list[Filter]) -> Tensor:
+        # A message to all labels alike changes nothing, so Q - 1 / C stands for Q: these sum to 0 over the labels,
+        # hence the last label's message is minus the sum of the others', and C - 1 filterings are enough.
+        steps = self.iterations if kernels else 0
+        if p.shape[1] == 2:  # the softmax of two is the sigmoid of their difference
+            difference = start = _log(p[:, :1]) - _log(p[:, 1:])
+            for _ in range(steps):
+                difference = start - _message(kernels, torch.rsub(difference.sigmoid(), 1, alpha=2))
+            first = difference.sigmoid()
+            # Not 1 - first, which has no digits left where the first label is nearly certain.
+            return torch.cat([first, (-difference).sigmoid()], dim=1)
+        unary = _log(p)
         q = unary.softmax(dim=1)
-        if not kernels:
-            return q
-        # The labels sum to 1, so the last label's message is that of all ones less the others': filter C - 1.
-        ones = torch.ones_like(gray)
-        total = _combined(kernels, ones)
-        for _ in range(self.iterations):
-            some = _combined(kernels, q[:, :-1])
-            last = total - some.sum(dim=1, keepdim=True)
-            q = (unary + torch.cat([some, last], dim=1)).softmax(dim=1)
+        for _ in range(steps):
+            some = _message(kernels, q[:, :-1] - 1 / p.shape[1])
+            q = (unary + torch.cat([some, -some.sum(dim=1, keepdim=True)], dim=1)).softmax(dim=1)
         return q
 
-    def _kernels(self, gray: Tensor, scale: Sequence[float]) -> list[tuple[float, Callable[[Tensor], Tensor]]]:
-        kernels = []
-        if self.spatial_weight:
-            spatial = SpatialFilter(gray.shape[2:], [self.spatial_sigma * s for s in scale], gray.device, gray.dtype)
-            kernels.append((self.spatial_weight, _normalized(spatial, torch.ones_like(gray[:1]))))
-        if self.bilateral_weight:
-            family = GridBilateralFilter if self.backend == "grid" else ExactBilateralFilter
-            bilateral = family(gray, [self.bilateral_sigma * s for s in scale], self.intensity_sigma / math.sqrt(3))
-            kernels.append((self.bilateral_weight, _normalized(bilateral, torch.ones_like(gray))))
-        return kernels
+    def _kernels(self, gray: Tensor, scale: Sequence[float]) -> Callable[[Tensor], list[Filter]]:
+        """Gray levels -> their weighted kernels; what depends on the shape alone is made once for all images."""
+        shape, device, dtype = gray.shape[2:], gray.device, gray.dtype
+        shared: list[Filter] = []
+        if _wanted(self.spatial_weight):
+            spatial = SpatialFilter(shape, [self.spatial_sigma * s for s in scale], device, dtype)
+            shared.append(_normalized(spatial, torch.ones_like(gray[:1]), self.spatial_weight))
+        if not _wanted(self.bilateral_weight):
+            return lambda images: shared
+        sigmas, intensity_sigma = [self.bilateral_sigma * s for s in scale], self.intensity_sigma / math.sqrt(3)
+        grid = PixelGrid(shape, sigmas, device, dtype) if self.backend == "grid" else None
 
-    def _pydensecrf(self, p: Tensor, unary: Tensor, gray: Tensor, scale: Sequence[float]) -> Tensor:
-        try:
-            import pydensecrf.densecrf as dcrf
-            from pydensecrf.utils import create_pairwise_bilateral, create_pairwise_gaussian
-        except ImportError:
-            raise ValueError("backend 'pydensecrf' needs 'pip install ichseg[crf]'; 'grid' needs nothing") from None
-        shape = tuple(p.shape[2:])
-        results = []
-        for terms, picture in zip(unary, gray, strict=True):
-            crf = dcrf.DenseCRF(math.prod(shape), p.shape[1])
-            crf.setUnaryEnergy(np.ascontiguousarray((-terms).detach().cpu().flatten(1).numpy(), dtype=np.float32))
-            if self.spatial_weight:
-                sdims = [self.spatial_sigma * s for s in scale]
-                crf.addPairwiseEnergy(create_pairwise_gaussian(sdims, shape), compat=self.spatial_weight)
-            if self.bilateral_weight:
-                sdims = [self.bilateral_sigma * s for s in scale]
-                levels = picture[0].detach().cpu().numpy().astype(np.float32)[..., None]
-                schan = (self.intensity_sigma / math.sqrt(3),)
-                features = create_pairwise_bilateral(sdims, schan, levels, chdim=levels.ndim - 1)
-                crf.addPairwiseEnergy(features, compat=self.bilateral_weight)
-            q = np.asarray(crf.inference(self.iterations)).reshape(p.shape[1], *shape)
-            results.append(torch.from_numpy(q))
-        return torch.stack(results).to(p)
+        def of_images(images: Tensor) -> list[Filter]:
+            bilateral: Filter
+            if grid is None:
+                bilateral = ExactBilateralFilter(images, sigmas, intensity_sigma)
+            else:
+                bilateral = GridBilateralFilter(images, grid, intensity_sigma)
+            return [*shared, _normalized(bilateral, torch.ones_like(images), self.bilateral_weight)]
+
+        return of_images
+
+    def _lattice(self, unary: Tensor, gray: Tensor, scale: Sequence[float]) -> Tensor:
+        return lattice_mean_field(
+            unary,
+            gray,
+            self.iterations,
+            [self.spatial_sigma * s for s in scale] if _wanted(self.spatial_weight) else None,
+            float(self.spatial_weight),
+            [self.bilateral_sigma * s for s in scale] if _wanted(self.bilateral_weight) else None,
+            self.intensity_sigma / math.sqrt(3),
+            float(self.bilateral_weight),
+        )
 
 
 def score_probabilities(score: Tensor, power: float = 4.0) -> Tensor:
@@ -146,15 +186,63 @@ def score_probabilities(score: Tensor, power: float = 4.0) -> Tensor:
     return both / both.sum(dim=1, keepdim=True)
 
 
-def _combined(kernels: list[tuple[float, Callable[[Tensor], Tensor]]], values: Tensor) -> Tensor:
-    """Weighted sum of the kernels' filterings."""
-    return torch.stack([weight * kernel(values) for weight, kernel in kernels]).sum(dim=0)
+def checked_spacing(spacing: Sequence[float]) -> tuple[float, ...]:
+    """The same as plain numbers.
+
+    Raises:
+        ValueError: an entry that is not a positive, finite number.
+    """
+    numbers = tuple(float(s) for s in spacing)
+    if not all(0 < s < math.inf for s in numbers):
+        raise ValueError(f"spacing must be positive numbers of mm, not {numbers}")
+    return numbers
 
 
-def _normalized(kernel: Callable[[Tensor], Tensor], ones: Tensor) -> Callable[[Tensor], Tensor]:
-    """``N^-1/2 K N^-1/2`` with ``N = diag(K 1)``."""
-    root = kernel(ones).clamp_min(torch.finfo(ones.dtype).tiny).rsqrt()
-    return lambda values: root * kernel(root * values)
+class _Symmetric(torch.autograd.Function):
+    """A symmetric linear filter: it is its own derivative, so nothing between input and output is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, kernel: Filter) -> Tensor:
+        ctx.kernel = kernel
+        return kernel(values)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return _Symmetric.apply(gradient, ctx.kernel), None
+
+
+def _log(p: Tensor) -> Tensor:
+    return p.clamp(SMALLEST_PROBABILITY, 1.0).log()
+
+
+def _wanted(weight: float | Tensor) -> bool:
+    """A trained weight counts even while it is 0."""
+    return bool(weight) or (isinstance(weight, Tensor) and weight.requires_grad)
+
+
+def _message(kernels: list[Filter], values: Tensor) -> Tensor:
+    """Sum of the kernels' filterings."""
+    total = kernels[0](values)
+    for kernel in kernels[1:]:
+        total = total + kernel(values)
+    return total
+
+
+def _normalized(kernel: Filter, ones: Tensor, weight: float | Tensor) -> Filter:
+    """``w N^-1/2 K N^-1/2`` with ``N = diag(K 1)``."""
+    with torch.no_grad():
+        root = kernel(ones).clamp_min(torch.finfo(ones.dtype).tiny).rsqrt()
+    fixed = not isinstance(weight, Tensor)
+    last = root * weight if fixed else root
+
+    def whole(values: Tensor) -> Tensor:
+        return kernel(root * values).mul_(last)
+
+    def weighted(values: Tensor) -> Tensor:
+        filtered = _Symmetric.apply(values, whole) if values.requires_grad else whole(values)
+        return filtered if fixed else filtered * weight
+
+    return weighted
 
 
 def _checked(probabilities: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
@@ -166,4 +254,8 @@ def _checked(probabilities: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
     if tuple(image.shape) != expected:
         raise ValueError(f"image must have shape {expected} to fit the probabilities, not {tuple(image.shape)}")
     dtype = torch.float64 if probabilities.dtype == torch.float64 else torch.float32
-    return probabilities.to(dtype), image.to(device=probabilities.device, dtype=dtype)
+    p, gray = probabilities.to(dtype), image.detach().to(device=probabilities.device, dtype=dtype)
+    for name, values in (("probabilities", p), ("image", gray)):
+        if not bool(values.sum().isfinite()):
+            raise ValueError(f"{name} must be finite numbers")
+    return p, gray

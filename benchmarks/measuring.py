@@ -1,0 +1,104 @@
+"""What the benchmarks share: alternating timings, peak memory, and a word on the machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def cores() -> int:
+    """CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """Processor, cores, GPU and versions."""
+    named = [line for line in _read("/proc/cpuinfo").splitlines() if line.startswith("model name")]
+    return {
+        "cpu": named[0].partition(":")[2].strip() if named else platform.processor(),
+        "cores": cores(),
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def in_turns(sides: dict[str, Callable[[], Any]], rounds: int, device: torch.device) -> dict[str, list[float]]:
+    """Seconds per side and round. The sides take turns, so that a busy moment meets all of them; one round warms up."""
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(rounds + 1):
+        for name, side in sides.items():
+            synchronize(device)
+            start = time.perf_counter()
+            side()
+            synchronize(device)
+            if number:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def medians(seconds: dict[str, list[float]], per: int, digits: int = 2) -> dict[str, float]:
+    """Median milliseconds of each side, per item."""
+    return {name: round(statistics.median(times) * 1000 / per, digits) for name, times in seconds.items()}
+
+
+def ratio(seconds: dict[str, list[float]], slow: str, fast: str) -> float:
+    """Median over the rounds of how many times faster one side was than the other in the same round."""
+    return round(statistics.median(s / f for s, f in zip(seconds[slow], seconds[fast], strict=True)), 2)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for the GPU, if there is one."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peak_mib_of(function: Callable[[], Any]) -> float | None:
+    """Most memory, in MiB, that a call takes beyond what the process held before; None where Linux does not say it.
+
+    Meant for a fresh process: freed memory that the process still holds would hide what a call takes.
+    """
+    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    if not reset.exists():
+        return None
+    reset.write_text("5")  # the peak starts anew from what is held now
+    before = _kib(status.read_text(), "VmRSS")
+    function()
+    return round((_kib(status.read_text(), "VmHWM") - before) / 2**10, 1)
+
+
+def steal_share(before: list[int], after: list[int]) -> float:
+    """Share of the machine's time that went to others between two calls of :func:`processor_times`."""
+    spent = [b - a for a, b in zip(before, after, strict=True)]
+    return round(spent[7] / sum(spent), 3) if len(spent) > 7 and sum(spent) else 0.0
+
+
+def processor_times() -> list[int]:
+    """Counters of /proc/stat; empty where there is none."""
+    first = _read("/proc/stat").partition("\n")[0].split()
+    return [int(number) for number in first[1:]]
+
+
+def commit() -> str:
+    """Commit of the checkout the benchmark stands in."""
+    here = Path(__file__).parent
+    found = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True, check=False
+    )
+    return found.stdout.strip() or "unknown"
+
+
+def _kib(status: str, name: str) -> int:
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith(f"{name}:"))
+
+
+def _read(path: str) -> str:
+    return Path(path).read_text() if Path(path).is_file() else ""
