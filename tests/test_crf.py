@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 import math
+import pickle
 
 import pytest
 import torch
@@ -40,6 +43,13 @@ def picture(size=(32, 32), labels=2, seed=0):
     return p / p.sum(1, keepdim=True), image
 
 
+def regions(size, labels=3):
+    """Probabilities that differ from region to region, so that pixels have something to tell each other."""
+    generator = torch.Generator().manual_seed(5)
+    coarse = torch.randn(1, labels, 4, 4, generator=generator) / 2
+    return torch.nn.functional.interpolate(coarse, size, mode="bicubic").softmax(1)
+
+
 def brute_force(p, image, sxy, wxy, bxy, si, wb, iterations):
     """Mean field with explicit kernel matrices in float64."""
     shape = p.shape[2:]
@@ -69,6 +79,50 @@ def test_exact_backend_is_brute_force(size, labels):
     settings = dict(spatial_sigma=3, spatial_weight=3, bilateral_sigma=20, intensity_sigma=13, bilateral_weight=5)
     mine = DenseCRF(3, backend="exact", **settings)(p.double(), image.double())
     torch.testing.assert_close(mine, brute_force(p, image, 3, 3, 20, 13, 5, 3), atol=1e-9, rtol=0)
+
+
+IMAGES = {
+    "smooth": lambda: picture((64, 64))[1],
+    "noise": lambda: (torch.rand(1, 1, 64, 64, generator=torch.Generator().manual_seed(3)) * 255).round(),
+    "between levels": lambda: torch.rand(1, 1, 64, 64, generator=torch.Generator().manual_seed(4)) * 255,
+    "constant": lambda: torch.full((1, 1, 64, 64), 93.7),
+    "few pixels wide": lambda: picture((64, 64))[1][..., :3],
+    "hounsfield": lambda: picture((64, 64))[1] * 10 - 1000,
+}
+
+
+@pytest.mark.parametrize("image", IMAGES)
+@pytest.mark.parametrize("settings", [{}, {"bilateral_sigma": 20}, {"bilateral_sigma": 6}, {"intensity_sigma": 4}])
+def test_grid_is_near_to_exact(image, settings):
+    gray = IMAGES[image]()
+    p = regions(gray.shape[2:])
+    exact = DenseCRF(1, backend="exact", **settings)(p.double(), gray.double())
+    # Not saturated, or an error of the kernels would not show.
+    assert 0.05 < (exact - p).abs().mean() and exact.quantile(0.9) < 0.99
+    mine = DenseCRF(1, **settings)(p, gray)
+    assert (mine - exact).abs().mean() < 7e-4  # sigmas 10 % off give more
+    assert (mine.argmax(1) != exact.argmax(1)).sum() <= max(1, 0.001 * gray.numel())
+
+
+def test_grid_is_near_to_exact_in_volumes_and_thick_slices():
+    p, image = picture((8, 24, 28), labels=2)
+    for settings in ({}, {"spacing": (5, 0.5, 0.5), "bilateral_sigma": 10}, {"spacing": (5, 0.5, 0.5)}):
+        exact = DenseCRF(1, backend="exact", **settings)(p.double(), image.double())
+        assert (DenseCRF(1, **settings)(p, image) - exact).abs().mean() < 3e-4
+
+
+def test_cost_is_linear_in_pixels():
+    """Counted in multiplications of matrices, which are all that could grow faster."""
+
+    def multiplications(n):
+        from torch.utils.flop_counter import FlopCounterMode
+
+        p, image = picture((n, n))
+        with FlopCounterMode(display=False) as counter:
+            DenseCRF(1)(p, image)
+        return counter.get_total_flops()
+
+    assert multiplications(512) < 4.4 * multiplications(256)
 
 
 @pytest.mark.parametrize("sigma", [80, 20, 5])
@@ -104,6 +158,51 @@ def test_batches_are_independent_and_results_repeat():
     together = crf(torch.cat([a, b]), torch.cat([x, y]))
     torch.testing.assert_close(together, torch.cat([crf(a, x), crf(b, y)]), atol=1e-5, rtol=0)
     assert torch.equal(crf(a, x), crf(a, x))
+    assert crf(a[:0], x[:0]).shape == (0, 2, 32, 32)
+
+
+def test_threads_change_no_bit_and_are_given_back():
+    pairs = [picture(seed=seed) for seed in range(5)]
+    p, image = torch.cat([a for a, _ in pairs]), torch.cat([x for _, x in pairs])
+    before = torch.get_num_threads()
+    try:
+        results = []
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            with torch.inference_mode(threads == 3):
+                results.append(DenseCRF(3)(p, image).clone())
+            assert torch.get_num_threads() == threads
+        assert torch.equal(*results) and results[1].is_inference()
+        p.requires_grad_(True)
+        assert DenseCRF(1)(p, image).requires_grad
+        with torch.no_grad():
+            assert not DenseCRF(1)(p, image).requires_grad
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_kernels_that_are_kept_never_answer_for_others():
+    (p, image), (q, other) = picture(seed=1), picture((20, 20), seed=2)
+    crf = DenseCRF(1)
+    for change in (
+        {},
+        {"iterations": 2},
+        {"spatial_weight": 1.0},
+        {"bilateral_sigma": 9.0},
+        {"intensity_sigma": 30.0},
+        {"spatial_sigma": 1.0},
+        {"bilateral_weight": 0},
+        {"backend": "exact"},
+    ):
+        for name, value in change.items():
+            setattr(crf, name, value)
+        settings = {n: v for n, v in vars(crf).items() if n in inspect.signature(DenseCRF).parameters}
+        for a, x in ((p, image), (q, other), (p, image)):
+            assert torch.equal(crf(a, x), DenseCRF(**settings)(a, x))
+    spaced = crf(p, image, spacing=(0.5, 2))
+    assert torch.equal(spaced, DenseCRF(**{**settings, "spacing": (0.5, 2)})(p, image))
+    assert not torch.equal(spaced, crf(p, image))
+    assert torch.equal(copy.deepcopy(crf)(p, image), pickle.loads(pickle.dumps(crf))(p, image))
 
 
 def test_zeros_and_ones_constant_images_and_single_pixels_give_numbers():
@@ -120,11 +219,36 @@ def test_spacing_counts_in_the_sigmas():
     torch.testing.assert_close(in_pixels, in_mm)
 
 
-def test_gradients_flow():
-    p, image = picture((8, 8))
-    p.requires_grad_(True)
-    DenseCRF(2)(p, image)[:, 1].sum().backward()
-    assert p.grad.abs().sum() > 0 and p.grad.isfinite().all()
+@pytest.mark.parametrize("backend", ["grid", "exact"])
+@pytest.mark.parametrize("labels", [2, 3])
+def test_gradients_are_those_of_finite_differences(backend, labels):
+    p, image = picture((5, 6), labels)
+    pair = torch.cat([p, p.flip(2)]).double().requires_grad_(True)
+    crf = DenseCRF(2, bilateral_sigma=4, backend=backend, spatial_weight=0.5, bilateral_weight=0.7)
+    images = torch.cat([image, image.flip(2)])
+    assert torch.autograd.gradcheck(lambda x: crf(x, images), pair)
+
+
+def test_as_a_layer_its_weights_are_trained():
+    torch.manual_seed(0)
+    p, image = picture((12, 12))
+    crf = DenseCRF(
+        2, spatial_weight=torch.nn.Parameter(torch.tensor(0.0)), bilateral_weight=torch.nn.Parameter(torch.tensor(0.5))
+    )
+    target = DenseCRF(2, spatial_weight=1.0, bilateral_weight=0.2)(p, image)
+    assert {name for name, _ in crf.named_parameters()} == {"spatial_weight", "bilateral_weight"}
+    optimizer = torch.optim.Adam(crf.parameters(), 0.1)
+    for _ in range(120):
+        optimizer.zero_grad()
+        ((crf(p, image) - target) ** 2).mean().backward()
+        optimizer.step()
+    assert crf.spatial_weight.item() == pytest.approx(1.0, abs=0.05)
+    assert crf.bilateral_weight.item() == pytest.approx(0.2, abs=0.05)
+    layer = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 1), torch.nn.Softmax(1))
+    with torch.autocast("cpu", torch.bfloat16):
+        out = crf(layer(image / 255), image)
+    out[:, 1].mean().backward()
+    assert out.dtype == torch.float32 and layer[0].weight.grad.abs().sum() > 0
 
 
 def test_three_equal_channels_count_as_one_narrower():
@@ -141,3 +265,13 @@ def test_errors_name_the_shapes():
         DenseCRF()(torch.rand(1, 1, 4, 4), torch.rand(1, 1, 4, 4))
     with pytest.raises(ValueError, match="backend must be one of"):
         DenseCRF(backend="lattice")
+    with pytest.raises(ValueError, match="the sigmas must be positive"):
+        DenseCRF(spatial_sigma=math.nan)
+    with pytest.raises(ValueError, match="spacing must be positive"):
+        DenseCRF(spacing=(1, 0))
+    with pytest.raises(ValueError, match="spacing has 3 entries, the image 2"):
+        DenseCRF(spacing=(1, 1, 1))(torch.rand(1, 2, 4, 4), torch.rand(1, 1, 4, 4))
+    with pytest.raises(ValueError, match="image must be finite"):
+        DenseCRF()(torch.rand(1, 2, 4, 4), torch.full((1, 1, 4, 4), math.nan))
+    with pytest.raises(ValueError, match="too many for an intensity sigma"):
+        DenseCRF(intensity_sigma=0.01)(torch.rand(1, 2, 4, 4), torch.rand(1, 1, 4, 4) * 1e6)

@@ -23,7 +23,6 @@ from ichseg.transforms import (
     BrainWindowd,
     ClassActivationMap,
     ClassActivationMapd,
-    DenseCRF,
     DenseCRFd,
     GateSlicesd,
     HeadCTReader,
@@ -379,24 +378,6 @@ def test_aggregation_of_one_layer_or_the_mean():
         LayerAggregation(layers=3)
 
 
-def test_crf_from_the_score_behind_the_mask():
-    image = torch.zeros(1, 24, 24, 1)
-    image[:, 8:16, 8:16] = 0.7
-    score = 0.05 + 0.4 * (image > 0) + 0.02 * torch.rand(1, 24, 24, 1)
-    mask = (score > 0.46).float()
-    p = torch.cat([(1 - score) ** 4, score])
-    expected = DenseCRF(iterations=2, argmax=False)(p / p.sum(0), image)
-    refined = DenseCRFd("mask", score_key="score", unary="score", iterations=2, argmax=False)(
-        {"mask": mask, "image": image, "score": score}
-    )["mask"]
-    torch.testing.assert_close(refined, expected)
-    with pytest.raises(ValueError, match="needs a mask of one channel and the score"):
-        DenseCRF(unary="score")(mask, image)
-    with pytest.raises(ValueError, match="unary must be one of label, score"):
-        DenseCRF(unary="both")
-    assert torch.equal(DenseCRF(unary="score", iterations=0)(mask, image, score), mask)
-
-
 def test_a_scan_without_positive_slices_gets_an_empty_mask():
     scan = volume((1, 32, 32, 3)) * 0.2
     chain = Compose(
@@ -409,19 +390,6 @@ def test_a_scan_without_positive_slices_gets_an_empty_mask():
     )
     mask = chain({"image": scan})["mask"]
     assert mask.shape == scan.shape and mask.sum() == 0
-
-
-def test_crf_follows_edges_and_takes_probabilities():
-    image = torch.zeros(1, 24, 24, 2)
-    image[:, 8:16, 8:16] = 0.7
-    rough = torch.zeros(1, 24, 24, 2)
-    rough[:, 9:17, 7:15, 0] = 1
-    refined = DenseCRFd("mask", "image")({"mask": rough, "image": image})["mask"]
-    assert torch.equal(refined[0, ..., 0] > 0, image[0, ..., 0] > 0) and refined[..., 1].sum() == 0
-    p = torch.cat([1 - 0.7 * rough, 0.7 * rough])
-    soft = DenseCRFd("mask", "image", argmax=False, iterations=1)({"mask": p, "image": image})["mask"]
-    assert soft.shape == (2, 24, 24, 2)
-    torch.testing.assert_close(soft.sum(0), torch.ones(24, 24, 2))
 
 
 def test_gates():

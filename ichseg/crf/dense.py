@@ -72,6 +72,7 @@ class DenseCRF(nn.Module):
         self.spatial_sigma, self.spatial_weight = spatial_sigma, spatial_weight
         self.bilateral_sigma, self.bilateral_weight = bilateral_sigma, bilateral_weight
         self.intensity_sigma = intensity_sigma
+        self._made: tuple[Any, Callable[[Tensor], list[Filter]]] | None = None
         self.backend, self.spacing = backend, None if spacing is None else checked_spacing(spacing)
 
     def extra_repr(self) -> str:
@@ -90,7 +91,7 @@ class DenseCRF(nn.Module):
             spacing: of this image, in the place of the one given at first.
 
         Returns:
-            probabilities of the same shape, summing to 1 over C, in float32 (float64 for float64).
+            probabilities of the same shape, summing to 1 over C: a plain tensor of float32 (float64 for float64).
 
         Raises:
             ValueError: shapes do not fit, or something is not a finite number.
@@ -105,7 +106,7 @@ class DenseCRF(nn.Module):
         with torch.autocast(p.device.type, enabled=False):
             if self.backend == "pydensecrf":
                 return self._lattice(_log(p), gray, scale)
-            kernels = self._kernels(gray, scale)
+            kernels = self._maker(gray, scale)
             if p.device.type != "cpu" or len(p) == 1:
                 return self._mean_field(p, kernels(gray))
             whole = None if p.requires_grad else torch.empty_like(p)
@@ -117,6 +118,17 @@ class DenseCRF(nn.Module):
 
             images = map_images(one, range(len(p)))
             return torch.cat(images) if whole is None else whole
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_made": None}  # to be saved without what can be made again
+
+    def _maker(self, gray: Tensor, scale: Sequence[float]) -> Callable[[Tensor], list[Filter]]:
+        """What :meth:`_kernels` makes; the last is kept for the next image of the same shape."""
+        settings = [value for name, value in vars(self).items() if not name.startswith("_")]
+        key = (gray.shape[2:], gray.device, gray.dtype, *scale, *settings, self.spatial_weight, self.bilateral_weight)
+        if self._made is None or self._made[0] != key:
+            self._made = (key, self._kernels(gray, scale))
+        return self._made[1]
 
     def _mean_field(self, p: Tensor, kernels: list[Filter]) -> Tensor:
         # A message to all labels alike changes nothing, so Q - 1 / C stands for Q: these sum to 0 over the labels,
@@ -207,7 +219,7 @@ class _Symmetric(torch.autograd.Function):
         return kernel(values)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return _Symmetric.apply(gradient, ctx.kernel), None
 
 
@@ -254,7 +266,9 @@ def _checked(probabilities: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
     if tuple(image.shape) != expected:
         raise ValueError(f"image must have shape {expected} to fit the probabilities, not {tuple(image.shape)}")
     dtype = torch.float64 if probabilities.dtype == torch.float64 else torch.float32
-    p, gray = probabilities.to(dtype), image.detach().to(device=probabilities.device, dtype=dtype)
+    # Plain tensors: a subclass would have its say, and take its time, at every operation.
+    p = probabilities.as_subclass(Tensor).to(dtype)
+    gray = image.detach().as_subclass(Tensor).to(device=p.device, dtype=dtype)
     for name, values in (("probabilities", p), ("image", gray)):
         if not bool(values.sum().isfinite()):
             raise ValueError(f"{name} must be finite numbers")

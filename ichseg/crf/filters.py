@@ -25,9 +25,7 @@ class SpatialFilter:
         device, dtype: of the values.
     """
 
-    def __init__(
-        self, shape: Sequence[int], sigmas: Sequence[float], device: torch.device, dtype: torch.dtype
-    ) -> None:
+    def __init__(self, shape: Sequence[int], sigmas: Sequence[float], device: torch.device, dtype: torch.dtype) -> None:
         self.axes = []
         for n, sigma in zip(shape, sigmas, strict=True):
             positions = torch.arange(n, dtype=torch.float64)

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from ichseg.crf.axis import AxisProduct, gaussian_matrix
 
-# Gray levels are bins of their own up to this many; a wider or finer range is spread over as many nodes.
-MOST_LEVELS = 1024
+# Whole gray levels are nodes of their own up to this many; a wider range is spread over as many nodes.
+MOST_LEVELS = 2048
 # Neighboring pixels often share a node, and sums into one place wait for each other; so pixels are visited in the
 # order of this many strips of the image by turns.
 STRIPS = 8
+# Nodes per standard deviation along an axis: the error falls with the square, the cost of the blur rises with it.
 NODES_PER_SIGMA = 3
 
 
@@ -28,9 +29,7 @@ class PixelGrid:
         device, dtype: of the values.
     """
 
-    def __init__(
-        self, shape: Sequence[int], sigmas: Sequence[float], device: torch.device, dtype: torch.dtype
-    ) -> None:
+    def __init__(self, shape: Sequence[int], sigmas: Sequence[float], device: torch.device, dtype: torch.dtype) -> None:
         axes = [_Nodes.along(n, sigma, device, dtype) for n, sigma in zip(shape, sigmas, strict=True)]
         self.counts = [axis.count for axis in axes]
         self.kernels = [AxisProduct(axis.kernel, device, dtype) for axis in axes]
@@ -60,10 +59,10 @@ class PixelGrid:
 class GridBilateralFilter:
     """Gaussian of position and gray level on a bilateral grid.
 
-    Whole gray levels are kept one by one. Along every spatial axis values are spread linearly onto nodes half a sigma
-    apart, blurred there, and read back linearly; the blur is narrowed by the variance that spreading and reading
-    add, so that the whole has the wanted sigma. Along an axis whose sigma is two pixels or less the nodes are the
-    pixels themselves. Gray levels that are not whole numbers are spread linearly in the same way.
+    Whole gray levels are kept one by one. Along every spatial axis values are spread linearly onto nodes a third of a
+    sigma apart, meet a kernel there, and are read back linearly; that kernel is fitted so that the three steps
+    together come nearest to the Gaussian, in least squares over the axis's pixels. Along an axis with a sigma of
+    few pixels the nodes are the pixels themselves. Gray levels that are not whole numbers are spread linearly too.
 
     Adams, Baek and Davis 2010 call the sparse cousin of this a permutohedral lattice; gray CT has so few
     feature dimensions that a dense grid is smaller and nearer to the exact sum.
@@ -148,50 +147,50 @@ class _Nodes:
         count: number of nodes.
         lower: index of the node at or below each point.
         shares: per side (the node itself; the next one, unless every point is on a node) what it gets of a point.
-        kernel: (count, count).
+        kernel: (count, count) of float64.
     """
 
-    def __init__(self, positions: Tensor, count: int, sigma: float, samples: Tensor | None) -> None:
-        """Positions in steps, sigma too.
-
-        ``samples``: positions for which the kernel between nodes is fitted; None: every position is on a node.
-        """
-        self.count = count
-        nodes = torch.arange(count, dtype=torch.float64)
-        if samples is None:
+    def __init__(self, positions: Tensor, kernel: Tensor, between: bool) -> None:
+        """Positions in steps from the first node; ``between``: they may lie between nodes."""
+        self.count, self.kernel = len(kernel), kernel
+        if not between:
             self.lower, self.shares = positions.round().long(), [torch.ones_like(positions)]
-            self.kernel = gaussian_matrix(nodes, nodes, sigma)
             return
-        self.lower = positions.floor().clamp(0, count - 2).long()
+        self.lower = positions.floor().clamp(0, self.count - 2).long()
         upper = positions - self.lower
         self.shares = [1 - upper, upper]
-        # S G S' is nearest to the Gaussian between the samples, in squares, for G = S+ K S+'.
-        spread = (1 - (samples[:, None] - nodes[None, :]).abs()).clamp_min(0)
-        inverse = torch.linalg.pinv(spread)
-        self.kernel = inverse @ gaussian_matrix(samples, samples, sigma) @ inverse.T
 
     @classmethod
     def along(cls, n: int, sigma: float, device: torch.device, dtype: torch.dtype) -> _Nodes:
         """Nodes of a spatial axis of n pixels, the first and the last on the first and the last pixel."""
         pixels = torch.arange(n, dtype=torch.float64)
-        count = math.ceil((n - 1) / (sigma / NODES_PER_SIGMA)) + 1
+        exact = gaussian_matrix(pixels, pixels, sigma)
+        count = math.ceil((n - 1) * NODES_PER_SIGMA / sigma) + 1
         if count > n / 1.5:
-            return cls(pixels.to(device, dtype), n, sigma, None)
-        step = (n - 1) / (count - 1)
-        return cls((pixels / step).to(device, dtype), count, sigma / step, pixels / step)
+            return cls(pixels.to(device, dtype), exact, between=False)
+        positions = pixels * ((count - 1) / (n - 1))
+        # The kernel G for which S G S' is nearest to the Gaussian between the pixels, in squares: G = S+ K S+'.
+        spread = (1 - (positions[:, None] - torch.arange(count)[None, :]).abs()).clamp_min(0)
+        inverse = torch.linalg.pinv(spread)
+        return cls(positions.to(device, dtype), inverse @ exact @ inverse.T, between=True)
 
     @classmethod
     def of_levels(cls, gray: Tensor, sigma: float) -> _Nodes:
         """Nodes of the gray levels (B, N)."""
         gray = gray - gray.min()
         highest = float(gray.max())
-        if highest < MOST_LEVELS and bool((gray == gray.round()).all()):
-            return cls(gray, int(highest) + 1, sigma, None)
-        step = max(min(1.0, sigma / 2), highest / (MOST_LEVELS - 2))
-        if step > sigma:
+        whole = highest < MOST_LEVELS and bool((gray == gray.round()).all())
+        step = 1.0 if whole else max(min(1.0, sigma / NODES_PER_SIGMA), highest / (MOST_LEVELS - 2))
+        if step > sigma and not whole:
             raise ValueError(
                 f"gray levels over a range of {highest:g} are too many for an intensity sigma of {sigma:g}; "
                 "scale the image to 0..255"
             )
-        count = int(highest / step) + 2
-        return cls(gray / step, count, sigma / step, torch.arange(4 * count - 3, dtype=torch.float64) / 4)
+        nodes = torch.arange(int(highest / step) + (1 if whole else 2), dtype=torch.float64)
+        if whole:
+            return cls(gray, gaussian_matrix(nodes, nodes, sigma), between=False)
+        # Spreading linearly over one step adds, on average, a variance of 1/6, and reading back as much again:
+        # the kernel is narrower by as much, and keeps the Gaussian's area.
+        narrower = math.sqrt((sigma / step) ** 2 - 1 / 3)
+        kernel = gaussian_matrix(nodes, nodes, narrower) * (sigma / step / narrower)
+        return cls(gray / step, kernel, between=True)

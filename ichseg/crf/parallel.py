@@ -24,7 +24,6 @@ def map_images(function: Callable[[Item], Result], items: Sequence[Item]) -> lis
         return [function(item) for item in items]
     inference, gradients = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
 
-
     def run(item: Item) -> Result:
         with torch.inference_mode(inference), torch.set_grad_enabled(gradients and not inference):
             return function(item)

@@ -16,7 +16,7 @@ from ichseg.transforms.implant import RandImplantHemorrhaged
 from ichseg.transforms.reader import HeadCTReader
 from ichseg.transforms.resize import SliceResize, SliceResized
 from ichseg.transforms.saver import SaveImageMaskd
-from ichseg.transforms.window import BrainWindow, BrainWindowd
+from ichseg.transforms.window import BrainWindow, BrainWindowd, gray_range
 
 __all__ = [
     "BrainWindow",
@@ -41,4 +41,5 @@ __all__ = [
     "SliceResized",
     "SpatialContextFusion",
     "SpatialContextFusiond",
+    "gray_range",
 ]

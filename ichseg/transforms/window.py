@@ -1,15 +1,19 @@
-"""The brain window as a transform."""
+"""The brain window as a transform, and the window an image comes with."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping
 from typing import Any
 
 import torch
 from monai.config import KeysCollection
+from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 
 from ichseg.transforms.volumes import like, plain
+
+ROUNDING = 1e-3  # interpolation may leave a range by a little
 
 
 class BrainWindow(Transform):
@@ -51,3 +55,47 @@ class BrainWindowd(MapTransform):
         for key in self.key_iterator(item):
             item[key] = self.window(item[key])
         return item
+
+
+def gray_range(image: torch.Tensor) -> tuple[float, float]:
+    """The values of an image that black and white stand for.
+
+    (0, 1) and (0, 255) for an image inside them; otherwise the window that the metadata names: ``cal_min`` and
+    ``cal_max`` of NIfTI, or the first window center and width of DICOM as MONAI's readers keep them.
+
+    Args:
+        image: any shape; a MetaTensor, unless its values are inside [0, 255].
+
+    Raises:
+        ValueError: other values, and no window among the metadata.
+    """
+    lowest, highest = float(plain(image).min()), float(plain(image).max())
+    if lowest >= -ROUNDING and highest <= 255 + ROUNDING:
+        return (0.0, 1.0) if highest <= 1 + ROUNDING else (0.0, 255.0)
+    meta = image.meta if isinstance(image, MetaTensor) else {}
+    low, high = _number(meta.get("cal_min")), _number(meta.get("cal_max"))
+    if low is not None and high is not None and low < high:
+        return low, high
+    for center_tag, width_tag in (("00281050", "00281051"), ("0028|1050", "0028|1051")):
+        center, width = _number(meta.get(center_tag)), _number(meta.get(width_tag))
+        if center is not None and width is not None and width > 0:
+            return center - width / 2, center + width / 2
+    raise ValueError(
+        f"the image's values ({lowest:g} to {highest:g}) are neither in [0, 1] nor in [0, 255] and its metadata names "
+        "no window: scale it with BrainWindowd, or say what black and white are with image_range"
+    )
+
+
+def _number(value: Any) -> float | None:
+    """The first number in what a reader keeps under a name; None if there is none."""
+    if isinstance(value, Mapping):  # DICOM's JSON: {"vr": "DS", "Value": [40, 80]}
+        value = value.get("Value")
+    if isinstance(value, str):
+        value = value.split("\\")[0]
+    if isinstance(value, list | tuple) and value:
+        value = value[0]
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None

@@ -1,0 +1,97 @@
+"""The dense CRF as a transform: windows, spacing, masks and scores."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+
+from ichseg.crf import DenseCRF as CRF
+from ichseg.transforms import DenseCRF, DenseCRFd, gray_range
+
+
+def test_crf_from_the_score_behind_the_mask():
+    image = torch.zeros(1, 24, 24, 1)
+    image[:, 8:16, 8:16] = 0.7
+    score = 0.05 + 0.4 * (image > 0) + 0.02 * torch.rand(1, 24, 24, 1)
+    mask = (score > 0.46).float()
+    p = torch.cat([(1 - score) ** 4, score])
+    expected = DenseCRF(iterations=2, argmax=False)(p / p.sum(0), image)
+    refined = DenseCRFd("mask", score_key="score", unary="score", iterations=2, argmax=False)(
+        {"mask": mask, "image": image, "score": score}
+    )["mask"]
+    torch.testing.assert_close(refined, expected)
+    with pytest.raises(ValueError, match="needs a mask of one channel and the score"):
+        DenseCRF(unary="score")(mask, image)
+    with pytest.raises(ValueError, match="unary must be one of label, score"):
+        DenseCRF(unary="both")
+    assert torch.equal(DenseCRF(unary="score", iterations=0)(mask, image, score), mask)
+
+
+def test_crf_follows_edges_and_takes_probabilities():
+    image = torch.zeros(1, 24, 24, 2)
+    image[:, 8:16, 8:16] = 0.7
+    rough = torch.zeros(1, 24, 24, 2)
+    rough[:, 9:17, 7:15, 0] = 1
+    refined = DenseCRFd("mask", "image")({"mask": rough, "image": image})["mask"]
+    assert torch.equal(refined[0, ..., 0] > 0, image[0, ..., 0] > 0) and refined[..., 1].sum() == 0
+    p = torch.cat([1 - 0.7 * rough, 0.7 * rough])
+    soft = DenseCRFd("mask", "image", argmax=False, iterations=1)({"mask": p, "image": image})["mask"]
+    assert soft.shape == (2, 24, 24, 2)
+    torch.testing.assert_close(soft.sum(0), torch.ones(24, 24, 2))
+
+
+def test_crf_counts_in_mm_and_through_thick_slices():
+    generator = torch.Generator().manual_seed(0)
+    values = torch.rand(1, 10, 12, 6, generator=generator)
+    p = torch.rand(1, 10, 12, 6, generator=generator)
+    affine = torch.diag(torch.tensor([-0.5, -0.5, 5.0, 1.0]))
+    image = MetaTensor(values, affine=affine)
+    options = dict(argmax=False, iterations=1, backend="exact", bilateral_sigma=4)
+    both = torch.cat([1 - p, p])[None]
+    gray = (values[None] * 255).round()
+
+    def field(**crf):
+        return CRF(1, bilateral_sigma=4, backend="exact", **crf)
+
+    by_slice = torch.stack([field(spacing=(0.5, 0.5))(both[..., z], gray[..., z])[0] for z in range(6)], dim=-1)
+    torch.testing.assert_close(DenseCRF(in_mm=True, **options)(p, image).as_tensor(), by_slice)
+    whole = field(spacing=(5, 0.5, 0.5))(both.movedim(4, 2), gray.movedim(4, 2))[0].movedim(1, 3)
+    torch.testing.assert_close(DenseCRF(in_mm=True, dimensions=3, **options)(p, image).as_tensor(), whole)
+    in_pixels = field(spacing=(10, 1, 1))(both.movedim(4, 2), gray.movedim(4, 2))[0].movedim(1, 3)
+    torch.testing.assert_close(DenseCRF(dimensions=3, **options)(p, image).as_tensor(), in_pixels)
+    turned = MetaTensor(values.movedim(3, 1), affine=affine[:, [2, 0, 1, 3]])
+    mine = DenseCRF(in_mm=True, dimensions=3, **options)(p.movedim(3, 1), turned).as_tensor()
+    torch.testing.assert_close(mine.movedim(1, 3), whole)
+    with pytest.raises(ValueError, match="need an image with an affine"):
+        DenseCRF(in_mm=True)(p, values)
+
+
+def test_crf_takes_single_images():
+    values, p = torch.rand(1, 16, 20), torch.rand(1, 16, 20)
+    expected = CRF(2)(torch.cat([1 - p, p])[None], (values[None] * 255).round())[0]
+    torch.testing.assert_close(DenseCRF(argmax=False, iterations=2)(p, values), expected)
+    labels = DenseCRFd("p", iterations=2)({"p": torch.cat([1 - p, p]), "image": values})["p"]
+    assert labels.shape == (1, 16, 20) and torch.equal(labels[0], expected.argmax(0).float())
+
+
+def test_the_window_comes_from_the_image_or_must_be_given():
+    assert gray_range(torch.tensor([0.0, 1.0])) == (0, 1) and gray_range(torch.tensor([0.0, 200.0])) == (0, 255)
+    hounsfield = torch.tensor([-1000.0, 40.0, 1500.0])
+    for meta, expected in (
+        ({"cal_min": np.array(-20.0), "cal_max": np.array(100.0)}, (-20, 100)),
+        ({"cal_min": 0.0, "cal_max": 0.0, "0028|1050": "40\\300", "0028|1051": "80\\2000"}, (0, 80)),
+        ({"00281050": {"vr": "DS", "Value": [50, 300]}, "00281051": {"vr": "DS", "Value": [130, 99]}}, (-15, 115)),
+    ):
+        assert gray_range(MetaTensor(hounsfield, meta=meta)) == expected
+    for unexplained in (hounsfield, MetaTensor(hounsfield), MetaTensor(hounsfield, meta={"0028|1050": "none"})):
+        with pytest.raises(ValueError, match=r"\(-1000 to 1500\) are neither .* say what black and white are"):
+            gray_range(unexplained)
+    values, mask = torch.rand(1, 16, 20) * 300 - 100, (torch.rand(1, 16, 20) > 0.4).float()
+    named = MetaTensor(values, meta={"cal_min": -20.0, "cal_max": 100.0})
+    scaled = ((values + 20) / 120).clamp(0, 1)
+    expected = DenseCRF(iterations=1, argmax=False)(mask, scaled)
+    torch.testing.assert_close(DenseCRF(iterations=1, argmax=False)(mask, named).as_tensor(), expected)
+    given = DenseCRF(image_range=(-20, 100), iterations=1, argmax=False)(mask, values)
+    torch.testing.assert_close(given, expected)
