@@ -135,6 +135,7 @@ def ours(work: Path, data: Path, weights: dict[str, Path], options: argparse.Nam
             "size": options.size,
             "gate": 0.0,
             "precision": precision,
+            "precision_check": 0,  # measured here instead
             "device_name": options.device,
         }
     )

@@ -278,9 +278,44 @@ def test_an_ensemble_brings_its_layers_and_its_vote():
     torch.testing.assert_close(probabilities, alone)
 
 
+class Counting(torch.nn.Module):
+    """A network that remembers which slices went through it, and which came back."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network, self.seen, self.back = network, [], []
+        self.layer1, self.layer2 = network.layer1, network.layer2
+
+    def forward(self, x):
+        self.seen += x.flatten(1).amax(1).tolist()
+        if torch.is_grad_enabled():
+            x = x.clone().requires_grad_(True)
+            x.register_hook(lambda gradient: self.back.append(len(gradient)))
+        return self.network(x)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 8])
+def test_every_slice_is_seen_once_and_only_what_is_unknown_or_positive(batch_size):
+    scan, _ = toy_scan()
+    expected = ShallowFeatureCAM([Spot(False), Spot(False)], gate=0.4)(scan)
+    nan = float("nan")
+    for known, looked_at in ((None, 5), (torch.tensor([0, nan, 1, nan, 0]), 3), (torch.zeros(5), 0)):
+        pair = [Counting(Spot(False)), Counting(Spot(False))]
+        maps, probabilities = ShallowFeatureCAM(pair, gate=0.4, batch_size=batch_size)(scan, known)
+        assert all(len(network.seen) == looked_at for network in pair)
+        if known is None or known.isnan().any():
+            for mine, right in zip(maps, expected[0], strict=True):
+                torch.testing.assert_close(mine.as_tensor(), right.as_tensor())
+            assert [bool(p >= 0.4) for p in probabilities] == [False, True, True, True, False]
+        else:
+            assert all(not m.any() for m in maps)
+        if known is not None:
+            assert torch.equal(probabilities[~known.isnan()], known[~known.isnan()])
+
+
 def test_probabilities_must_fit_the_slices():
     scan, _ = toy_scan()
-    for wrong in (torch.ones(4), torch.ones(6), torch.tensor([1, 1, torch.nan, 1, 1])):
+    for wrong in (torch.ones(4), torch.ones(6)):
         with pytest.raises(ValueError, match="5 slices need as many probabilities, not"):
             ShallowFeatureCAM([Spot(False)])(scan, wrong)
     with pytest.raises(ValueError, match="5 slices need as many probabilities, not 3"):

@@ -82,36 +82,55 @@ class CAMExtractor:
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Maps]:
         """(B, C, ...) -> logits (B, classes) and, per layer, maps (B, h, w) or (B, d, h, w), all detached."""
+        logits, maps = self.look(images)
+        return logits, maps()
+
+    def look(self, images: Tensor) -> tuple[Tensor, Callable[[], Maps]]:
+        """The forward pass alone: logits, and a function that makes the maps, if they are wanted after all.
+
+        What the backward pass needs is kept until the function is called or dropped.
+        """
         if not self._restore:
             raise ValueError("use the extractor in a 'with' block, so that its hooks are removed afterwards")
         with torch.inference_mode(False):  # a caller's inference mode would forbid gradients; a copy is free of it
-            logits, maps = self.method(self, images.detach().clone() if images.is_inference() else images.detach())
-        return logits, {name: maps[name] for name in self.modules}
+            logits, finish = self.method(self, images.detach().clone() if images.is_inference() else images.detach())
+
+        def maps() -> Maps:
+            with torch.inference_mode(False):
+                made = finish()
+            return {name: made[name] for name in self.modules}
+
+        return logits, maps
 
     def forward(self, images: Tensor) -> tuple[Tensor, Maps]:
         """Logits and activations (B, K, ...) per layer, float32 and detached."""
         with torch.no_grad():
             logits = self._run(images)
-        return logits, self._take()
+        activations, self.activations = self.activations, {}
+        return logits, {name: activation.detach().float() for name, activation in activations.items()}
 
-    def gradients(self, images: Tensor, target: Tensor | None = None) -> tuple[Tensor, Maps, Maps]:
-        """Logits, activations and gradients of the target's logit per layer, float32 and detached.
+    def gradients(self, images: Tensor, target: Tensor | None = None) -> tuple[Tensor, Callable[[], tuple[Maps, Maps]]]:
+        """Logits, and a function that gives activations and gradients of the target's logit per layer.
 
-        ``target`` (B,) fixes the class, e.g. to that of the clean image.
+        All float32 and detached. ``target`` (B,) fixes the class, e.g. to that of the clean image.
         """
         with torch.enable_grad():
             logits = self._run(images)
             if not logits.requires_grad:
                 raise ValueError(f"no gradient flows from layer '{next(iter(self.modules))}' to the logits")
-            found = torch.autograd.grad(
-                self.score(logits, target).sum(), list(self.activations.values()), allow_unused=True
-            )
-        gradients = {}
-        for name, gradient in zip(self.activations, found, strict=True):
-            if gradient is None:
-                raise ValueError(f"no gradient flows from layer '{name}' to the logits")
-            gradients[name] = gradient.float()
-        return logits.detach(), self._take(), gradients
+            score = self.score(logits, target).sum()
+        activations, self.activations = self.activations, {}
+
+        def backward() -> tuple[Maps, Maps]:
+            found = torch.autograd.grad(score, list(activations.values()), allow_unused=True)
+            gradients = {}
+            for name, gradient in zip(activations, found, strict=True):
+                if gradient is None:
+                    raise ValueError(f"no gradient flows from layer '{name}' to the logits")
+                gradients[name] = gradient.float()
+            return {name: activation.detach().float() for name, activation in activations.items()}, gradients
+
+        return logits.detach(), backward
 
     def target_of(self, logits: Tensor) -> Tensor:
         """(B,) index of the class that is explained."""
@@ -138,11 +157,6 @@ class CAMExtractor:
         if not bool(logits.isfinite().all()):
             raise ValueError("the network's logits are not finite numbers")
         return logits.float()
-
-    def _take(self) -> Maps:
-        taken = {name: activation.detach().float() for name, activation in self.activations.items()}
-        self.activations = {}
-        return taken
 
     def _hook(self, name: str) -> Callable[..., Tensor]:
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:

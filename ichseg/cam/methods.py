@@ -1,7 +1,7 @@
 """How each method of the family questions a network: one short class per way, over the formulas of ``maps``.
 
-A method gets a :class:`Probe` (one network with hooks on some layers) and the images, and returns the logits and
-one map per layer.
+A method gets a :class:`Probe` (one network with hooks on some layers) and the images. It returns the logits, and a
+function that makes one map per layer: what costs more than the forward pass waits until the maps are wanted.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from ichseg.cam.shallow import shallow_feature_cam
 
 Maps = dict[str, Tensor]
 Formula = Callable[[Tensor, Tensor], Tensor]
+Answer = tuple[Tensor, Callable[[], Maps]]
 
 
 class Probe(Protocol):
@@ -36,8 +37,8 @@ class Probe(Protocol):
     def forward(self, images: Tensor) -> tuple[Tensor, Maps]:
         """Logits (B, classes) and activations (B, K, ...) per layer, without gradients."""
 
-    def gradients(self, images: Tensor, target: Tensor | None = None) -> tuple[Tensor, Maps, Maps]:
-        """Logits, activations, and gradients of the target's logit, per layer; ``target`` (B,) fixes the class."""
+    def gradients(self, images: Tensor, target: Tensor | None = None) -> tuple[Tensor, Callable[[], tuple[Maps, Maps]]]:
+        """Logits, and what gives activations and gradients of the target's logit; ``target`` (B,) fixes the class."""
 
     def target_of(self, logits: Tensor) -> Tensor:
         """(B,) index of the class that is explained."""
@@ -49,9 +50,14 @@ class GradientMethod:
     def __init__(self, formula: Formula) -> None:
         self.formula = formula
 
-    def __call__(self, probe: Probe, images: Tensor) -> tuple[Tensor, Maps]:
-        logits, activations, gradients = probe.gradients(images)
-        return logits, {name: self.formula(activations[name], gradients[name]) for name in activations}
+    def __call__(self, probe: Probe, images: Tensor) -> Answer:
+        logits, backward = probe.gradients(images)
+
+        def maps() -> Maps:
+            activations, gradients = backward()
+            return {name: self.formula(activations[name], gradients[name]) for name in activations}
+
+        return logits, maps
 
 
 class SmoothGradCAMPlusPlus:
@@ -68,20 +74,25 @@ class SmoothGradCAMPlusPlus:
             raise ValueError(f"smooth_grad_cam++ needs samples >= 1 and noise >= 0, not {samples} and {noise}")
         self.samples, self.noise, self.seed = samples, noise, seed
 
-    def __call__(self, probe: Probe, images: Tensor) -> tuple[Tensor, Maps]:
+    def __call__(self, probe: Probe, images: Tensor) -> Answer:
         logits, activations = probe.forward(images)
         target = probe.target_of(logits)  # of the clean image: noise must not change the question
-        axes = tuple(range(1, images.ndim))
-        spread = self.noise * (images.amax(dim=axes, keepdim=True) - images.amin(dim=axes, keepdim=True))
-        # One pattern for every image of the batch, drawn on the CPU: neither batch mates nor the device change a map.
-        generator = torch.Generator().manual_seed(self.seed)
-        found: list[Maps] = []
-        for _ in range(self.samples):
-            pattern = torch.randn(images.shape[1:], generator=generator).to(images)
-            found.append(probe.gradients(images + spread * pattern, target)[2])
-        return logits, {
-            name: smooth_grad_cam_plus_plus(a, torch.stack([g[name] for g in found])) for name, a in activations.items()
-        }
+
+        def maps() -> Maps:
+            axes = tuple(range(1, images.ndim))
+            spread = self.noise * (images.amax(dim=axes, keepdim=True) - images.amin(dim=axes, keepdim=True))
+            # One pattern for all images, drawn on the CPU: neither batch mates nor the device change a map.
+            generator = torch.Generator().manual_seed(self.seed)
+            found: list[Maps] = []
+            for _ in range(self.samples):
+                pattern = torch.randn(images.shape[1:], generator=generator).to(images)
+                found.append(probe.gradients(images + spread * pattern, target)[1]()[1])
+            return {
+                name: smooth_grad_cam_plus_plus(a, torch.stack([g[name] for g in found]))
+                for name, a in activations.items()
+            }
+
+        return logits, maps
 
 
 class ScoreCAM:
@@ -96,10 +107,10 @@ class ScoreCAM:
     def __init__(self, batch_size: int = 32) -> None:
         self.batch_size = batch_size
 
-    def __call__(self, probe: Probe, images: Tensor) -> tuple[Tensor, Maps]:
+    def __call__(self, probe: Probe, images: Tensor) -> Answer:
         logits, activations = probe.forward(images)
         target = probe.target_of(logits)
-        return logits, {
+        return logits, lambda: {
             name: torch.cat(
                 [
                     score_cam(one[None], self._scores(probe, image, one, int(index))[None])
@@ -127,7 +138,7 @@ class LinearWeights:
         ValueError: the network does not average the layer and hand it to one last linear layer.
     """
 
-    def __call__(self, probe: Probe, images: Tensor) -> tuple[Tensor, Maps]:
+    def __call__(self, probe: Probe, images: Tensor) -> Answer:
         linear = [module for module in probe.model.modules() if isinstance(module, nn.Linear)]
         seen: list[Tensor] = []
 
@@ -157,7 +168,7 @@ class LinearWeights:
             explained = maps[name].flatten(1).mean(dim=1) + bias
             if not torch.allclose(explained, logits.gather(1, target[:, None])[:, 0], rtol=1e-2, atol=1e-3):
                 raise ValueError(f"{type(probe.model).__name__}: its last linear layer does not make the logits")
-        return logits, maps
+        return logits, lambda: maps
 
 
 def _shallow_feature(activations: Tensor, gradients: Tensor) -> Tensor:

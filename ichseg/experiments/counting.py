@@ -15,6 +15,7 @@ from ichseg.errors import IchsegError
 from ichseg.experiments.sweep import Counts
 from ichseg.io import atomic_path, read_mask, read_volume, slice_axis, spacing_mm
 from ichseg.methods import hu_rule
+from ichseg.precision import lower_type
 from ichseg.report.truth import TrueScan
 from ichseg.resources import bundle_folder
 
@@ -36,7 +37,7 @@ class Chains:
         self.preprocessing = base.get_parsed_content("preprocessing")
         self.gate, self.vote = base["gate"], base["gate_rule"]
         self.device = pick_device(shared["device_name"])
-        self.autocast = torch.bfloat16 if shared["precision"] == "bf16" else None
+        self.autocast = lower_type(shared["precision"])
         place(ensemble, self.device)
         self.rows: dict[str, tuple[list[int], Any, Any, Any]] = {}
         for name, values in rows.items():

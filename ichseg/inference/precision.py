@@ -1,16 +1,20 @@
-"""Lower precision around the network's forward pass and nowhere else, on CPU and GPU alike."""
+"""Lower precision around the network's forward pass and nowhere else, on CPU and GPU alike, and what it changes."""
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from monai.inferers import Inferer, SimpleInferer
 
-from ichseg.errors import IchsegError
+from ichseg.io import write_text
+from ichseg.precision import checked_precision, full_precision, lower_type
 
-PRECISIONS = ("fp32", "bf16")
+logger = logging.getLogger(__name__)
 
 
 class PrecisionInferer(Inferer):
@@ -25,17 +29,85 @@ class PrecisionInferer(Inferer):
 
     def __init__(self, precision: str = "fp32", inferer: Inferer | None = None) -> None:
         super().__init__()
-        if precision not in PRECISIONS:
-            raise IchsegError(f"precision '{precision}' is unknown; use one of {', '.join(PRECISIONS)}")
-        self.precision = precision
+        self.precision = checked_precision(precision)
         self.inferer = SimpleInferer() if inferer is None else inferer
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> Any:
-        if self.precision == "fp32":
+        lower = lower_type(self.precision)
+        if lower is None:
             return self.inferer(inputs, network, *args, **kwargs)
 
         def cast(x: torch.Tensor, *a: Any, **k: Any) -> torch.Tensor:
-            with torch.autocast(x.device.type, dtype=torch.bfloat16):
+            with torch.autocast(x.device.type, dtype=lower):
                 return network(x, *a, **k).float()
 
         return self.inferer(inputs, cast, *args, **kwargs)
+
+
+class PrecisionCheck:
+    """Make the masks of the first scans again in fp32 and say how far they are from those of lower precision.
+
+    Stands behind the steps that make the mask, passes its items on as they are, and does nothing in fp32. What it finds
+    is printed and written to ``output_dir/precision.json``.
+
+    Args:
+        precision: of the run.
+        inferer, network, device: as the run's.
+        steps: from ``image`` and ``pred`` (what the inferer gives) to the mask under ``pred``.
+        scans: how many scans with a mask are made again; 0: none, and that is said.
+        gate: probability that lets a slice have a mask.
+        output_dir: where ``precision.json`` goes; None writes none.
+    """
+
+    def __init__(
+        self,
+        precision: str,
+        inferer: Callable[..., torch.Tensor],
+        network: torch.nn.Module,
+        steps: Callable[[dict[str, Any]], dict[str, Any]],
+        device: torch.device | str = "cpu",
+        scans: int = 3,
+        gate: float = 0.5,
+        output_dir: str | Path | None = None,
+    ) -> None:
+        self.precision, self.inferer, self.network, self.steps = checked_precision(precision), inferer, network, steps
+        self.device, self.scans, self.gate = torch.device(device), scans, gate
+        self.output_dir = None if output_dir is None else Path(output_dir)
+        self.found = {"scans": 0, "slices": 0, "slices_gated_otherwise": 0}
+        self.voxels = {"both": 0, precision: 0, "fp32": 0}
+        if precision != "fp32" and scans < 1:
+            logger.warning("precision %s: its effect on the masks is not measured (precision_check: 0)", precision)
+
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        if self.precision == "fp32" or self.found["scans"] >= self.scans:
+            return item
+        with full_precision(), torch.no_grad():
+            again = dict(item)
+            again["pred"] = self.inferer(item["image"][None].to(self.device), self.network)[0].cpu()
+            again = self.steps(again)
+        mine, full = torch.as_tensor(item["pred"]) > 0, torch.as_tensor(again["pred"]) > 0
+        if not bool(mine.any() or full.any()):
+            return item
+        gates = [torch.as_tensor(one["image_probability"]) >= self.gate for one in (item, again)]
+        self.found["scans"] += 1
+        self.found["slices"] += len(gates[0])
+        self.found["slices_gated_otherwise"] += int((gates[0] != gates[1]).sum())
+        for name, mask in (("both", mine & full), (self.precision, mine), ("fp32", full)):
+            self.voxels[name] += int(mask.sum())
+        self._report()
+        return item
+
+    @property
+    def dice(self) -> float:
+        """Of all masks compared so far, pooled."""
+        return 2 * self.voxels["both"] / (self.voxels[self.precision] + self.voxels["fp32"])
+
+    def _report(self) -> None:
+        f = self.found
+        logger.warning(
+            "precision %s: Dice to the masks of fp32 %.4f, %d of %d slices gated otherwise (scans made twice: %d)",
+            *(self.precision, self.dice, f["slices_gated_otherwise"], f["slices"], f["scans"]),
+        )
+        if self.output_dir is not None:
+            report = {"precision": self.precision, "dice_to_fp32": round(self.dice, 5), **f, "voxels": self.voxels}
+            write_text(self.output_dir / "precision.json", json.dumps(report, indent=2) + "\n")

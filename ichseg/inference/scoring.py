@@ -16,14 +16,17 @@ class SliceScorer(Inferer):
 
     Args:
         batch_size: slices per pass.
+        enabled: False gives NaN: unknown, to be found out by what comes after.
     """
 
-    def __init__(self, batch_size: int = 16) -> None:
+    def __init__(self, batch_size: int = 16, enabled: bool = True) -> None:
         super().__init__()
-        self.batch_size = batch_size
+        self.batch_size, self.enabled = batch_size, enabled
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args, **kwargs) -> torch.Tensor:
         volume = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         slices = volume[0].movedim(-1, 0)
+        if not self.enabled:
+            return torch.full((1, len(slices)), torch.nan)
         scores = [network(batch)[:, 1] for batch in slices.split(self.batch_size)]
         return torch.cat(scores).float()[None]

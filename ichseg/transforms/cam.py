@@ -17,6 +17,7 @@ from ichseg.cam import CAMExtractor, evaluation_mode, layer_cam, min_max, princi
 from ichseg.context import MemoryBank, amplify, positive_runs, upsample
 from ichseg.context import vote as vote_of
 from ichseg.io import atomic_path
+from ichseg.precision import checked_precision, lower_type
 from ichseg.transforms.volumes import like, plain, volume_slice_axis
 
 UPSAMPLE = ("last", "first")
@@ -28,7 +29,7 @@ class ShallowFeatureCAM(Transform):
     Per slice, model and layer: LayerCAM of the hemorrhage logit, scaled to [0, 1], gated by the first
     principal component of the layer's features; the first layer is amplified by ``tanh``; then the mean over
     models. Only slices whose probability reaches ``gate`` are given maps; the others have maps of zeros, exactly
-    as if they had been cut out.
+    as if they had been cut out. Every slice goes through every network once, and back only if it reaches the gate.
 
     Args:
         networks: slice classifiers, or one module that holds them as ``networks``; moved to the device.
@@ -54,7 +55,7 @@ class ShallowFeatureCAM(Transform):
             a network's code does beyond these is not seen. None keeps nothing.
 
     Raises:
-        ValueError: an unknown option; when called: probabilities that are not one number per slice.
+        ValueError: an unknown option; when called: not one probability per slice.
     """
 
     def __init__(
@@ -86,12 +87,10 @@ class ShallowFeatureCAM(Transform):
             raise ValueError(f"{len(self.networks)} networks need as many lists of layers, not {len(self.layers)}")
         if upsample not in UPSAMPLE:
             raise ValueError(f"upsample must be one of {', '.join(UPSAMPLE)}, not '{upsample}'")
-        if precision not in ("fp32", "bf16"):
-            raise ValueError(f"precision must be fp32 or bf16, not '{precision}'")
         self.gate, self.vote, self.method, self.target, self.upsample = gate, vote, method, target, upsample
         self.component_mode, self.component_sign, self.combine = component_mode, component_sign, combine
         self.amplify_scale, self.batch_size, self.device = amplify_scale, batch_size, torch.device(device)
-        self.autocast = torch.bfloat16 if precision == "bf16" else None
+        self.precision = checked_precision(precision)
         self.cache_dir = None if cache_dir is None else Path(cache_dir)
         self._weights: dict[int, tuple[tuple, bytes]] = {}
 
@@ -102,7 +101,8 @@ class ShallowFeatureCAM(Transform):
 
         Args:
             volume: the scan.
-            probabilities: (slices,) probability of hemorrhage if known; computed otherwise.
+            probabilities: (slices,) probability of hemorrhage where it is known, NaN where the networks are to be
+                asked; None asks for all.
 
         Returns:
             one volume of maps (1, ...) per layer at the layer's own size, and (slices,) the probabilities.
@@ -114,19 +114,16 @@ class ShallowFeatureCAM(Transform):
             if self.cache_dir is None
             else hashlib.sha256(repr(slices.shape).encode() + slices.numpy().tobytes()).digest()
         )
-        if probabilities is None:
-            probabilities = self.score(slices)
-        probabilities = torch.as_tensor(probabilities).flatten()
-        if len(probabilities) != len(slices) or bool(probabilities.isnan().any()):
-            count = int((~probabilities.isnan()).sum())
-            raise ValueError(f"{len(slices)} slices need as many probabilities, not {count} numbers")
-        positive = [float(p) >= self.gate for p in probabilities]
-        chosen = [i for i, p in enumerate(positive) if p]
+        known = torch.full((len(slices),), torch.nan) if probabilities is None else torch.as_tensor(probabilities)
+        known = known.flatten().clone()
+        if len(known) != len(slices):
+            raise ValueError(f"{len(slices)} slices need as many probabilities, not {len(known)}")
         bank = MemoryBank()
-        for model, (network, layers) in enumerate(zip(self.networks, self.layers, strict=True)):
-            for number, found in self._maps(network, layers, slices, chosen, content).items():
-                for order, one in enumerate(found):
-                    bank.put(number, order, model, one)
+        if content is None:
+            self._along(slices, known, bank)
+        else:
+            self._kept(slices, known, bank, content)
+        positive = [float(p) >= self.gate for p in known]
         maps = []
         for number in range(len(self.layers[0])):
             stack: torch.Tensor | None = None
@@ -137,7 +134,57 @@ class ShallowFeatureCAM(Transform):
             if stack is None:  # no positive slice: the size of the maps does not matter
                 stack = slices.new_zeros(len(slices), 1, 1)
             maps.append(like(stack.movedim(0, axis)[None].cpu(), volume))
-        return maps, probabilities
+        return maps, known
+
+    @property
+    def autocast(self) -> torch.dtype | None:
+        """What the networks' forward passes run in; None is float32."""
+        return lower_type(self.precision)
+
+    def _along(self, slices: torch.Tensor, known: torch.Tensor, bank: MemoryBank) -> None:
+        """Score and map in one pass; the backward pass only where the gate says so.
+
+        Every slice goes through every network once. Slices known to be below the gate are not looked at.
+        """
+        chosen = [number for number, p in enumerate(known) if not float(p) < self.gate]
+        with ExitStack() as open_ones:
+            extractors = [
+                open_ones.enter_context(
+                    CAMExtractor(network, layers, self._method(slices.shape[-2:]), self.target, self.autocast)
+                )
+                for network, layers in zip(self.networks, self.layers, strict=True)
+            ]
+            for start in range(0, len(chosen), self.batch_size):
+                numbers = chosen[start : start + self.batch_size]
+                batch = slices[numbers].to(self.device)
+                looks = [extractor.look(batch) for extractor in extractors]
+                each = torch.stack([logits.softmax(dim=1)[:, 1] for logits, _ in looks])
+                for place, score in zip(numbers, vote_of(each, self.vote).cpu(), strict=True):
+                    known[place] = score if known[place].isnan() else known[place]
+                wanted = [place for place, number in enumerate(numbers) if float(known[number]) >= self.gate]
+                # One network's graph after the other is let go.
+                for model, layers in enumerate(self.layers if wanted else ()):
+                    found = looks.pop(0)[1]()
+                    for place in wanted:
+                        for order, name in enumerate(layers):
+                            bank.put(numbers[place], order, model, self._finished(found[name][place], order, slices))
+
+    def _kept(self, slices: torch.Tensor, known: torch.Tensor, bank: MemoryBank, content: bytes) -> None:
+        """Score first, then take kept maps and make those that lack."""
+        asked = known.isnan().nonzero().flatten()
+        if len(asked):
+            known[asked] = self.score(slices[asked]).to(known)
+        chosen = [number for number, p in enumerate(known) if float(p) >= self.gate]
+        for model, (network, layers) in enumerate(zip(self.networks, self.layers, strict=True)):
+            for number, found in self._maps(network, layers, slices, chosen, content).items():
+                for order, one in enumerate(found):
+                    bank.put(number, order, model, one)
+
+    def _finished(self, one: torch.Tensor, order: int, slices: torch.Tensor) -> torch.Tensor:
+        """(h, w): what a map of a layer becomes before the mean over networks."""
+        if self.method != "shallow_feature_cam":
+            one = min_max(upsample(one[None], slices.shape[-2:])[0] if self.upsample == "first" else one)
+        return amplify(one, self.amplify_scale) if order == 0 and self.amplify_scale else one
 
     def score(self, slices: torch.Tensor) -> torch.Tensor:
         """(n, 1, H, W) -> (n,) probability of hemorrhage, the networks' vote."""
@@ -153,11 +200,11 @@ class ShallowFeatureCAM(Transform):
         return torch.cat(scores)
 
     def _maps(
-        self, network: nn.Module, layers: list[str], slices: torch.Tensor, chosen: list[int], content: bytes | None
+        self, network: nn.Module, layers: list[str], slices: torch.Tensor, chosen: list[int], content: bytes
     ) -> dict[int, list[torch.Tensor]]:
         """Slice number -> one (h, w) map per layer, for the chosen slices."""
-        if self.cache_dir is None or content is None or not chosen:
-            return self._make(network, layers, slices, chosen)
+        if self.cache_dir is None or not chosen:
+            return {}
         file = self.cache_dir / f"{self._fingerprint(network, layers, content)}.pt"
         known = torch.load(file, weights_only=True) if file.is_file() else {}
         lacking = [number for number in chosen if number not in known]
@@ -170,19 +217,14 @@ class ShallowFeatureCAM(Transform):
 
     def _make(self, network, layers, slices, chosen) -> dict[int, list[torch.Tensor]]:
         made: dict[int, list[torch.Tensor]] = {}
-        size = slices.shape[-2:]
-        with CAMExtractor(network, layers, self._method(size), self.target, self.autocast) as extractor:
+        with CAMExtractor(network, layers, self._method(slices.shape[-2:]), self.target, self.autocast) as extractor:
             for start in range(0, len(chosen), self.batch_size):
                 numbers = chosen[start : start + self.batch_size]
                 _, found = extractor(slices[numbers].to(self.device))
-                for order, name in enumerate(layers):
-                    maps = found[name]
-                    if self.method != "shallow_feature_cam":
-                        maps = min_max(upsample(maps, size) if self.upsample == "first" else maps)
-                    if order == 0 and self.amplify_scale:
-                        maps = amplify(maps, self.amplify_scale)
-                    for number, one in zip(numbers, maps, strict=True):
-                        made.setdefault(number, []).append(one)
+                for place, number in enumerate(numbers):
+                    made[number] = [
+                        self._finished(found[name][place], order, slices) for order, name in enumerate(layers)
+                    ]
         return made
 
     def _method(self, size: Sequence[int]) -> str | Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
@@ -239,7 +281,7 @@ class ShallowFeatureCAMd(MapTransform):
 
     Args:
         keys: the windowed volume(s).
-        probability_key: where the slices' probabilities already are; None computes them.
+        probability_key: where the slices' probabilities already are, NaN for unknown; None computes them.
         networks, layers, ...: as in :class:`ShallowFeatureCAM`.
     """
 

@@ -97,7 +97,7 @@ class DenseCRF(Transform):
         axis = volume_slice_axis(image) if image.ndim == 4 else None
 
         def items(values: torch.Tensor) -> torch.Tensor:
-            return _items(plain(values).float(), axis, whole)
+            return _items(plain(values).float(), axis, whole).contiguous()
 
         p = items(mask)
         low, high = self.image_range or gray_range(image)
@@ -112,13 +112,14 @@ class DenseCRF(Transform):
                 p = score_probabilities(items(score), self.score_power)
             else:
                 p = torch.cat([1 - p, p], dim=1)
-        refined = torch.zeros_like(p)
-        refined[:, 0] = 1
+        result = torch.zeros_like(p[:, :1] if self.argmax else p)
+        if not self.argmax:
+            result[:, 0] = 1
         spacing = self._spacing(image, axis, whole)
         for batch in touched.nonzero().flatten().split(self.batch_size):
             if len(batch):
-                refined[batch] = self.crf(p[batch], gray[batch], spacing)
-        result = refined.argmax(1, keepdim=True).float() if self.argmax else refined
+                q = self.crf(p[batch], gray[batch], spacing)
+                result[batch] = _labels(q) if self.argmax else q
         return like(_joined(result, axis, whole), mask if isinstance(mask, MetaTensor) else image)
 
     def _spacing(self, image: torch.Tensor, axis: int | None, whole: bool) -> list[float] | None:
@@ -143,6 +144,12 @@ def _items(values: torch.Tensor, axis: int | None, whole: bool) -> torch.Tensor:
     if axis is None:
         return values[None]
     return values.movedim(1 + axis, 1)[None] if whole else values.movedim(1 + axis, 0)
+
+
+def _labels(q: torch.Tensor) -> torch.Tensor:
+    """(n, C, ...) -> (n, 1, ...) float."""
+    # The same as argmax, which takes longer for two labels than the field itself.
+    return (q[:, 1:] > q[:, :1] if q.shape[1] == 2 else q.argmax(1, keepdim=True)).float()
 
 
 def _joined(items: torch.Tensor, axis: int | None, whole: bool) -> torch.Tensor:

@@ -22,7 +22,7 @@ class GateSlicesd(MapTransform):
     """Decide which slices may bleed: by the classifiers, by the slice labels, or only where both agree.
 
     Args:
-        keys: probabilities (slices,) of hemorrhage, in the order of the volume.
+        keys: probabilities (slices,) of hemorrhage, in the order of the volume; NaN where they are unknown.
         labels_key: slice labels of the datalist, in stored order; needed unless ``by`` is ``"prediction"``.
         image_key: the volume.
         by: ``"prediction"`` (the paper), ``"label"`` (1 or 0 by the label), ``"both"`` (0 where the label is 0).
@@ -53,7 +53,7 @@ class GateSlicesd(MapTransform):
         )
         for key in self.key_iterator(item):
             probabilities = torch.as_tensor(item[key])
-            item[key] = (labels if self.by == "label" else probabilities * labels).to(probabilities)
+            item[key] = (labels if self.by == "label" else torch.where(labels > 0, probabilities, 0)).to(probabilities)
         return item
 
 

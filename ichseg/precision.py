@@ -1,0 +1,40 @@
+"""Lower precision where it is asked for, and a way to have full precision all the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+
+from ichseg.errors import IchsegError
+
+PRECISIONS = ("fp32", "bf16")
+_full: ContextVar[bool] = ContextVar("full precision", default=False)
+
+
+def checked_precision(name: str) -> str:
+    """The name itself.
+
+    Raises:
+        IchsegError: not one of :data:`PRECISIONS`.
+    """
+    if name not in PRECISIONS:
+        raise IchsegError(f"precision '{name}' is unknown; use one of {', '.join(PRECISIONS)}")
+    return name
+
+
+def lower_type(precision: str) -> torch.dtype | None:
+    """What a network's forward pass runs in; None for full precision, and for any inside :func:`full_precision`."""
+    return torch.bfloat16 if precision == "bf16" and not _full.get() else None
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Everything in fp32 inside the block, whatever was chosen: to see what the choice changes."""
+    token = _full.set(True)
+    try:
+        yield
+    finally:
+        _full.reset(token)
