@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
@@ -235,6 +236,56 @@ def test_every_choice_runs_and_the_masks_are_masks(choice, phantoms, tmp_path):
     out = overlaid("ich_pseudo_segmentation", "generate.yaml", "batch_size: 4", tmp_path, **values)
     (mask,) = out.glob("*_pseudo.nii.gz")
     assert set(np.unique(nib.load(mask).dataobj)) <= {0, 1}
+
+
+def test_scoring_first_or_along_and_in_bf16(phantoms, tmp_path):
+    torch.save(slice_classifier("resnet34").state_dict(), tmp_path / "resnet34.pt")
+    values = {"dataset_dir": str(phantoms), "crf_iterations": 1, "gate": 0.0, "folds": [1, 2]}
+    values["classifiers"] = {"resnet34": str(tmp_path / "resnet34.pt")}
+    masks = []
+    for number, choice in enumerate(({"score_first": True, "batch_size": 3}, {}, {"precision": "bf16"})):
+        here = tmp_path / str(number)
+        here.mkdir()
+        out = overlaid("ich_pseudo_segmentation", "generate.yaml", "threshold: 0.3", here, **values, **choice)
+        masks.append([np.asarray(nib.load(f).dataobj) for f in sorted(out.glob("*_pseudo.nii.gz"))])
+    assert len(masks[0]) == 2 and all(mask.any() for mask in masks[0])
+    # Batches of another size may round a probability elsewhere.
+    assert all((a != b).mean() < 1e-3 for a, b in zip(masks[0], masks[1], strict=True))
+    found = json.loads((tmp_path / "2" / "out" / "precision.json").read_text())
+    overlap = sum(int((a & b).sum()) for a, b in zip(masks[1], masks[2], strict=True))
+    total = sum(int(a.sum() + b.sum()) for a, b in zip(masks[1], masks[2], strict=True))
+    # Measured on the slices as the networks saw them, which at this size are the scan's own.
+    assert found["dice_to_fp32"] == pytest.approx(2 * overlap / total, abs=1e-4) and found["scans"] == 2
+    assert not (tmp_path / "1" / "out" / "precision.json").exists()
+
+
+def test_nothing_is_kept_from_scan_to_scan(phantoms, tmp_path):
+    torch.save(slice_classifier("resnet34").state_dict(), tmp_path / "resnet34.pt")
+    parser = ConfigParser(config("ich_pseudo_segmentation", "generate.yaml"))
+    parser.update(
+        {
+            "bundle_root": str(bundle_folder("ich_pseudo_segmentation")),
+            "dataset_dir": str(phantoms),
+            "output_dir": str(tmp_path),
+            "classifiers": {"resnet34": str(tmp_path / "resnet34.pt")},
+            "size": 64,
+            "gate": 0.0,
+            "device_name": "cpu",
+        }
+    )
+    runner = parser.get_parsed_content("evaluator")
+    held = []
+    write = runner._write
+
+    def counted():
+        write()
+        gc.collect()
+        tensors = [o for o in gc.get_objects() if isinstance(o, torch.Tensor)]
+        held.append(sum(tensor.numel() * tensor.element_size() for tensor in tensors))
+
+    runner._write = counted
+    assert [row["status"] for row in runner.run()] == ["ok"] * 5
+    assert held[4] <= held[1]
 
 
 def test_foreign_weights_and_plateaus_in_training(phantoms, tmp_path):

@@ -24,6 +24,7 @@ from ichseg.cam import (
     shallow_feature_cam,
     smooth_grad_cam_plus_plus,
 )
+from ichseg.cam.component import leading_eigenvector
 from ichseg.networks import BACKBONES, cam_layers, deepest_layer, slice_classifier
 
 A = torch.tensor([[[[1.0, 2], [0, 4]], [[3, 0], [1, 1]]]])
@@ -463,3 +464,38 @@ def test_extractor_errors_are_clear():
         extractor(torch.randn(1, 1, 9, 9))
     with pytest.raises(ValueError, match="'with' block"):
         CAMExtractor(model, ["one"])(torch.randn(1, 1, 9, 9))
+
+
+def test_the_leading_eigenvector_is_that_of_eigh():
+    generator = torch.Generator().manual_seed(0)
+
+    def spd(size, rank):
+        x = torch.randn(2, size, rank, generator=generator, dtype=torch.float64) * torch.logspace(0, -2, rank)
+        return x @ x.transpose(1, 2)
+
+    direction = torch.randn(1, 300, 1, generator=generator, dtype=torch.float64)
+    cases = [spd(1, 1), spd(40, 60), spd(300, 12), spd(300, 400), torch.zeros(1, 300, 300).double()]
+    cases += [direction @ direction.transpose(1, 2), torch.eye(300).double()[None]]
+    for matrices in cases:
+        found = leading_eigenvector(matrices)
+        torch.testing.assert_close(found.norm(dim=1), torch.ones(len(matrices)).double())
+        largest = torch.linalg.eigvalsh(matrices)[:, -1]
+        product = (matrices @ found[..., None])[..., 0]
+        torch.testing.assert_close(product, largest[:, None] * found, rtol=0, atol=1e-10 * float(largest.max() + 1))
+        assert torch.equal(found, leading_eigenvector(matrices))
+
+
+def test_a_look_costs_no_backward_pass_until_maps_are_wanted(monkeypatch):
+    network, x = slice_classifier("resnet34"), torch.rand(2, 1, 64, 64)
+    passes = []
+    gradient = torch.autograd.grad
+    monkeypatch.setattr(torch.autograd, "grad", lambda *a, **k: passes.append(1) or gradient(*a, **k))
+    with CAMExtractor(network, ["layer1", "layer2"]) as extractor:
+        expected = extractor(x)
+        assert len(passes) == 1  # one for both layers
+        first, second = extractor.look(x), extractor.look(x.flip(0))
+        assert len(passes) == 1 and torch.equal(first[0], expected[0])
+        # In any order: each look keeps its own.
+        torch.testing.assert_close(second[1]()["layer1"], expected[1]["layer1"].flip(0))
+        torch.testing.assert_close(first[1](), expected[1])
+        assert len(passes) == 3

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from ichseg.crf import DenseCRF
+from ichseg.crf.grid import GridBilateralFilter, PixelGrid
 
 
 def two_pixels(first, second):
@@ -102,6 +103,21 @@ def test_grid_is_near_to_exact(image, settings):
     mine = DenseCRF(1, **settings)(p, gray)
     assert (mine - exact).abs().mean() < 7e-4  # sigmas 10 % off give more
     assert (mine.argmax(1) != exact.argmax(1)).sum() <= max(1, 0.001 * gray.numel())
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-20, 1e20, 0.0])
+def test_sums_in_integers_are_the_same_in_any_order(scale):
+    """What a GPU does, on the CPU."""
+    image = torch.cat([IMAGES["noise"](), IMAGES["smooth"]()])
+    grid = GridBilateralFilter(image, PixelGrid((64, 64), (20, 20), image.device, image.dtype), 7.5)
+    values = torch.randn(2, 64 * 64) * scale
+    whole = grid._spread_in_integers(values)
+    torch.testing.assert_close(whole, grid._spread(values), rtol=1e-4, atol=1e-5 * scale)
+    order = torch.randperm(values.numel())
+    shuffled = copy.copy(grid)
+    shuffled.index = grid.index[order]
+    shuffled.corners = [(step, share.expand(2, -1).reshape(1, -1)[:, order]) for step, share in grid.corners]
+    assert torch.equal(shuffled._spread_in_integers(values.reshape(1, -1)[:, order]), whole)
 
 
 def test_grid_is_near_to_exact_in_volumes_and_thick_slices():

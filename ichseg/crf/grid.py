@@ -115,20 +115,22 @@ class GridBilateralFilter:
 
     def _spread(self, values: Tensor) -> Tensor:
         """(B, N) by turns -> (B, levels, *nodes)."""
-        nodes = math.prod(self.shape)
-        if not values.is_cuda:
-            total, part = values.new_zeros(nodes), torch.empty_like(values)
-            for step, share in self.corners:
-                torch.mul(values, share, out=part)
-                total[step:].scatter_add_(0, self.index, part.view(-1))
-            return total.reshape(self.shape)
-        # Atomic additions come in any order; of integers the sum does not depend on it.
+        if values.device.type != "cpu":
+            return self._spread_in_integers(values)
+        total, part = values.new_zeros(math.prod(self.shape)), torch.empty_like(values)
+        for step, share in self.corners:
+            torch.mul(values, share, out=part)
+            total[step:].scatter_add_(0, self.index, part.view(-1))
+        return total.reshape(self.shape)
+
+    def _spread_in_integers(self, values: Tensor) -> Tensor:
+        """The same on a GPU, whose additions come in any order: of integers the sum does not depend on it."""
         peak = values.abs().amax().clamp_min(torch.finfo(values.dtype).tiny).double()
         unit = peak / 2.0 ** (62 - math.ceil(math.log2(values.numel() + 1)))
-        whole = torch.zeros(nodes, dtype=torch.long, device=values.device)
+        whole = torch.zeros(math.prod(self.shape), dtype=torch.long, device=values.device)
         for step, share in self.corners:
-            whole[step:].scatter_add_(0, self.index, (values * share / unit).round().long().flatten())
-        return (whole * unit).to(values.dtype).reshape(self.shape)
+            whole[step:].scatter_add_(0, self.index, (values.double() * share / unit).round().long().flatten())
+        return (whole.double() * unit).to(values.dtype).reshape(self.shape)
 
 
 def _zeros(axes: Sequence[_Nodes]) -> Tensor:

@@ -1,0 +1,84 @@
+"""Lower precision is a switch, and what it changes is said."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+import torch
+from monai.data import MetaTensor
+
+from ichseg.errors import IchsegError
+from ichseg.inference import PrecisionCheck, PrecisionInferer, SliceScorer
+from ichseg.networks import slice_classifier
+from ichseg.precision import full_precision, lower_type
+from ichseg.transforms import ShallowFeatureCAM
+
+
+def test_full_precision_overrules_and_ends():
+    assert lower_type("fp32") is None and lower_type("bf16") == torch.bfloat16
+    with pytest.raises(KeyError), full_precision():
+        assert lower_type("bf16") is None
+        raise KeyError
+    assert lower_type("bf16") == torch.bfloat16
+    for wrong in (PrecisionInferer, lambda name: ShallowFeatureCAM(torch.nn.Identity(), precision=name)):
+        with pytest.raises(IchsegError, match="precision 'fp16' is unknown; use one of fp32, bf16"):
+            wrong("fp16")
+
+
+def test_maps_in_full_precision_are_those_of_fp32():
+    network, volume = slice_classifier("resnet34").eval(), torch.rand(1, 64, 64, 2)
+    full, lower = (ShallowFeatureCAM(network, gate=0, precision=name) for name in ("fp32", "bf16"))
+    expected = full(volume)[0][0]
+    assert not torch.equal(lower(volume)[0][0], expected)
+    with full_precision():
+        assert torch.equal(lower(volume)[0][0], expected)
+
+
+class Rounding(torch.nn.Module):
+    """Scores that bfloat16 rounds: 1.001 becomes 1."""
+
+    def forward(self, x):
+        return torch.nn.functional.linear(x.flatten(1)[:, :1], torch.tensor([[0.0], [1.0]]))
+
+
+def checked(tmp_path, precision="bf16", scans=3, values=(0.0, 1.001, 2.0, 2.0)):
+    image = MetaTensor(torch.zeros(1, 4, 4, len(values)))
+    image += torch.tensor(values)
+    inferer, network = PrecisionInferer(precision, SliceScorer(2)), Rounding()
+    gate = 1.0005
+
+    def steps(item):
+        positive = torch.as_tensor(item["pred"]) >= gate
+        return {**item, "image_probability": item["pred"], "pred": positive.float().expand(1, 4, 4, -1).clone()}
+
+    check = PrecisionCheck(precision, inferer, network, steps, scans=scans, gate=gate, output_dir=tmp_path)
+    item = steps({"image": image, "pred": inferer(image[None], network)[0]})
+    return check, item
+
+
+def test_what_bf16_changed_is_measured_printed_and_kept(tmp_path, caplog):
+    check, item = checked(tmp_path, scans=2)
+    for _ in range(3):
+        assert check(item) is item
+    # fp32: slices 1, 2, 3; bf16 rounds 1.001 to 1, below the gate: 2 and 3. Dice 2 * 2 / 5, pooled over two scans.
+    assert json.loads((tmp_path / "precision.json").read_text()) == {
+        "precision": "bf16",
+        "dice_to_fp32": 0.8,
+        "scans": 2,
+        "slices": 8,
+        "slices_gated_otherwise": 2,
+        "voxels": {"both": 64, "bf16": 64, "fp32": 96},
+    }
+    assert "Dice to the masks of fp32 0.8000, 2 of 8 slices gated otherwise (scans made twice: 2)" in caplog.text
+
+
+def test_nothing_to_compare_and_not_compared(tmp_path, caplog):
+    for check, item in (checked(tmp_path, "fp32"), checked(tmp_path, values=(0.0, 0.1))):
+        assert check(item) is item
+    assert not list(tmp_path.iterdir()) and not caplog.records
+    with caplog.at_level(logging.WARNING):
+        check, item = checked(tmp_path, scans=0)
+    assert check(item) is item and not list(tmp_path.iterdir())
+    assert "its effect on the masks is not measured" in caplog.text
