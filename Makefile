@@ -17,8 +17,8 @@ test: install lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: install
-	$(BIN)/ruff check ichseg tests
-	$(BIN)/ruff format --check ichseg tests
+	$(BIN)/ruff check ichseg tests benchmarks
+	$(BIN)/ruff format --check ichseg tests benchmarks
 	$(BIN)/mypy
 
 install: $(INSTALLED)

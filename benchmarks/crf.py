@@ -19,7 +19,18 @@ from typing import Any
 import numpy as np
 import torch
 from lattice_pool import LatticePool
-from measuring import commit, cores, in_turns, machine, medians, peak_mib_of, processor_times, ratio, steal_share
+from measuring import (
+    commit,
+    cores,
+    in_turns,
+    machine,
+    medians,
+    peak_mib_of,
+    processor_times,
+    ratio,
+    require,
+    steal_share,
+)
 from slices import head_slices
 
 from ichseg.crf import DenseCRF
@@ -43,6 +54,7 @@ def main() -> None:
     parser.add_argument("--image", help="NIfTI head CT to take the slices from (default: a phantom)")
     options = parser.parse_args()
     device = torch.device(options.device)
+    require("pydensecrf")
     times = processor_times()
     report: dict[str, Any] = {"benchmark": "crf", "commit": commit(), "machine": machine(device)}
     report |= {"image": "file" if options.image else "phantom", "slices": options.slices, "rounds": options.rounds}
@@ -79,7 +91,11 @@ def timing(p: torch.Tensor, gray: torch.Tensor, device: torch.device, rounds: in
         seconds = in_turns({"grid": lambda: crf(p_there, gray_there), "pydensecrf": other}, rounds, device)
     finally:
         other.close()
-    return {"ms_per_slice": medians(seconds, len(p)), "times_faster": ratio(seconds, "pydensecrf", "grid")}
+    found = {"ms_per_slice": medians(seconds, len(p)), "times_faster": ratio(seconds, "pydensecrf", "grid")}
+    if device.type == "cuda":  # the full sum, which a CPU would take minutes for
+        exact = DenseCRF(backend="exact")
+        found["ms_per_slice"] |= medians(in_turns({"exact": lambda: exact(p_there[:1], gray_there[:1])}, 2, device), 1)
+    return found
 
 
 def accuracy(p: torch.Tensor, gray: torch.Tensor, device: torch.device) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 import statistics
@@ -85,6 +86,14 @@ def processor_times() -> list[int]:
     """Counters of /proc/stat; empty where there is none."""
     first = _read("/proc/stat").partition("\n")[0].split()
     return [int(number) for number in first[1:]]
+
+
+def require(*modules: str) -> None:
+    """End with one line if the other side of a comparison is not installed."""
+    packages = {"pydensecrf": "pydensecrf2==1.1", "sklearn": "scikit-learn", "torchcam": "torchcam==0.5.0"}
+    missing = [packages[name] for name in modules if importlib.util.find_spec(name) is None]
+    if missing:
+        raise SystemExit(f"the comparison needs: pip install {' '.join(missing)}")
 
 
 def commit() -> str:

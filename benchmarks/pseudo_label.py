@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring import commit, in_turns, machine, medians, peak_mib_of, processor_times, ratio, steal_share
+from measuring import commit, in_turns, machine, medians, peak_mib_of, processor_times, ratio, require, steal_share
 
 BACKBONES = ("resnet34", "resnet50")
 
@@ -45,6 +45,8 @@ def main() -> None:
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     device = torch.device(options.device)
+    if not options.memory:
+        require("pydensecrf", "sklearn", "torchcam")
     times = processor_times()
     report: dict[str, Any] = {"benchmark": "pseudo_label", "commit": commit(), "machine": machine(device)}
     report |= {name: getattr(options, name) for name in ("size", "slices", "rounds", "precision")}

@@ -251,6 +251,7 @@ def test_as_a_layer_its_weights_are_trained():
     crf = DenseCRF(
         2, spatial_weight=torch.nn.Parameter(torch.tensor(0.0)), bilateral_weight=torch.nn.Parameter(torch.tensor(0.5))
     )
+    p, image = torch.cat([p, p.flip(2)]), torch.cat([image, image.flip(3)])
     target = DenseCRF(2, spatial_weight=1.0, bilateral_weight=0.2)(p, image)
     assert {name for name, _ in crf.named_parameters()} == {"spatial_weight", "bilateral_weight"}
     optimizer = torch.optim.Adam(crf.parameters(), 0.1)

@@ -109,7 +109,9 @@ class DenseCRF(nn.Module):
             kernels = self._maker(gray, scale)
             if p.device.type != "cpu" or len(p) == 1:
                 return self._mean_field(p, kernels(gray))
-            whole = None if p.requires_grad else torch.empty_like(p)
+            weights = (self.spatial_weight, self.bilateral_weight)
+            tracked = any(isinstance(one, Tensor) and one.requires_grad for one in (p, *weights))
+            whole = None if tracked and torch.is_grad_enabled() else torch.empty_like(p)
 
             def one(number: int) -> Tensor:
                 here = slice(number, number + 1)
@@ -125,10 +127,13 @@ class DenseCRF(nn.Module):
     def _maker(self, gray: Tensor, scale: Sequence[float]) -> Callable[[Tensor], list[Filter]]:
         """What :meth:`_kernels` makes; the last is kept for the next image of the same shape."""
         settings = [value for name, value in vars(self).items() if not name.startswith("_")]
-        key = (gray.shape[2:], gray.device, gray.dtype, *scale, *settings, self.spatial_weight, self.bilateral_weight)
-        if self._made is None or self._made[0] != key:
-            self._made = (key, self._kernels(gray, scale))
-        return self._made[1]
+        settings += [self.spatial_weight, self.bilateral_weight]  # parameters are not among the variables
+        settings = [id(value) if isinstance(value, Tensor) else value for value in settings]
+        key = (gray.shape[2:], gray.device, gray.dtype, *scale, *settings)
+        made = self._made  # another thread may put its own there meanwhile
+        if made is None or made[0] != key:
+            self._made = made = (key, self._kernels(gray, scale))
+        return made[1]
 
     def _mean_field(self, p: Tensor, kernels: list[Filter]) -> Tensor:
         # A message to all labels alike changes nothing, so Q - 1 / C stands for Q: these sum to 0 over the labels,
