@@ -25,7 +25,7 @@ from measuring import (
     in_turns,
     machine,
     medians,
-    peak_mib_of,
+    memory_of,
     processor_times,
     ratio,
     require,
@@ -142,7 +142,8 @@ def added_memory(p: torch.Tensor, gray: torch.Tensor, device: torch.device) -> f
 
 def _alone(p: np.ndarray, gray: np.ndarray, threads: int) -> float | None:
     torch.set_num_threads(threads)
-    return peak_mib_of(lambda: DenseCRF()(torch.from_numpy(p), torch.from_numpy(gray)))
+    found = memory_of(lambda: DenseCRF()(torch.from_numpy(p), torch.from_numpy(gray)))
+    return None if found is None else round(found["peak"] - found["before"], 1)
 
 
 if __name__ == "__main__":

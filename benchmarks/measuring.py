@@ -62,8 +62,8 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def peak_mib_of(function: Callable[[], Any]) -> float | None:
-    """Most memory, in MiB, that a call takes beyond what the process held before; None where Linux does not say it.
+def memory_of(function: Callable[[], Any]) -> dict[str, float] | None:
+    """MiB the process held before a call, and at most during it; None where Linux does not say it.
 
     Meant for a fresh process: freed memory that the process still holds would hide what a call takes.
     """
@@ -73,7 +73,7 @@ def peak_mib_of(function: Callable[[], Any]) -> float | None:
     reset.write_text("5")  # the peak starts anew from what is held now
     before = _kib(status.read_text(), "VmRSS")
     function()
-    return round((_kib(status.read_text(), "VmHWM") - before) / 2**10, 1)
+    return {"before": round(before / 2**10, 1), "peak": round(_kib(status.read_text(), "VmHWM") / 2**10, 1)}
 
 
 def steal_share(before: list[int], after: list[int]) -> float:

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring import commit, in_turns, machine, medians, peak_mib_of, processor_times, ratio, require, steal_share
+from measuring import commit, in_turns, machine, medians, memory_of, processor_times, ratio, require, steal_share
 
 BACKBONES = ("resnet34", "resnet50")
 
@@ -107,16 +107,16 @@ def memory(work: Path, options: argparse.Namespace) -> dict[str, Any]:
             found[count] = pool.apply(_run_alone, (work / f"out{count}", data, weights, options))
     one, many = found[1], found[options.scans]
     return {
-        "added_peak_mib": {"1 scan": one, f"{options.scans} scans": many},
-        "growth": None if one is None else round(many / one - 1, 3),
+        "memory_mib": {"1 scan": one, f"{options.scans} scans": many},
+        "growth_of_peak": None if one is None else round(many["peak"] / one["peak"] - 1, 3),
     }
 
 
-def _run_alone(work: Path, data: Path, weights: dict[str, Path], options: argparse.Namespace) -> float | None:
+def _run_alone(work: Path, data: Path, weights: dict[str, Path], options: argparse.Namespace) -> dict | None:
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     runner = ours(work, data, weights, options, options.precision)
-    return peak_mib_of(runner.run)
+    return memory_of(runner.run)
 
 
 def ours(work: Path, data: Path, weights: dict[str, Path], options: argparse.Namespace, precision: str) -> Any:

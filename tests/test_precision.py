@@ -36,6 +36,17 @@ def test_maps_in_full_precision_are_those_of_fp32():
         assert torch.equal(lower(volume)[0][0], expected)
 
 
+def test_slices_near_the_gate_are_scored_in_full():
+    network, volume = slice_classifier("resnet34").eval(), torch.rand(1, 64, 64, 3)
+    exact = ShallowFeatureCAM(network)(volume)[1]
+
+    def error(gate):
+        return float((ShallowFeatureCAM(network, gate=gate, precision="bf16")(volume)[1] - exact).abs().max())
+
+    near = float(exact.mean())  # random weights: nearly the same for all slices
+    assert error(near) < 1e-6 < error(0.0)
+
+
 class Rounding(torch.nn.Module):
     """Scores that bfloat16 rounds: 1.001 becomes 1."""
 

@@ -17,10 +17,12 @@ from ichseg.cam import CAMExtractor, evaluation_mode, layer_cam, min_max, princi
 from ichseg.context import MemoryBank, amplify, positive_runs, upsample
 from ichseg.context import vote as vote_of
 from ichseg.io import atomic_path
-from ichseg.precision import checked_precision, lower_type
+from ichseg.precision import checked_precision, full_precision, lower_type
 from ichseg.transforms.volumes import like, plain, volume_slice_axis
 
 UPSAMPLE = ("last", "first")
+# In lower precision, slices this near to the gate are scored again in full: a map more or less is no rounding error.
+DOUBT = 0.1
 
 
 class ShallowFeatureCAM(Transform):
@@ -49,7 +51,8 @@ class ShallowFeatureCAM(Transform):
         amplify_scale: lambda of the first layer's tanh; 0 leaves it out.
         batch_size: slices per pass.
         device: where the networks run.
-        precision: ``"fp32"`` or ``"bf16"`` for the networks' forward passes; bf16 changes the maps a little.
+        precision: ``"fp32"`` or ``"bf16"`` for the networks' forward passes; bf16 changes the maps a little. Slices
+            near the gate are scored in fp32 all the same.
         cache_dir: keep every map in this folder and take it from there next time, e.g. for another threshold.
             Files are named by the slices, the options, and the networks' weights, layout and plain attributes; what
             a network's code does beyond these is not seen. None keeps nothing.
@@ -159,8 +162,13 @@ class ShallowFeatureCAM(Transform):
                 batch = slices[numbers].to(self.device)
                 looks = [extractor.look(batch) for extractor in extractors]
                 each = torch.stack([logits.softmax(dim=1)[:, 1] for logits, _ in looks])
-                for place, score in zip(numbers, vote_of(each, self.vote).cpu(), strict=True):
-                    known[place] = score if known[place].isnan() else known[place]
+                scores = vote_of(each, self.vote).cpu()
+                doubtful = (scores - self.gate).abs() < DOUBT
+                if self.autocast is not None and bool(doubtful.any()):
+                    with full_precision():
+                        scores[doubtful] = self.score(slices[numbers][doubtful])
+                for number, score in zip(numbers, scores, strict=True):
+                    known[number] = score if known[number].isnan() else known[number]
                 wanted = [place for place, number in enumerate(numbers) if float(known[number]) >= self.gate]
                 # One network's graph after the other is let go.
                 for model, layers in enumerate(self.layers if wanted else ()):
