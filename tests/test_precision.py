@@ -44,7 +44,7 @@ def test_slices_near_the_gate_are_scored_in_full():
         return float((ShallowFeatureCAM(network, gate=gate, precision="bf16")(volume)[1] - exact).abs().max())
 
     near = float(exact.mean())  # random weights: nearly the same for all slices
-    assert error(near) < 1e-6 < error(0.0)
+    assert error(near) < 1e-6 < min(error(0.0), error(0.9))  # any slice passes 0, none passes 0.9
 
 
 class Rounding(torch.nn.Module):

@@ -164,7 +164,7 @@ class ShallowFeatureCAM(Transform):
                 each = torch.stack([logits.softmax(dim=1)[:, 1] for logits, _ in looks])
                 scores = vote_of(each, self.vote).cpu()
                 doubtful = (scores - self.gate).abs() < DOUBT
-                if self.autocast is not None and bool(doubtful.any()):
+                if self.autocast is not None and self.gate > 0 and bool(doubtful.any()):
                     with full_precision():
                         scores[doubtful] = self.score(slices[numbers][doubtful])
                 for number, score in zip(numbers, scores, strict=True):
