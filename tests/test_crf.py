@@ -197,6 +197,25 @@ def test_threads_change_no_bit_and_are_given_back():
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("backend", ["grid", "exact"])
+@pytest.mark.parametrize("labels", [2, 3])
+def test_the_order_of_numbers_in_memory_does_not_matter(backend, labels):
+    p, image = picture((18, 26), labels)
+    expected = DenseCRF(2, backend=backend)(p, image)
+
+    def turned(values):
+        return values.transpose(2, 3).contiguous().transpose(2, 3)
+
+    def last(values):
+        return values.contiguous(memory_format=torch.channels_last)
+
+    for a in (turned, last):
+        for b in (turned, last):
+            torch.testing.assert_close(DenseCRF(2, backend=backend)(a(p), b(image)), expected)
+    kernel = GridBilateralFilter(image, PixelGrid((18, 26), (9, 9), image.device, image.dtype), 7.5)
+    torch.testing.assert_close(kernel(turned(p)), kernel(p))
+
+
 def test_kernels_that_are_kept_never_answer_for_others():
     (p, image), (q, other) = picture(seed=1), picture((20, 20), seed=2)
     crf = DenseCRF(1)

@@ -8,6 +8,7 @@ import torch
 from ichseg.cam import METHODS, CAMExtractor
 from ichseg.crf import DenseCRF
 from ichseg.networks import BACKBONES, cam_layers, slice_classifier
+from ichseg.transforms import ShallowFeatureCAM
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -34,3 +35,34 @@ def test_backbones(backbone):
 def test_dense_crf():
     p, image = torch.rand(2, 2, 40, 40).softmax(1), (torch.rand(2, 1, 40, 40) * 255).round()
     torch.testing.assert_close(DenseCRF(2)(p, image), DenseCRF(2)(p.cuda(), image.cuda()).cpu(), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(("size", "labels"), [((96, 80), 2), ((96, 80), 4), ((8, 40, 36), 2)])
+def test_dense_crf_gives_the_same_bits_again(size, labels):
+    p, image = torch.rand(4, labels, *size).softmax(1).cuda(), (torch.rand(4, 1, *size) * 255).round().cuda()
+    first = DenseCRF(5)(p, image)
+    for _ in range(3):
+        assert torch.equal(DenseCRF(5)(p, image), first)
+    torch.testing.assert_close(DenseCRF(5)(p.cpu(), image.cpu()), first.cpu(), atol=1e-3, rtol=0)
+    exact = DenseCRF(1, backend="exact")(p, image)
+    assert (DenseCRF(1)(p, image) - exact).abs().mean() < 3e-4
+
+
+def test_dense_crf_as_a_layer():
+    p = torch.rand(2, 2, 32, 32).softmax(1).cuda().requires_grad_(True)
+    DenseCRF(2)(p, torch.rand(2, 1, 32, 32).cuda() * 255)[:, 1].mean().backward()
+    assert p.grad is not None and p.grad.isfinite().all() and p.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_pseudo_label_maps(precision):
+    networks = [slice_classifier("resnet34").eval(), slice_classifier("resnet50").eval()]
+    volume = torch.rand(1, 64, 64, 5)
+    cpu, there = (
+        ShallowFeatureCAM(networks, gate=0, device=device, batch_size=4, precision=precision)(volume)
+        for device in ("cpu", "cuda")
+    )
+    tolerance = 1e-2 if precision == "fp32" else 0.2
+    for a, b in zip(cpu[0], there[0], strict=True):
+        assert (a - b).abs().mean() < tolerance
+    torch.testing.assert_close(cpu[1], there[1], atol=tolerance, rtol=0)

@@ -272,8 +272,8 @@ def _checked(probabilities: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
         raise ValueError(f"image must have shape {expected} to fit the probabilities, not {tuple(image.shape)}")
     dtype = torch.float64 if probabilities.dtype == torch.float64 else torch.float32
     # Plain tensors: a subclass would have its say, and take its time, at every operation.
-    p = probabilities.as_subclass(Tensor).to(dtype)
-    gray = image.detach().as_subclass(Tensor).to(device=p.device, dtype=dtype)
+    p = probabilities.as_subclass(Tensor).to(dtype).contiguous()
+    gray = image.detach().as_subclass(Tensor).to(device=p.device, dtype=dtype).contiguous()
     for name, values in (("probabilities", p), ("image", gray)):
         if not bool(values.sum().isfinite()):
             raise ValueError(f"{name} must be finite numbers")

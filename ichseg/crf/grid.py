@@ -95,7 +95,7 @@ class GridBilateralFilter:
 
     def __call__(self, values: Tensor) -> Tensor:
         """(B, C, *S), without gradient -> same shape."""
-        filtered = torch.empty_like(values)
+        filtered = torch.empty(values.shape, dtype=values.dtype, device=values.device)
         for channel, result in zip(values.flatten(2).unbind(1), filtered.flatten(2).unbind(1), strict=True):
             self.grid.in_order(self._filter(channel), result)
         return filtered
@@ -115,7 +115,7 @@ class GridBilateralFilter:
 
     def _spread(self, values: Tensor) -> Tensor:
         """(B, N) by turns -> (B, levels, *nodes)."""
-        if values.device.type != "cpu":
+        if values.is_cuda:
             return self._spread_in_integers(values)
         total, part = values.new_zeros(math.prod(self.shape)), torch.empty_like(values)
         for step, share in self.corners:

@@ -162,13 +162,7 @@ class ShallowFeatureCAM(Transform):
                 batch = slices[numbers].to(self.device)
                 looks = [extractor.look(batch) for extractor in extractors]
                 each = torch.stack([logits.softmax(dim=1)[:, 1] for logits, _ in looks])
-                scores = vote_of(each, self.vote).cpu()
-                doubtful = (scores - self.gate).abs() < DOUBT
-                if self.autocast is not None and self.gate > 0 and bool(doubtful.any()):
-                    with full_precision():
-                        scores[doubtful] = self.score(slices[numbers][doubtful])
-                for number, score in zip(numbers, scores, strict=True):
-                    known[number] = score if known[number].isnan() else known[number]
+                self._learn(known, numbers, vote_of(each, self.vote).cpu(), slices)
                 wanted = [place for place, number in enumerate(numbers) if float(known[number]) >= self.gate]
                 # One network's graph after the other is let go.
                 for model, layers in enumerate(self.layers if wanted else ()):
@@ -179,14 +173,23 @@ class ShallowFeatureCAM(Transform):
 
     def _kept(self, slices: torch.Tensor, known: torch.Tensor, bank: MemoryBank, content: bytes) -> None:
         """Score first, then take kept maps and make those that lack."""
-        asked = known.isnan().nonzero().flatten()
-        if len(asked):
-            known[asked] = self.score(slices[asked]).to(known)
+        asked = known.isnan().nonzero().flatten().tolist()
+        if asked:
+            self._learn(known, asked, self.score(slices[asked]), slices)
         chosen = [number for number, p in enumerate(known) if float(p) >= self.gate]
         for model, (network, layers) in enumerate(zip(self.networks, self.layers, strict=True)):
             for number, found in self._maps(network, layers, slices, chosen, content).items():
                 for order, one in enumerate(found):
                     bank.put(number, order, model, one)
+
+    def _learn(self, known: torch.Tensor, numbers: list[int], scores: torch.Tensor, slices: torch.Tensor) -> None:
+        """Enter the scores of slices that were unknown; what lower precision leaves near the gate is scored in full."""
+        unknown = known[numbers].isnan()
+        doubtful = unknown & ((scores - self.gate).abs() < DOUBT)
+        if self.autocast is not None and self.gate > 0 and bool(doubtful.any()):
+            with full_precision():
+                scores[doubtful] = self.score(slices[numbers][doubtful])
+        known[numbers] = torch.where(unknown, scores.to(known), known[numbers])
 
     def _finished(self, one: torch.Tensor, order: int, slices: torch.Tensor) -> torch.Tensor:
         """(h, w): what a map of a layer becomes before the mean over networks."""
