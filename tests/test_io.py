@@ -29,15 +29,15 @@ OBLIQUE = np.array([[-0.5, 0, 0, 125], [0, -0.47, 0.9, -96], [0, 0.16, 5.0, -63]
 @pytest.fixture
 def scan(tmp_path):
     path = tmp_path / "scan.nii.gz"
-    array = np.arange(4 * 5 * 3, dtype=np.int16).reshape(4, 5, 3) - 20
-    write_volume(path, array, np.diag([-0.5, -0.5, 5, 1]))
+    array = np.arange(4 * 5 * 3, dtype=np.int16).reshape(4, 5, 3) - 1000
+    write_volume(path, array, np.diag([-40, -40, 50, 1]))
     return path
 
 
 def test_round_trip(scan):
     volume = read_volume(scan)
-    assert volume.array.dtype == np.float32 and volume.array.min() == -20 and volume.array.shape == (4, 5, 3)
-    np.testing.assert_allclose(volume.affine, np.diag([-0.5, -0.5, 5, 1]))
+    assert volume.array.dtype == np.float32 and volume.array.min() == -1000 and volume.array.shape == (4, 5, 3)
+    np.testing.assert_allclose(volume.affine, np.diag([-40, -40, 50, 1]))
     assert volume.flags == ()
 
 

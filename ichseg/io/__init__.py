@@ -4,9 +4,11 @@ from ichseg.io.atomic import atomic_path, staged_folder, write_text
 from ichseg.io.folder import find_scans
 from ichseg.io.geometry import slice_axis, spacing_mm
 from ichseg.io.hounsfield import lost_intercept
-from ichseg.io.volume import Volume, read_mask, read_volume, scan_name, write_like, write_volume
+from ichseg.io.nifti import SIZE_LIMIT, scan_name
+from ichseg.io.volume import Volume, read_mask, read_volume, write_like, write_volume
 
 __all__ = [
+    "SIZE_LIMIT",
     "Volume",
     "atomic_path",
     "find_scans",

@@ -8,7 +8,8 @@ import zlib
 from pathlib import Path
 
 from ichseg.errors import IchsegError
-from ichseg.io.volume import OWN_MASK, is_nifti, scan_name
+from ichseg.io.nifti import is_nifti, scan_name
+from ichseg.io.volume import OWN_MASK
 
 OUTPUT_POSTFIXES = ("_ich", "_pseudo")
 DESCRIPTION = slice(148, 228)  # where a NIfTI-1 header holds ``descrip``

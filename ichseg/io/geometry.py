@@ -1,8 +1,17 @@
-"""What an affine says: which array axis runs through the slices, and how long a voxel's edges are."""
+"""Where voxels lie: which affine of a header to believe, which axis runs through the slices, how long edges are."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import nibabel as nib
 import numpy as np
+
+# Cosine between two axes of the grid above which it counts as sheared: half a degree of gantry tilt.
+SHEAR = 0.0087
+# Relative difference of pixdim and affine that is more than rounding.
+DISAGREEMENT = 0.02
+TILTED = "sheared grid (gantry tilt): volumes by the determinant of the affine"
 
 
 def slice_axis(affine: np.ndarray) -> int:
@@ -20,3 +29,72 @@ def spacing_mm(affine: np.ndarray) -> tuple[float, float, float]:
     """Voxel edge lengths in mm along the three array axes."""
     x, y, z = np.linalg.norm(np.asarray(affine, dtype=float)[:3, :3], axis=0)
     return float(x), float(y), float(z)
+
+
+def shear(affine: np.ndarray) -> float:
+    """Largest cosine between two axes of the grid; 0 for a grid of right angles."""
+    directions = np.asarray(affine, dtype=float)[:3, :3]
+    unit = directions / np.linalg.norm(directions, axis=0)
+    return float(np.abs(unit.T @ unit - np.eye(3)).max())
+
+
+def usable(affine: np.ndarray) -> bool:
+    """True if the affine gives every voxel a place of its own."""
+    return bool(np.isfinite(affine).all() and abs(np.linalg.det(np.asarray(affine)[:3, :3])) > 1e-9)
+
+
+def believed_affine(header: nib.Nifti1Header) -> tuple[np.ndarray, list[str]]:
+    """The affine of a header, and what is doubtful about it.
+
+    The sform is believed if it has a code and is usable, else the qform if it has one, else the grid of ``pixdim``.
+
+    Returns:
+        (4, 4) float64 voxel-to-RAS matrix in mm, and one short sentence per doubt.
+
+    Raises:
+        ValueError: what is wrong, if no voxel position can be known.
+    """
+    sizes = [float(n) for n in header["pixdim"][1:4]]
+    if not np.isfinite(sizes).all() or 0 in sizes:
+        raise ValueError(f"pixdim {_rounded(sizes)}: voxels have no size")
+    flags = []
+    if min(sizes) < 0:
+        flags.append(f"negative pixdim {_rounded(sizes)} taken as positive")
+    repaired = header.copy()
+    repaired["pixdim"][1:4] = np.abs(sizes)
+    sform, qform = _form(repaired, "sform"), _form(repaired, "qform")
+    if sform is not None and usable(sform):
+        affine = sform
+    elif qform is not None and usable(qform):
+        affine = qform
+        if sform is not None:
+            flags.append("the sform is not usable (singular or not finite); the qform is taken")
+    elif sform is not None or qform is not None:
+        raise ValueError("the affine is singular or not finite; voxel positions are unknown")
+    else:
+        affine = repaired.get_base_affine()
+        flags.append("no orientation code in the header: left and right are unreliable")
+    if shear(affine) > SHEAR:
+        flags.append(TILTED)
+    elif not np.allclose(spacing_mm(affine), np.abs(sizes), rtol=DISAGREEMENT):
+        by_affine = _rounded(spacing_mm(affine))
+        flags.append(f"pixdim {_rounded(sizes)} disagrees with the affine's {by_affine} mm; the affine is taken")
+    lengths = np.sort(spacing_mm(affine))
+    if slice_axis(affine) != int(np.argmax(spacing_mm(affine))) and lengths[2] > 1.5 * lengths[1]:
+        flags.append("the thick axis is not foot to head: not an axial scan?")
+    return np.asarray(affine, dtype=np.float64), flags
+
+
+def _form(header: nib.Nifti1Header, name: str) -> np.ndarray | None:
+    """The form as a matrix, not checked; None without a code."""
+    if int(header[f"{name}_code"]) <= 0:
+        return None
+    try:
+        found: Any = header.get_sform() if name == "sform" else header.get_qform()
+    except (ValueError, np.linalg.LinAlgError):  # a quaternion that is none
+        return np.full((4, 4), np.nan)
+    return np.asarray(found, dtype=np.float64)
+
+
+def _rounded(numbers) -> str:
+    return " x ".join(f"{n:g}" for n in np.round(numbers, 3))

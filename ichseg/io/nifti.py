@@ -1,0 +1,141 @@
+"""The bytes of one NIfTI file: checked before memory is taken, and read to the end before they are believed."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import math
+import zlib
+from pathlib import Path
+from typing import BinaryIO
+
+import nibabel as nib
+
+from ichseg.errors import ScanError
+
+SUFFIXES = (".nii.gz", ".nii")
+GZIP_MAGIC = b"\x1f\x8b"
+# Deflate cannot pack more than this many bytes into one.
+MOST_PACKED = 1032
+# Voxels of more bytes than this are refused unless a larger limit is given: 512 x 512 x 1000 in float32 is half of it.
+SIZE_LIMIT = 2 * 2**30
+BLOCK = 2**20
+
+
+def read_nifti(path: Path, size_limit: int = SIZE_LIMIT) -> tuple[nib.Nifti1Image, nib.Nifti1Header]:
+    """One file as an image in memory, its voxels still undecoded, and its header as it is stored.
+
+    The header is read alone first; what it declares is compared with the file and with ``size_limit`` before anything
+    large is taken. Then the file is read to its end, so that a wrong gzip checksum is seen.
+
+    Args:
+        path: ``.nii`` or ``.nii.gz``.
+        size_limit: bytes that the voxels may take, unpacked.
+
+    Raises:
+        ScanError: one line that names the file and what is wrong with it.
+    """
+    try:
+        if path.is_dir():
+            raise ScanError(f"{path}: a folder, not a NIfTI file")
+        packed_size = path.stat().st_size
+        with path.open("rb") as raw:
+            packed = raw.read(2) == GZIP_MAGIC
+            raw.seek(0)
+            _check_name(path, packed, packed_size)
+            stream: BinaryIO = gzip.GzipFile(fileobj=raw) if packed else raw  # type: ignore[assignment]
+            start = stream.read(540)
+            needed, image_class, header = _declared(path, start)
+            held = packed_size * MOST_PACKED if packed else packed_size
+            if needed > held:
+                raise ScanError(f"{path}: the header declares {needed:,} bytes, the file cannot hold them (truncated?)")
+            if needed > size_limit:
+                raise ScanError(f"{path}: {needed / 2**30:.1f} GiB of voxels are over the limit of "
+                                f"{size_limit / 2**30:.1f} GiB")  # fmt: skip
+            data = start + stream.read(max(needed - len(start), 0))
+            if len(data) < needed:
+                raise ScanError(f"{path}: the header declares {needed:,} bytes, the file ends before them (truncated?)")
+            _read_to_end(path, stream, size_limit)
+    except FileNotFoundError:
+        dangling = "a link to a file that is not there" if path.is_symlink() else "file not found"
+        raise ScanError(f"{path}: {dangling}") from None
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ScanError(f"{path}: damaged or truncated gzip file ({error})") from None
+    except OSError as error:
+        raise ScanError(f"{path}: cannot be read ({error.strerror or error})") from None
+    try:
+        return image_class.from_bytes(data), header
+    except UNREADABLE as error:
+        raise _unreadable(path, error) from None
+
+
+UNREADABLE = (
+    nib.spatialimages.HeaderDataError,
+    nib.filebasedimages.ImageFileError,
+    ValueError,
+    OverflowError,
+    OSError,
+    TypeError,
+)
+
+
+def _check_name(path: Path, packed: bool, size: int) -> None:
+    name = path.name.lower()
+    if size == 0:
+        raise ScanError(f"{path}: the file is empty")
+    if packed and name.endswith(".nii"):
+        raise ScanError(f"{path}: named .nii, but compressed; name it .nii.gz")
+    if not packed and name.endswith(".gz"):
+        raise ScanError(f"{path}: named .gz, but not a gzip file")
+
+
+def _declared(path: Path, start: bytes) -> tuple[int, type[nib.Nifti1Image], nib.Nifti1Header]:
+    """Bytes up to the end of the voxels, the kind of NIfTI, and the header, by the header alone."""
+    if len(start) < 348:
+        raise ScanError(f"{path}: {len(start)} bytes are too few for a NIfTI file")
+    second = start[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c")
+    image_class = nib.Nifti2Image if second else nib.Nifti1Image
+    try:
+        header = image_class.header_class.from_fileobj(io.BytesIO(start), check=True)
+        dimensions = [int(n) for n in header["dim"]]
+        bits = int(header["bitpix"])
+        offset = float(header["vox_offset"])
+    except UNREADABLE as error:
+        raise _unreadable(path, error) from None
+    if bytes(header["magic"].item()).rstrip(b"\0")[:3] not in (b"n+1", b"n+2"):
+        raise ScanError(f"{path}: not a NIfTI file of one part (magic {header['magic'].item()!r})")
+    if not 1 <= dimensions[0] <= 7:
+        raise ScanError(f"{path}: the header declares {dimensions[0]} dimensions; a NIfTI file has 1 to 7")
+    shape = dimensions[1 : dimensions[0] + 1]
+    if min(shape) < 1:
+        raise ScanError(f"{path}: the volume is empty or its size is not a size: {tuple(shape)}")
+    if not math.isfinite(offset) or offset < 0:
+        raise ScanError(f"{path}: vox_offset {offset} is not a place in the file")
+    return int(offset) + math.prod(shape) * bits // 8, image_class, header
+
+
+def _read_to_end(path: Path, stream: BinaryIO, limit: int) -> None:
+    beyond = 0
+    while block := stream.read(BLOCK):
+        beyond += len(block)
+        if beyond > limit:
+            raise ScanError(f"{path}: more than {limit / 2**30:.1f} GiB follow the voxels")
+
+
+def _unreadable(path: Path, error: Exception) -> ScanError:
+    return ScanError(f"{path}: not a readable NIfTI file ({' '.join(str(error).split())})")
+
+
+def scan_name(path: str | Path) -> str:
+    """File name without ``.nii`` or ``.nii.gz``."""
+    name = Path(path).name
+    for suffix in SUFFIXES:
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return name
+
+
+def is_nifti(path: str | Path) -> bool:
+    """True if the name ends like a NIfTI file and is not a hidden or AppleDouble file."""
+    name = Path(path).name
+    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
