@@ -91,7 +91,7 @@ def _form(header: nib.Nifti1Header, name: str) -> np.ndarray | None:
         return None
     try:
         found: Any = header.get_sform() if name == "sform" else header.get_qform()
-    except (ValueError, np.linalg.LinAlgError):  # a quaternion that is none
+    except (ValueError, nib.spatialimages.HeaderDataError, np.linalg.LinAlgError):  # a quaternion that is none
         return np.full((4, 4), np.nan)
     return np.asarray(found, dtype=np.float64)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import nibabel as nib
+from nibabel.imageglobals import LoggingOutputSuppressor
 
 from ichseg.errors import ScanError
 
@@ -64,7 +65,8 @@ def read_nifti(path: Path, size_limit: int = SIZE_LIMIT) -> tuple[nib.Nifti1Imag
     except OSError as error:
         raise ScanError(f"{path}: cannot be read ({error.strerror or error})") from None
     try:
-        return image_class.from_bytes(data), header
+        with LoggingOutputSuppressor():
+            return image_class.from_bytes(data), header
     except UNREADABLE as error:
         raise _unreadable(path, error) from None
 
@@ -96,7 +98,9 @@ def _declared(path: Path, start: bytes) -> tuple[int, type[nib.Nifti1Image], nib
     second = start[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c")
     image_class = nib.Nifti2Image if second else nib.Nifti1Image
     try:
-        header = image_class.header_class.from_fileobj(io.BytesIO(start), check=True)
+        header = image_class.header_class.from_fileobj(io.BytesIO(start), check=False)
+        with LoggingOutputSuppressor():
+            header.copy().check_fix(error_level=40)  # of a copy: what it mends, such as a size of 0, is to be seen
         dimensions = [int(n) for n in header["dim"]]
         bits = int(header["bitpix"])
         offset = float(header["vox_offset"])

@@ -1,0 +1,109 @@
+"""Whatever a folder may hold is told apart: unusable, doubtful, good."""
+
+from __future__ import annotations
+
+import gzip
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from broken_files import CASES, DIM, good, patched
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ichseg.errors import ScanError
+from ichseg.io import read_volume
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.file)
+def test_each_is_what_it_is(case, tmp_path):
+    path = tmp_path / case.file
+    case.make(path)
+    if case.outcome == "failed":
+        with pytest.raises(ScanError) as told:
+            read_volume(path)
+        message = str(told.value)
+        assert message.startswith(f"{path}: ") and "\n" not in message and re.search(case.said, message)
+        return
+    flags = "; ".join(read_volume(path).flags)
+    assert re.search(case.said, flags) if case.outcome == "flagged" else not flags
+
+
+LIMITED = """
+import resource, sys
+from ichseg.errors import ScanError
+from ichseg.io import read_volume
+limit = {mib} * 2**20
+import os
+held = int(open("/proc/self/statm").read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+resource.setrlimit(resource.RLIMIT_AS, (held + limit, held + limit))
+for path in sys.argv[1:]:
+    try:
+        read_volume(path, size_limit={limit})
+        print("read")
+    except ScanError as error:
+        print("refused", error)
+"""
+
+
+def limited(paths, mib=400, limit=2**31):
+    """What becomes of files in a process that may take only so much more memory."""
+    code = LIMITED.format(mib=mib, limit=limit)
+    done = subprocess.run([sys.executable, "-c", code, *map(str, paths)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is limited the Linux way")
+def test_bombs_take_no_memory(tmp_path):
+    small, big = tmp_path / "bomb.nii.gz", tmp_path / "declared.nii"
+    header = patched((DIM + 2, "hhh", (1024, 1024, 1400)))[:352]
+    with gzip.open(small, "wb", 1) as packed:
+        packed.write(header)
+        for _ in range(2800):
+            packed.write(bytes(2**20))
+    big.write_bytes(patched((DIM + 2, "hhh", (2000, 2000, 2000))))
+    trailing = tmp_path / "trailing.nii.gz"
+    with gzip.open(trailing, "wb", 1) as packed:
+        packed.write(good())
+        for _ in range(700):
+            packed.write(bytes(2**20))
+    one, two, three, four = [*limited([small, big]), *limited([trailing, small], limit=2**29)]
+    assert "GiB of voxels are over the limit of 2.0 GiB" in one and "cannot hold them" in two
+    assert "0.5 GiB follow the voxels" in three and "over the limit of 0.5 GiB" in four
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is limited the Linux way")
+def test_any_bytes_are_read_or_refused(tmp_path):
+    """Headers, lengths and packed bytes at random, in a process with little memory."""
+    rng, paths = np.random.default_rng(0), []
+    for number in range(300):
+        data, kind = bytearray(good()), number % 3
+        if kind < 2:
+            for _ in range(rng.integers(1, 6)):
+                data[rng.integers(0, 352)] = rng.integers(0, 256)
+        path = tmp_path / f"{number}.nii{'.gz' if kind else ''}"
+        if kind == 0:
+            data = data[: rng.integers(0, len(data))] if rng.random() < 0.3 else data
+        else:
+            data = bytearray(gzip.compress(bytes(data), 1, mtime=0))
+            if kind == 2:
+                data[rng.integers(0, len(data))] ^= int(rng.integers(1, 256))
+        path.write_bytes(bytes(data))
+        paths.append(path)
+    told = limited(paths)
+    assert len(told) == len(paths)
+    assert 20 < sum(line == "read" for line in told) < 250
+    for line, path in zip(told, paths, strict=True):
+        assert line == "read" or line.startswith(f"refused {path}: ")
+
+
+@given(st.binary(min_size=0, max_size=900), st.booleans())
+@settings(max_examples=60)
+def test_random_bytes_are_refused(tmp_path_factory, data, packed):
+    path = tmp_path_factory.mktemp("random") / ("a.nii.gz" if packed else "a.nii")
+    path.write_bytes(gzip.compress(data) if packed else data)
+    with pytest.raises(ScanError):
+        read_volume(path)
