@@ -80,8 +80,9 @@ def compare(work: Path, options: argparse.Namespace, device: torch.device) -> di
 
     seconds = in_turns({"ichseg": runner.run, "straightforward": other}, options.rounds, device)
     for side in (runner, full):
-        if side.run()[0]["status"] != "ok":
-            raise SystemExit(side.rows[0]["message"])
+        row = side.run()[0]
+        if row["status"] == "failed":
+            raise SystemExit(row["message"])
     written = {
         "ichseg": voxels(next((work / "ours").rglob("*.nii.gz"))),
         "fp32": voxels(next((work / "full").rglob("*.nii.gz"))),

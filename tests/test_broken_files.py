@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
+import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
-from broken_files import CASES, DIM, good, patched
+from broken_files import CASES, DIM, good, make, patched
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ichseg.cli import main
 from ichseg.errors import ScanError
-from ichseg.io import read_volume
+from ichseg.io import read_volume, scan_name
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.file)
@@ -107,3 +112,32 @@ def test_random_bytes_are_refused(tmp_path_factory, data, packed):
     path.write_bytes(gzip.compress(data) if packed else data)
     with pytest.raises(ScanError):
         read_volume(path)
+
+
+def test_a_folder_of_them_all_is_worked_through(tmp_path, capsys):
+    """Every file has its row: what can be done is done, what cannot is named, and the exit code says so."""
+    scans, out = tmp_path / "scans", tmp_path / "masks"
+    cases = {case.file: case for case in make(scans)}
+    (scans / "loop").symlink_to(scans, target_is_directory=True)
+    (scans / "._01_hidden.nii.gz").write_bytes(b"apple double")
+    assert main(["segment", str(scans), str(out), "--size", "64", "--device", "cpu"]) == 1
+    with (out / "results.csv").open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    told = [json.loads(line) for line in (out / "results.jsonl").read_text("utf-8").splitlines()]
+    assert sorted(Path(row["file"]).name for row in told) == sorted(cases)
+    for row, line in zip(rows, told, strict=True):
+        case = cases[Path(line["file"]).name]
+        # Two files of one name, plain and packed: the second is refused, whatever it is.
+        if line.get("stage") == "list":
+            assert "same output name" in line["message"]
+            continue
+        assert (line["status"], row["status"]) == (case.outcome, case.outcome), line
+        assert re.search(case.said, line["message"])
+        assert line["status"] != "failed" or (line["stage"] == "read" and case.file in line["message"])
+        mask = out / f"{scan_name(case.file)}_ich.nii.gz"
+        assert mask.is_file() == (line["status"] != "failed")
+        assert row["case"] == (f"'{line['case']}" if line["case"][0] in "=-" else line["case"])
+    good = [case for case in cases.values() if case.outcome != "failed"]
+    assert len(list(out.glob("*_ich.nii.gz"))) == len(good)
+    assert nib.load(out / "25_one_volume_4d_ich.nii.gz").shape == (48, 48, 6, 1)
+    assert "Traceback" not in capsys.readouterr().err

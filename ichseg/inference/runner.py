@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,27 +13,25 @@ import torch
 from tqdm import tqdm
 
 from ichseg.errors import one_line
+from ichseg.inference.results import Results
 from ichseg.inference.scans import ScanDataset
-from ichseg.io import write_text
 from ichseg.metrics import hemorrhage_volume
 
 logger = logging.getLogger(__name__)
-COLUMNS = ("case", "status", "volume_ml", "lesions", "seconds", "message")
 
 
 class FolderRunner:
     """Stands where MONAI bundles have their evaluator: ``run()`` goes through the data set.
 
     Per scan: preprocessing (in the data set) -> ``inferer(image, network)`` under ``pred`` -> postprocessing,
-    which saves the mask. The row of the scan goes into ``output_dir/results.csv`` at once: case, status (``ok``
-    or ``failed``), volume_ml, lesions, seconds, message.
+    which saves the mask. The row of the scan goes into ``results.csv`` and ``results.jsonl`` of the output at once.
 
     Args:
         dataset: gives one item per scan, or ``{"failed": reason}``.
         network: what the inferer calls.
         inferer: a MONAI inferer.
         postprocessing: transforms from ``pred`` to the saved mask; the mask stays under ``pred``.
-        output_dir: where ``results.csv`` goes.
+        output_dir: where the results go.
         device: where the network runs.
     """
 
@@ -53,36 +48,32 @@ class FolderRunner:
         self.device = torch.device(device)
         self.network = network.to(self.device).eval()
         self.output_dir = Path(output_dir)
-        self.rows: list[dict[str, Any]] = []
+        self.results = Results(self.output_dir)
 
     def run(self) -> list[dict[str, Any]]:
-        """Run every scan; returns the rows of ``results.csv``."""
-        self.rows = []
+        """Run every scan; returns the rows of the results, see :class:`ichseg.inference.Results`."""
+        self.results = Results(self.output_dir)
         outputs: dict[str, str] = {}
         for index in tqdm(range(len(self.dataset)), desc="scans", unit="scan"):
-            case = self.dataset.data[index]["case"]
+            case, image = self.dataset.data[index]["case"], str(self.dataset.data[index]["image"])
             started = time.perf_counter()
-            image = self.dataset.data[index]["image"]
-            row: dict[str, Any]
             # a.nii and a.nii.gz would write the same output: the second must not replace the first.
             if case in outputs:
-                row = {"status": "failed", "message": f"{image}: same output name as {outputs[case]}; rename one"}
+                row = _failed("list", f"{image}: same output name as {outputs[case]}; rename one")
             else:
                 outputs[case] = image
                 row = self._one(index)
-            row |= {"case": case, "seconds": round(time.perf_counter() - started, 2)}
+            row = {"case": case, **row, "seconds": round(time.perf_counter() - started, 2), "file": image}
             if row["status"] == "failed":
                 tqdm.write(f"failed: {row['message']}")
-            self.rows.append(row)
-            self._write()
-        counts = Counter(row["status"] for row in self.rows)
-        logger.info("%s -> %s", ", ".join(f"{n} {s}" for s, n in sorted(counts.items())), self.output_dir)
-        return self.rows
+            self.results.add(row)
+        logger.info("%s -> %s", self.results.summary(), self.output_dir)
+        return self.results.rows
 
     @property
     def failures(self) -> int:
         """How many scans failed."""
-        return sum(row["status"] == "failed" for row in self.rows)
+        return self.results.count("failed")
 
     def exit_if_failed(self) -> None:
         """End the process with exit code 1 if any scan failed; the last step of a bundle run."""
@@ -92,31 +83,28 @@ class FolderRunner:
     def _one(self, index: int) -> dict[str, Any]:
         item = self.dataset[index]
         if "failed" in item:
-            return {"status": "failed", "message": item["failed"]}
+            return _failed("read", item["failed"])
         path = item["image"].meta.get("filename_or_obj", item.get("case"))
+        stage = "network"
         try:
             with torch.no_grad():
                 item["pred"] = self.inferer(item["image"][None].to(self.device), self.network)[0].cpu()
+                stage = "mask"
                 item = self.postprocessing(item)
         except Exception as error:  # one scan's failure is its own row
             logger.debug("%s", path, exc_info=True)
             message = one_line(error)
-            return {"status": "failed", "message": message if str(path) in message else f"{path}: {message}"}
+            return _failed(stage, message if str(path) in message else f"{path}: {message}")
         mask = item["pred"]
         measured = hemorrhage_volume(np.asarray(mask[0]), np.asarray(mask.affine))
-        flags = "; ".join(item["image"].meta.get("flags", []))
+        flags = item["image"].meta.get("flags", [])
         return {
-            "status": "ok",
+            "status": "flagged" if flags else "ok",
             "volume_ml": round(measured["volume_ml"], 3),
             "lesions": measured["lesions"],
-            "message": flags,
+            "message": "; ".join(flags),
         }
 
-    def _write(self) -> None:
-        table = io.StringIO()
-        writer = csv.DictWriter(table, COLUMNS, restval="", lineterminator="\n")
-        writer.writeheader()
-        for row in self.rows:
-            # A cell that starts like a formula is text, not a formula.
-            writer.writerow({k: f"'{v}" if isinstance(v, str) and v[:1] in "=+-@" and v else v for k, v in row.items()})
-        write_text(self.output_dir / "results.csv", table.getvalue())
+
+def _failed(stage: str, message: str) -> dict[str, Any]:
+    return {"status": "failed", "stage": stage, "message": message}

@@ -49,6 +49,8 @@ def find_scans(path: str | Path, exclude: str | Path | None = None) -> list[Path
         here = Path(folder)
         subfolders[:] = sorted(s for s in subfolders if (here / s).resolve() != left_out)
         found += [here / n for n in names if is_nifti(n) and not is_own_mask(here / n)]
+        # A folder that calls itself a scan and holds none: to be named, not passed over.
+        found += [here / s for s in subfolders if is_nifti(s) and not any((here / s).rglob("*.nii*"))]
     if not found:
         raise IchsegError(f"{path}: no .nii or .nii.gz file in this folder")
     return sorted(found)
