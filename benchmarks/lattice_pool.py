@@ -1,4 +1,4 @@
-"""pydensecrf in one process per core: the other side of the benchmarks. Imports no torch, so processes stay small."""
+"""pydensecrf in one process per core: the other side of the benchmarks."""
 
 from __future__ import annotations
 

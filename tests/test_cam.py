@@ -499,3 +499,19 @@ def test_a_look_costs_no_backward_pass_until_maps_are_wanted(monkeypatch):
         torch.testing.assert_close(second[1]()["layer1"], expected[1]["layer1"].flip(0))
         torch.testing.assert_close(first[1](), expected[1])
         assert len(passes) == 3
+
+
+def test_what_can_be_restored_is_restored():
+    network = slice_classifier("resnet34").train()
+    extractor = CAMExtractor(network, ["layer1"])
+    with pytest.raises(RuntimeError, match="cannot be undone"), extractor:
+
+        def fail():
+            raise RuntimeError("cannot be undone")
+
+        extractor._restore.append(fail)
+    assert network.training and all(p.requires_grad for p in network.parameters())
+    assert not network.layer1._forward_hooks
+    assert principal_component(torch.zeros(0, 3, 4, 4)).shape == (0, 4, 4)
+    with pytest.raises(ValueError, match="not finite"):
+        principal_component(torch.full((1, 3, 4, 4), 1e30) * torch.rand(1, 3, 4, 4))

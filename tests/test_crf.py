@@ -264,6 +264,15 @@ def test_gradients_are_those_of_finite_differences(backend, labels):
     assert torch.autograd.gradcheck(lambda x: crf(x, images), pair)
 
 
+def test_a_weight_that_is_a_tensor_may_change():
+    p, image = picture((10, 10))
+    weight = torch.tensor(0.0)
+    crf = DenseCRF(1, spatial_weight=weight, bilateral_weight=0)
+    torch.testing.assert_close(crf(p, image), p)
+    weight.fill_(5.0)
+    torch.testing.assert_close(crf(p, image), DenseCRF(1, spatial_weight=5.0, bilateral_weight=0)(p, image))
+
+
 def test_as_a_layer_its_weights_are_trained():
     torch.manual_seed(0)
     p, image = picture((12, 12))
@@ -301,8 +310,14 @@ def test_errors_name_the_shapes():
         DenseCRF()(torch.rand(1, 1, 4, 4), torch.rand(1, 1, 4, 4))
     with pytest.raises(ValueError, match="backend must be one of"):
         DenseCRF(backend="lattice")
-    with pytest.raises(ValueError, match="the sigmas must be positive"):
-        DenseCRF(spatial_sigma=math.nan)
+    for name in ("spatial_sigma", "bilateral_sigma", "intensity_sigma"):
+        for value in (math.nan, math.inf, 0, -1):
+            with pytest.raises(ValueError, match="the sigmas must be positive"):
+                DenseCRF(**{name: value})
+    with pytest.raises(ValueError, match="the weights must be finite"):
+        DenseCRF(bilateral_weight=math.nan)
+    with pytest.raises(ValueError, match="has no gradient"):
+        DenseCRF(backend="pydensecrf")(torch.rand(1, 2, 4, 4).requires_grad_(True), torch.rand(1, 1, 4, 4))
     with pytest.raises(ValueError, match="spacing must be positive"):
         DenseCRF(spacing=(1, 0))
     with pytest.raises(ValueError, match="spacing has 3 entries, the image 2"):

@@ -86,8 +86,18 @@ def test_the_window_comes_from_the_image_or_must_be_given():
     ):
         assert gray_range(MetaTensor(hounsfield, meta=meta)) == expected
     for unexplained in (hounsfield, MetaTensor(hounsfield), MetaTensor(hounsfield, meta={"0028|1050": "none"})):
-        with pytest.raises(ValueError, match=r"\(-1000 to 1500\) are neither .* say what black and white are"):
+        with pytest.raises(
+            ValueError, match=r"\(-1000 to 1500\) are not .* name no window: .* say what black and white"
+        ):
             gray_range(unexplained)
+    # The window of the image as it was before it was scaled, or of one without air: not to be guessed.
+    window = {"cal_min": -15.0, "cal_max": 115.0}
+    for scaled in (torch.linspace(-3, 3, 9), torch.linspace(-1, 1, 9), torch.linspace(0, 80, 9)):
+        with pytest.raises(ValueError, match=r"a window \(-15 to 115\) that need not be meant for them"):
+            gray_range(MetaTensor(scaled, meta=window))
+    assert gray_range(MetaTensor(torch.tensor([0.0, 0.7]), meta=window)) == (0, 1)
+    for value in (np.array([40, 300]), torch.tensor([40.0])):
+        assert gray_range(MetaTensor(hounsfield, meta={"0028|1050": value, "0028|1051": np.array([80])})) == (0, 80)
     values, mask = torch.rand(1, 16, 20) * 300 - 100, (torch.rand(1, 16, 20) > 0.4).float()
     named = MetaTensor(values, meta={"cal_min": -20.0, "cal_max": 100.0})
     scaled = ((values + 20) / 120).clamp(0, 1)
@@ -95,3 +105,26 @@ def test_the_window_comes_from_the_image_or_must_be_given():
     torch.testing.assert_close(DenseCRF(iterations=1, argmax=False)(mask, named).as_tensor(), expected)
     given = DenseCRF(image_range=(-20, 100), iterations=1, argmax=False)(mask, values)
     torch.testing.assert_close(given, expected)
+
+
+def test_what_is_no_probability_is_refused():
+    image = torch.rand(1, 12, 12)
+    for wrong in (torch.randn(2, 12, 12) * 5, torch.randint(0, 3, (1, 12, 12)).float()):
+        with pytest.raises(
+            ValueError, match=r"expected probabilities or a mask of 0 and 1, not values from .* AsDiscreted"
+        ):
+            DenseCRF()(wrong, image)
+    with pytest.raises(ValueError, match=r"score \(1, 6, 6\) must have the shape of the mask"):
+        DenseCRF(unary="score")((image > 0.5).float(), image, torch.rand(1, 6, 6))
+    for options, said in (
+        ({"label_probability": 0.2}, "label_probability must lie between"),
+        ({"dimensions": 4}, "dimensions must be 2 or 3"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"image_range": (1, 0)}, "image_range must be"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            DenseCRF(**options)
+    empty = torch.zeros(1, 12, 12, 0)
+    assert DenseCRF()(empty, empty).shape == empty.shape
+    array = DenseCRF(iterations=1)(np.float32(image > 0.5), image.numpy())
+    assert torch.equal(array, DenseCRF(iterations=1)((image > 0.5).float(), image))

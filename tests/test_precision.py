@@ -89,6 +89,13 @@ def test_nothing_to_compare_and_not_compared(tmp_path, caplog):
     for check, item in (checked(tmp_path, "fp32"), checked(tmp_path, values=(0.0, 0.1))):
         assert check(item) is item
     assert not list(tmp_path.iterdir()) and not caplog.records
+    check, item = checked(tmp_path, scans=2, values=(0.0, 0.1))
+    made, steps = [], check.steps
+    check.steps = lambda one: made.append(1) or steps(one)
+    for _ in range(20):
+        check(item)
+    assert len(made) == 6 and "the first 6 scans have no mask to compare" in caplog.text
+    caplog.clear()
     with caplog.at_level(logging.WARNING):
         check, item = checked(tmp_path, scans=0)
     assert check(item) is item and not list(tmp_path.iterdir())

@@ -41,6 +41,8 @@ def principal_component(features: Tensor, mode: str = "spatial") -> Tensor:
         raise ValueError(f"features must have shape (B, K, h, w) or (B, K, d, h, w), not {tuple(features.shape)}")
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}, not '{mode}'")
+    if len(features) == 0:
+        return features.new_zeros(0, *features.shape[2:])
     x = features.detach().flatten(2)
     # Centered in float64; the products of pixels are made in the features' own precision and added up in float64.
     digits = torch.promote_types(features.dtype, torch.float32)
@@ -62,7 +64,7 @@ def principal_component(features: Tensor, mode: str = "spatial") -> Tensor:
         part -= part.mean(dim=1, keepdim=True) if mode == "channel" else mean
         centered.append(part.to(digits))
         products += centered[-1] @ centered[-1].transpose(1, 2)
-    if not bool(energy.isfinite().all()):
+    if not bool(energy.isfinite().all() and products.isfinite().all()):
         raise ValueError("features are not finite: there is no principal component")
     vectors = leading_eigenvector(products).to(digits)[:, None]
     scores = torch.cat([(vectors @ part)[:, 0] for part in centered], dim=1).double()

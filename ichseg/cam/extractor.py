@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -76,9 +76,10 @@ class CAMExtractor:
         return self
 
     def __exit__(self, *error: object) -> None:
-        while self._restore:
-            self._restore.pop()()
-        self.activations = {}
+        restore, self._restore, self.activations = self._restore, [], {}
+        with ExitStack() as all_of_it:  # the last change first, and the others even if one cannot be undone
+            for undo in restore:
+                all_of_it.callback(undo)
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Maps]:
         """(B, C, ...) -> logits (B, classes) and, per layer, maps (B, h, w) or (B, d, h, w), all detached."""

@@ -33,7 +33,7 @@ class DenseCRF(nn.Module):
 
     A module without parameters of its own, so it can be the last layer of a network: gradients flow to the
     probabilities, and to the weights where these are tensors (a :class:`torch.nn.Parameter` is trained with the
-    network), not to the image. Results are the same bits on every run.
+    network), not to the image. Results are the same bits on every run with the same number of threads.
 
     Args:
         iterations: mean-field steps.
@@ -63,9 +63,10 @@ class DenseCRF(nn.Module):
         super().__init__()
         if backend not in BACKENDS:
             raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, not '{backend}'")
-        # Written so that NaN is refused too.
-        if not min(spatial_sigma, bilateral_sigma, intensity_sigma) > 0:
-            raise ValueError("the sigmas must be positive")
+        if not all(0 < sigma < math.inf for sigma in (spatial_sigma, bilateral_sigma, intensity_sigma)):
+            raise ValueError("the sigmas must be positive, finite numbers")
+        if not all(isinstance(w, Tensor) or math.isfinite(w) for w in (spatial_weight, bilateral_weight)):
+            raise ValueError("the weights must be finite numbers")
         if iterations < 0:
             raise ValueError(f"iterations must not be negative, but is {iterations}")
         self.iterations = iterations
@@ -105,6 +106,8 @@ class DenseCRF(nn.Module):
             return p
         with torch.autocast(p.device.type, enabled=False):
             if self.backend == "pydensecrf":
+                if p.requires_grad and torch.is_grad_enabled():
+                    raise ValueError("backend 'pydensecrf' has no gradient; 'grid' and 'exact' have")
                 return self._lattice(_log(p), gray, scale)
             kernels = self._maker(gray, scale)
             if p.device.type != "cpu" or len(p) == 1:
@@ -233,8 +236,8 @@ def _log(p: Tensor) -> Tensor:
 
 
 def _wanted(weight: float | Tensor) -> bool:
-    """A trained weight counts even while it is 0."""
-    return bool(weight) or (isinstance(weight, Tensor) and weight.requires_grad)
+    """A weight that is a tensor counts even while it is 0: it may change."""
+    return isinstance(weight, Tensor) or bool(weight)
 
 
 def _message(kernels: list[Filter], values: Tensor) -> Tensor:
@@ -275,6 +278,7 @@ def _checked(probabilities: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
     p = probabilities.as_subclass(Tensor).to(dtype).contiguous()
     gray = image.detach().as_subclass(Tensor).to(device=p.device, dtype=dtype).contiguous()
     for name, values in (("probabilities", p), ("image", gray)):
-        if not bool(values.sum().isfinite()):
+        # The sum first: it takes one pass, and is finite unless something is wrong or huge.
+        if not bool(values.sum().isfinite()) and not bool(values.isfinite().all()):
             raise ValueError(f"{name} must be finite numbers")
     return p, gray

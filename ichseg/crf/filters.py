@@ -51,7 +51,7 @@ class ExactBilateralFilter:
     def __init__(self, image: Tensor, sigmas: Sequence[float], intensity_sigma: float, chunk: int = 2048) -> None:
         axes = [torch.arange(n, device=image.device, dtype=image.dtype) for n in image.shape[2:]]
         places = [p.flatten() / s for p, s in zip(torch.meshgrid(*axes, indexing="ij"), sigmas, strict=True)]
-        gray = image.flatten(1) / intensity_sigma
+        gray = (image - image.min()).flatten(1) / intensity_sigma
         self.features = torch.stack([torch.stack([*places, row], dim=1) for row in gray])  # (B, N, axes + 1)
         self.chunk = chunk
         batch, pixels = self.features.shape[:2]

@@ -16,6 +16,8 @@ MOST_LEVELS = 2048
 # Neighboring pixels often share a node, and sums into one place wait for each other; so pixels are visited in the
 # order of this many strips of the image by turns.
 STRIPS = 8
+# So many nodes per pixel are too many: gray levels are then spread onto fewer of them.
+CROWDED = 8
 # Nodes per standard deviation along an axis: the error falls with the square, the cost of the blur rises with it.
 NODES_PER_SIGMA = 3
 
@@ -67,7 +69,8 @@ class GridBilateralFilter:
     Adams, Baek and Davis 2010 call the sparse cousin of this a permutohedral lattice; gray CT has so few
     feature dimensions that a dense grid is smaller and nearer to the exact sum.
 
-    Results are the same bits on every run, on CUDA too, where sums are made in integers.
+    Results are the same bits on every run with the same number of threads; on CUDA too, where sums are made in
+    integers.
 
     Args:
         image: (B, 1, *S) gray levels.
@@ -80,7 +83,9 @@ class GridBilateralFilter:
 
     def __init__(self, image: Tensor, grid: PixelGrid, intensity_sigma: float) -> None:
         self.grid = grid
-        levels = _Nodes.of_levels(grid.by_turns(image.flatten(1)), intensity_sigma)
+        # Nodes for every level would outnumber the pixels by far where the sigma in space is small.
+        crowded = math.prod(grid.counts) * (float(image.max()) - float(image.min())) > CROWDED * image[0].numel()
+        levels = _Nodes.of_levels(grid.by_turns(image.flatten(1)), intensity_sigma, crowded)
         self.shape = (len(image), levels.count, *grid.counts)
         self.kernels = [AxisProduct(levels.kernel, image.device, image.dtype), *grid.kernels]
         sheet = math.prod(grid.counts)
@@ -177,12 +182,14 @@ class _Nodes:
         return cls(positions.to(device, dtype), inverse @ exact @ inverse.T, between=True)
 
     @classmethod
-    def of_levels(cls, gray: Tensor, sigma: float) -> _Nodes:
-        """Nodes of the gray levels (B, N)."""
+    def of_levels(cls, gray: Tensor, sigma: float, crowded: bool) -> _Nodes:
+        """Nodes of the gray levels (B, N); ``crowded``: no more of them than the sigma needs."""
         gray = gray - gray.min()
         highest = float(gray.max())
-        whole = highest < MOST_LEVELS and bool((gray == gray.round()).all())
-        step = 1.0 if whole else max(min(1.0, sigma / NODES_PER_SIGMA), highest / (MOST_LEVELS - 2))
+        crowded = crowded and sigma > NODES_PER_SIGMA
+        whole = not crowded and highest < MOST_LEVELS and bool((gray == gray.round()).all())
+        finest = sigma / NODES_PER_SIGMA if crowded else min(1.0, sigma / NODES_PER_SIGMA)
+        step = 1.0 if whole else max(finest, highest / (MOST_LEVELS - 2))
         if step > sigma and not whole:
             raise ValueError(
                 f"gray levels over a range of {highest:g} are too many for an intensity sigma of {sigma:g}; "

@@ -17,7 +17,7 @@ def map_images(function: Callable[[Item], Result], items: Sequence[Item]) -> lis
 
     Many small operations shared by several threads wait for each other at every step, which costs most where a
     machine is busy; whole images do not. The caller's gradient mode holds in the threads, and torch's number of
-    threads is as before afterwards.
+    threads is as before afterwards. (It belongs to the process: a thread that starts meanwhile starts with one.)
     """
     threads = min(torch.get_num_threads(), len(items))
     if threads <= 1:

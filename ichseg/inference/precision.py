@@ -54,7 +54,8 @@ class PrecisionCheck:
         precision: of the run.
         inferer, network, device: as the run's.
         steps: from ``image`` and ``pred`` (what the inferer gives) to the mask under ``pred``.
-        scans: how many scans with a mask are made again; 0: none, and that is said.
+        scans: how many scans with a mask are made again; 0: none, and that is said. Of scans without one, which tell
+            little, at most three times as many.
         gate: probability that lets a slice have a mask.
         output_dir: where ``precision.json`` goes; None writes none.
     """
@@ -73,13 +74,14 @@ class PrecisionCheck:
         self.precision, self.inferer, self.network, self.steps = checked_precision(precision), inferer, network, steps
         self.device, self.scans, self.gate = torch.device(device), scans, gate
         self.output_dir = None if output_dir is None else Path(output_dir)
+        self.empty = 0
         self.found = {"scans": 0, "slices": 0, "slices_gated_otherwise": 0}
         self.voxels = {"both": 0, precision: 0, "fp32": 0}
         if precision != "fp32" and scans < 1:
             logger.warning("precision %s: its effect on the masks is not measured (precision_check: 0)", precision)
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
-        if self.precision == "fp32" or self.found["scans"] >= self.scans:
+        if self.precision == "fp32" or self.found["scans"] >= self.scans or self.empty >= 3 * self.scans:
             return item
         with full_precision(), torch.no_grad():
             again = dict(item)
@@ -87,6 +89,9 @@ class PrecisionCheck:
             again = self.steps(again)
         mine, full = torch.as_tensor(item["pred"]) > 0, torch.as_tensor(again["pred"]) > 0
         if not bool(mine.any() or full.any()):
+            self.empty += 1
+            if self.empty == 3 * self.scans and not self.found["scans"]:
+                logger.warning("precision %s: the first %d scans have no mask to compare", self.precision, self.empty)
             return item
         gates = [torch.as_tensor(one["image_probability"]) >= self.gate for one in (item, again)]
         self.found["scans"] += 1

@@ -31,7 +31,8 @@ class ShallowFeatureCAM(Transform):
     Per slice, model and layer: LayerCAM of the hemorrhage logit, scaled to [0, 1], gated by the first
     principal component of the layer's features; the first layer is amplified by ``tanh``; then the mean over
     models. Only slices whose probability reaches ``gate`` are given maps; the others have maps of zeros, exactly
-    as if they had been cut out. Every slice goes through every network once, and back only if it reaches the gate.
+    as if they had been cut out. Every slice goes through every network once, and back only if it reaches the gate
+    (twice where it must be scored apart: near the gate in bf16, and with ``cache_dir``).
 
     Args:
         networks: slice classifiers, or one module that holds them as ``networks``; moved to the device.
@@ -95,7 +96,6 @@ class ShallowFeatureCAM(Transform):
         self.amplify_scale, self.batch_size, self.device = amplify_scale, batch_size, torch.device(device)
         self.precision = checked_precision(precision)
         self.cache_dir = None if cache_dir is None else Path(cache_dir)
-        self._weights: dict[int, tuple[tuple, bytes]] = {}
 
     def __call__(
         self, volume: torch.Tensor, probabilities: torch.Tensor | None = None
@@ -170,6 +170,7 @@ class ShallowFeatureCAM(Transform):
                     for place in wanted:
                         for order, name in enumerate(layers):
                             bank.put(numbers[place], order, model, self._finished(found[name][place], order, slices))
+                del looks  # with what the backward pass would have needed, before the next batch
 
     def _kept(self, slices: torch.Tensor, known: torch.Tensor, bank: MemoryBank, content: bytes) -> None:
         """Score first, then take kept maps and make those that lack."""
@@ -252,24 +253,19 @@ class ShallowFeatureCAM(Transform):
         return gated
 
     def _state(self, network: nn.Module) -> bytes:
-        """Digest of a network's weights, layout and plain attributes; worked out again only when they change."""
-        state = network.state_dict()
-        version = tuple((value.data_ptr(), value._version) for value in state.values())
-        known = self._weights.get(id(network))
-        if known is None or known[0] != version:
-            digest = hashlib.sha256()
-            for name, module in network.named_modules():
-                plain_ones = {
-                    key: value
-                    for key, value in vars(module).items()
-                    if isinstance(value, bool | int | float | str | tuple) and key != "training"
-                }
-                digest.update(repr((name, type(module).__name__, sorted(plain_ones.items()))).encode())
-            for key, value in state.items():
-                digest.update(repr((key, value.dtype, tuple(value.shape))).encode())
-                digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-            self._weights[id(network)] = known = (version, digest.digest())
-        return known[1]
+        """Digest of a network's weights, layout and plain attributes; once per scan, since they may change between."""
+        digest = hashlib.sha256()
+        for name, module in network.named_modules():
+            plain_ones = {
+                key: value
+                for key, value in vars(module).items()
+                if isinstance(value, bool | int | float | str | tuple) and key != "training"
+            }
+            digest.update(repr((name, type(module).__name__, sorted(plain_ones.items()))).encode())
+        for key, value in network.state_dict().items():
+            digest.update(repr((key, value.dtype, tuple(value.shape))).encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        return digest.digest()
 
     def _fingerprint(self, network: nn.Module, layers: list[str], content: bytes) -> str:
         """Everything the maps depend on, as a file name."""

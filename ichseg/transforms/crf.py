@@ -17,6 +17,7 @@ from ichseg.transforms.volumes import like, plain, volume_slice_axis
 from ichseg.transforms.window import gray_range
 
 UNARIES = ("label", "score")
+TOLERANCE = 1e-3  # interpolation may leave [0, 1] by a little
 
 
 class DenseCRF(Transform):
@@ -27,8 +28,9 @@ class DenseCRF(Transform):
     Args:
         image_range: what 0 and 255 gray levels are in the image, e.g. ``(-15, 115)`` for HU. None: found out, see
             :func:`ichseg.transforms.gray_range`: an image in [0, 1] is taken so, in [0, 255] so, and any other by the
-            window that its metadata names.
-        label_probability: how sure a binary mask is taken to be (decision D15: the paper binarizes before the CRF).
+            window that its metadata name.
+        label_probability: how sure a binary mask is taken to be, between 0.5 and 1 (decision D15: the paper binarizes
+            before the CRF).
         argmax: True gives labels back, False the probabilities.
         batch_size: slices per call; on a CPU they are shared out over the threads.
         unary: ``"label"``: from the mask; ``"score"``: from the score s behind the mask, hemorrhage s against
@@ -36,8 +38,8 @@ class DenseCRF(Transform):
         score_power: the higher, the less likely background; 4 is usual.
         dimensions: 2: slice by slice; 3: the volume as a whole, with the affine's spacing: a thick slice is as far
             from the next as it is.
-        in_mm: True: the spatial sigmas are in mm by the affine; False: in pixels, for a volume as a whole in pixels of
-            its slices.
+        in_mm: True: the spatial sigmas are in mm by the affine (of a single image, by its first two axes); False: in
+            pixels, for a volume as a whole in pixels of its slices.
         **crf: as in :class:`ichseg.crf.DenseCRF`.
 
     Raises:
@@ -63,6 +65,8 @@ class DenseCRF(Transform):
             raise ValueError(f"dimensions must be 2 or 3, not {dimensions}")
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+        if not 0.5 < label_probability < 1:
+            raise ValueError(f"label_probability must lie between 0.5 and 1, not {label_probability}")
         if image_range is not None and not image_range[0] < image_range[1]:
             raise ValueError(f"image_range must be (low, high), not {tuple(image_range)}")
         self.image_range = image_range
@@ -77,7 +81,7 @@ class DenseCRF(Transform):
         """Sharpen one scan.
 
         Slices whose mask is empty stay empty (with ``dimensions=3``, volumes): the field must not invent foreground.
-        With no iterations, what is given is returned as it is.
+        With no iterations and ``argmax``, a mask is returned as it is.
 
         Args:
             mask: (1, X, Y, Z) or (1, X, Y) of 0 and 1, or probabilities (C, ...), C = 1 of foreground.
@@ -87,10 +91,20 @@ class DenseCRF(Transform):
         Returns:
             labels (1, ...), or probabilities (C, ...) with C >= 2, with the mask's metadata.
         """
+        mask, image = torch.as_tensor(mask), torch.as_tensor(image)
         if image.ndim not in (3, 4) or mask.shape[1:] != image.shape[1:] or len(image) != 1:
             raise ValueError(f"mask {tuple(mask.shape)} and image {tuple(image.shape)} must be (C, ...) and (1, ...)")
         if self.unary == "score" and (score is None or len(mask) != 1):
             raise ValueError("unary 'score' needs a mask of one channel and the score it was cut from")
+        if self.unary == "score" and score is not None and score.shape != mask.shape:
+            raise ValueError(f"score {tuple(score.shape)} must have the shape of the mask, {tuple(mask.shape)}")
+        if mask.numel() == 0:
+            return mask
+        if not bool((mask >= -TOLERANCE).all() and (mask <= 1 + TOLERANCE).all()):
+            raise ValueError(
+                f"expected probabilities or a mask of 0 and 1, not values from {float(mask.min()):g} to "
+                f"{float(mask.max()):g}; logits go through Activationsd first, label maps through AsDiscreted"
+            )
         if self.crf.iterations == 0 and self.argmax and len(mask) == 1:
             return mask
         whole = self.dimensions == 3 and image.ndim == 4

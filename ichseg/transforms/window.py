@@ -6,6 +6,7 @@ import math
 from collections.abc import Hashable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
@@ -60,19 +61,37 @@ class BrainWindowd(MapTransform):
 def gray_range(image: torch.Tensor) -> tuple[float, float]:
     """The values of an image that black and white stand for.
 
-    (0, 1) and (0, 255) for an image inside them; otherwise the window that the metadata names: ``cal_min`` and
-    ``cal_max`` of NIfTI, or the first window center and width of DICOM as MONAI's readers keep them.
+    (0, 1) for an image inside it; (0, 255) for one inside that whose metadata name no window; otherwise the window that
+    the metadata name: ``cal_min`` and ``cal_max`` of NIfTI, or the first window center and width of DICOM as MONAI's
+    readers keep them. A window that the values do not fill was meant for the image before it was scaled, and is no
+    answer.
 
     Args:
         image: any shape; a MetaTensor, unless its values are inside [0, 255].
 
     Raises:
-        ValueError: other values, and no window among the metadata.
+        ValueError: nothing of this explains the values.
     """
     lowest, highest = float(plain(image).min()), float(plain(image).max())
-    if lowest >= -ROUNDING and highest <= 255 + ROUNDING:
-        return (0.0, 1.0) if highest <= 1 + ROUNDING else (0.0, 255.0)
-    meta = image.meta if isinstance(image, MetaTensor) else {}
+    inside = lowest >= -ROUNDING and highest <= 255 + ROUNDING
+    if inside and highest <= 1 + ROUNDING:
+        return 0.0, 1.0
+    window = _named_window(image.meta) if isinstance(image, MetaTensor) else None
+    if window is None and inside:
+        return 0.0, 255.0
+    # An 8-bit picture and Hounsfield units without air look alike: with a window named, only values below 0 tell.
+    if window is not None and not inside and highest - lowest >= window[1] - window[0]:
+        return window
+    named = (
+        "no window" if window is None else f"a window ({window[0]:g} to {window[1]:g}) that need not be meant for them"
+    )
+    raise ValueError(
+        f"the image's values ({lowest:g} to {highest:g}) are not in [0, 1], and its metadata name {named}: scale it "
+        "with BrainWindowd, or say what black and white are with image_range"
+    )
+
+
+def _named_window(meta: Mapping[Any, Any]) -> tuple[float, float] | None:
     low, high = _number(meta.get("cal_min")), _number(meta.get("cal_max"))
     if low is not None and high is not None and low < high:
         return low, high
@@ -80,10 +99,7 @@ def gray_range(image: torch.Tensor) -> tuple[float, float]:
         center, width = _number(meta.get(center_tag)), _number(meta.get(width_tag))
         if center is not None and width is not None and width > 0:
             return center - width / 2, center + width / 2
-    raise ValueError(
-        f"the image's values ({lowest:g} to {highest:g}) are neither in [0, 1] nor in [0, 255] and its metadata names "
-        "no window: scale it with BrainWindowd, or say what black and white are with image_range"
-    )
+    return None
 
 
 def _number(value: Any) -> float | None:
@@ -92,6 +108,8 @@ def _number(value: Any) -> float | None:
         value = value.get("Value")
     if isinstance(value, str):
         value = value.split("\\")[0]
+    if isinstance(value, np.ndarray | torch.Tensor):
+        value = value.ravel().tolist()
     if isinstance(value, list | tuple) and value:
         value = value[0]
     try:
