@@ -71,6 +71,22 @@ def read_nifti(path: Path, size_limit: int = SIZE_LIMIT) -> tuple[nib.Nifti1Imag
         raise _unreadable(path, error) from None
 
 
+def read_header(path: Path) -> nib.Nifti1Header:
+    """The header alone, as it is stored, of a file that :func:`read_nifti` has read before.
+
+    Raises:
+        ScanError: one line that names the file and what is wrong with it.
+    """
+    try:
+        with path.open("rb") as raw:
+            packed = raw.read(2) == GZIP_MAGIC
+            raw.seek(0)
+            stream: BinaryIO = gzip.GzipFile(fileobj=raw) if packed else raw  # type: ignore[assignment]
+            return _declared(path, stream.read(540))[2]
+    except (EOFError, gzip.BadGzipFile, zlib.error, OSError) as error:
+        raise ScanError(f"{path}: cannot be read any more ({error})") from None
+
+
 UNREADABLE = (
     nib.spatialimages.HeaderDataError,
     nib.filebasedimages.ImageFileError,

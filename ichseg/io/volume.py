@@ -13,7 +13,7 @@ from ichseg.errors import ScanError
 from ichseg.io.atomic import atomic_path
 from ichseg.io.geometry import believed_affine, slice_axis, spacing_mm
 from ichseg.io.hounsfield import intensity_doubts, size_doubts
-from ichseg.io.nifti import SIZE_LIMIT, UNREADABLE, read_nifti
+from ichseg.io.nifti import SIZE_LIMIT, UNREADABLE, read_header, read_nifti
 
 AIR_HU = -1000.0
 SPACING_UNKNOWN = "in-plane spacing unknown"
@@ -75,14 +75,14 @@ def read_volume(path: str | Path, size_limit: int = SIZE_LIMIT) -> Volume:
     return Volume(array, affine, path, tuple(flags))
 
 
-def read_mask(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
+def read_mask(path: str | Path, size_limit: int = SIZE_LIMIT) -> tuple[np.ndarray, np.ndarray]:
     """Read a label volume: (X, Y, Z) integer codes and the affine.
 
     Raises:
         ScanError: the file cannot be read or holds no 3-D integer labels.
     """
     path = Path(path)
-    image, header = read_nifti(path)
+    image, header = read_nifti(path, size_limit)
     array = _decoded(path, image, "mask")
     if array.dtype.kind not in "iufb":
         raise ScanError(f"{path}: voxels of type {array.dtype} are not label codes")
@@ -108,8 +108,8 @@ def write_like(path: str | Path, array: np.ndarray, reference: str | Path) -> No
     Raises:
         ScanError: the shapes differ or ``reference`` cannot be read.
     """
-    image, header = read_nifti(Path(reference))
-    shape = tuple(image.shape)
+    header = read_header(Path(reference))
+    shape = tuple(header.get_data_shape())
     if shape[:3] != tuple(array.shape) or set(shape[3:]) - {1}:
         raise ScanError(f"{reference}: the result has shape {tuple(array.shape)}, the scan has {shape}")
     # get_data_dtype keeps the mask small; slope, range and text of the scan do not apply to a mask.

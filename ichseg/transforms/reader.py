@@ -11,7 +11,7 @@ from monai.data import ImageReader
 from monai.utils.enums import MetaKeys, SpaceKeys
 
 from ichseg.errors import ScanError
-from ichseg.io import read_mask, read_volume
+from ichseg.io import SIZE_LIMIT, read_mask, read_volume
 
 
 class HeadCTReader(ImageReader):
@@ -22,11 +22,12 @@ class HeadCTReader(ImageReader):
 
     Args:
         labels: read whole label codes instead of Hounsfield units.
+        size_limit_gib: voxels that take more than this, unpacked, are refused before memory is taken.
     """
 
-    def __init__(self, labels: bool = False) -> None:
+    def __init__(self, labels: bool = False, size_limit_gib: float = SIZE_LIMIT / 2**30) -> None:
         super().__init__()
-        self.labels = labels
+        self.labels, self.size_limit = labels, int(size_limit_gib * 2**30)
 
     def verify_suffix(self, filename: Any) -> bool:
         return True
@@ -41,9 +42,9 @@ class HeadCTReader(ImageReader):
             raise ScanError(f"{img}: expected the path of one NIfTI file")
         flags: tuple[str, ...] = ()
         if self.labels:
-            array, affine = read_mask(img)
+            array, affine = read_mask(img, self.size_limit)
         else:
-            volume = read_volume(img)
+            volume = read_volume(img, self.size_limit)
             array, affine, flags = volume.array, volume.affine, volume.flags
         meta = {
             MetaKeys.AFFINE: affine.copy(),
