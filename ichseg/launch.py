@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import logging
+import re
+import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +16,9 @@ from ichseg.errors import IchsegError
 from ichseg.resources import bundle_folder
 
 SIZE_STEP = 32  # what the networks halve
+# What ``monai.bundle run`` itself takes.
+RUN_ARGUMENTS = ("run_id", "init_id", "final_id", "meta_file", "config_file", "logging_file", "tracking", "args_file",
+                 "workflow_type", "workflow_name", "workflow", "bundle_root", "help")  # fmt: skip
 
 
 def run_bundle(bundle: str, config: str, overrides: dict[str, Any], settings: Sequence[str]) -> None:
@@ -35,6 +41,41 @@ def run_bundle(bundle: str, config: str, overrides: dict[str, Any], settings: Se
             logging_file=False,  # type: ignore[arg-type]  # "" and None mean the default file
             **given,
         )
+
+
+def refuse_unknown_overrides(bundle: str, config: str, words: Sequence[str] | None = None) -> None:
+    """End with exit code 2 if ``python -m monai.bundle run`` was given a key that nothing knows.
+
+    MONAI takes any ``--key value`` and does without the one that was meant.
+
+    Args:
+        bundle, config: whose keys are known; those of further config files laid over it are too.
+        words: the command line; None: this process's own, if it is ``monai.bundle``'s.
+    """
+    if words is None:
+        words = sys.argv[1:] if Path(sys.argv[0]).parts[-3:] == ("monai", "bundle", "__main__.py") else []
+    given: dict[str, str] = {}
+    for place, word in enumerate(words):
+        if word.startswith("--"):
+            key, equals, value = word[2:].partition("=")
+            following = words[place + 1] if place + 1 < len(words) else ""
+            given[key] = value if equals else following
+    files = [str(bundle_folder(bundle) / "configs" / config), *re.findall(r"[^\s,'\"\[\]]+\.(?:ya?ml|json)",
+                                                                       given.get("config_file", ""))]  # fmt: skip
+    known = {*RUN_ARGUMENTS, *(key for file in files for key in _top_keys(file))}
+    for key in given:
+        top = re.split("::|#", key)[0]
+        if top not in known:
+            near = difflib.get_close_matches(top, known, 1)
+            hint = f"; did you mean --{near[0]}?" if near else ""
+            print(f"--{key}: not a key of {files[0]}{hint}", file=sys.stderr)
+            raise SystemExit(2)
+
+
+def _top_keys(file: str) -> list[str]:
+    import yaml
+
+    return list(yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {}) if Path(file).is_file() else []
 
 
 def check_numbers(values: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import re
 import subprocess
 import sys
 
@@ -15,6 +16,7 @@ import yaml
 from monai.bundle import ConfigParser, ConfigWorkflow, verify_net_in_out
 
 from ichseg.cli import main
+from ichseg.launch import refuse_unknown_overrides
 from ichseg.networks import slice_classifier
 from ichseg.resources import bundle_folder
 from ichseg.version import __version__
@@ -332,3 +334,22 @@ def test_training_in_two_processes(bundle, phantoms, tmp_path):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "model.pt").is_file() and len((tmp_path / "history.csv").read_text().splitlines()) == 2
+
+
+def test_mistyped_overrides_are_refused(tmp_path, capsys):
+    overlay = tmp_path / "own.yaml"
+    overlay.write_text("my_key: 1\n")
+    one = ("ich_segmentation", "inference.yaml")
+    refuse_unknown_overrides(*one, ["run", "--threshold", "0.3", "--network_def::architecture=paper", "--run_id", "x"])
+    refuse_unknown_overrides(*one, ["run", f"--config_file=['a.yaml','{overlay}']", "--my_key", "2"])
+    for words, said in (
+        (["--thresold", "0.3"], "--thresold: not a key of .*inference.yaml; did you mean --threshold"),
+        (["--my_key=2"], "--my_key: not a key"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            refuse_unknown_overrides(*one, ["run", *words])
+        assert re.search(said, capsys.readouterr().err)
+    file = bundle_folder("ich_segmentation") / "configs" / "inference.yaml"
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(file), "--dataset_dirr", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 2 and "did you mean --dataset_dir?" in done.stderr and "Traceback" not in done.stderr
