@@ -31,10 +31,10 @@ class AxisProduct:
         self.blocks: list[tuple[slice, slice, Tensor]] = []  # rows out, rows in, matrix between them
         if torch.device(device).type != "cpu":
             return
-        counts = (matrix.abs() > torch.finfo(dtype).eps * matrix.abs().max()).int()
+        matters = (matrix.abs() > torch.finfo(dtype).eps * matrix.abs().max()).int()
         for start in range(0, self.n, BLOCK):
             rows = slice(start, min(start + BLOCK, self.n))
-            used = counts[rows].amax(dim=0).nonzero()
+            used = matters[rows].amax(dim=0).nonzero()
             reach = slice(int(used[0]), int(used[-1]) + 1) if len(used) else slice(0, 0)
             self.blocks.append((rows, reach, self.matrix[rows, reach].clone()))
         if sum((r.stop - r.start) * (c.stop - c.start) for r, c, _ in self.blocks) > 0.75 * self.n**2:

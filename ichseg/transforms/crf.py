@@ -14,10 +14,9 @@ from monai.transforms import MapTransform, Transform
 from ichseg.crf import DenseCRF as DenseCRFSolver
 from ichseg.crf import score_probabilities
 from ichseg.transforms.volumes import like, plain, volume_slice_axis
-from ichseg.transforms.window import gray_range
+from ichseg.transforms.window import ROUNDING, gray_range
 
 UNARIES = ("label", "score")
-TOLERANCE = 1e-3  # interpolation may leave [0, 1] by a little
 
 
 class DenseCRF(Transform):
@@ -100,7 +99,7 @@ class DenseCRF(Transform):
             raise ValueError(f"score {tuple(score.shape)} must have the shape of the mask, {tuple(mask.shape)}")
         if mask.numel() == 0:
             return mask
-        if not bool((mask >= -TOLERANCE).all() and (mask <= 1 + TOLERANCE).all()):
+        if not bool((mask >= -ROUNDING).all() and (mask <= 1 + ROUNDING).all()):
             raise ValueError(
                 f"expected probabilities or a mask of 0 and 1, not values from {float(mask.min()):g} to "
                 f"{float(mask.max()):g}; logits go through Activationsd first, label maps through AsDiscreted"
