@@ -139,6 +139,16 @@ def build_parser() -> argparse.ArgumentParser:
     segment.add_argument("output", metavar="OUTPUT", help="folder for masks and results.csv")
     segment.add_argument("--weights", metavar="FILE", help="default: the model shipped with ichseg")
     segment.add_argument("--threshold", type=float, help="on the probability of hemorrhage (default 0.5)")
+    segment.add_argument(
+        "--min-volume", type=float, metavar="ML", help="leave out lesions smaller than this (default 0)"
+    )
+    segment.add_argument(
+        "--save-probabilities", action="store_true", help="write NAME_probability.nii.gz (float32) too"
+    )
+    segment.add_argument(
+        "--overwrite", action="store_true", help="do every scan anew, whatever an earlier run has done"
+    )
+    segment.add_argument("--shard", metavar="K/N", help="do one part of the folder, such as 1/4; then 'ichseg merge'")
     segment.add_argument("--size", type=int, help="default: as the weights were trained")
     _run_options(segment)
 

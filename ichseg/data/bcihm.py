@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 
 from ichseg.data.datalist import write_datalist
 from ichseg.data.folds import assign_folds
@@ -240,6 +239,8 @@ def _read_spacing(path: Path) -> dict[str, float]:
 
 def _read_grey(path: Path) -> np.ndarray:
     """(column, row) uint8 grey levels of an 8-bit picture."""
+    import SimpleITK as sitk  # 95 MiB, and only these pictures need it
+
     try:
         array = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))  # (row, column[, channel])
     except RuntimeError:

@@ -5,52 +5,86 @@ from __future__ import annotations
 import csv
 import io
 import json
+import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ichseg.io import write_text
+from ichseg.metrics.lesions import MEASURES
 
-COLUMNS = ("case", "status", "volume_ml", "lesions", "seconds", "stage", "message", "file")
+COLUMNS = ("case", "status", *MEASURES, "seconds", "reused", "stage", "message", "file")
+# Writing the tables may take this share of a run's time, not more: they grow with it.
+WRITING_SHARE = 0.05
 
 
 class Results:
-    """The rows of a run, written anew after each one, so that what is there is always whole.
+    """The rows of a run, in the order of its cases; both files are written anew, so that what is there is always whole.
 
-    A row has ``case``; ``status``: ``ok``, ``flagged`` (done, with doubts) or ``failed``; ``volume_ml`` and ``lesions``
-    if a mask was made; ``seconds``; for a failure the ``stage`` (``list``, ``read``, ``network`` or ``mask``);
+    A row has ``case``; ``status``: ``ok``, ``flagged`` (done, with doubts), ``failed`` or ``skipped`` (no scan, such as
+    an earlier mask); what :func:`ichseg.metrics.measure_mask` measures, if a mask was made; ``seconds``; ``reused`` if
+    an earlier run had done it; for a failure the ``stage`` (``list``, ``read``, ``network``, ``mask`` or ``write``);
     ``message``: the reason or the flags; ``file``: the scan.
 
     Args:
         folder: where ``results.csv`` and ``results.jsonl`` go.
+        order: the cases' files, in the order of the rows; None keeps the order of coming.
+        suffix: of the files' names, before the ending.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
-        self.rows: list[dict[str, Any]] = []
+    def __init__(self, folder: str | Path, order: Sequence[str] | None = None, suffix: str = "") -> None:
+        self.folder, self.suffix = Path(folder), suffix
+        self._place = None if order is None else {file: place for place, file in enumerate(order)}
+        self._rows: list[dict[str, Any]] = []
+        self._written, self._took = 0.0, 0.0
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """All rows so far, in order."""
+        place = self._place
+        return self._rows if place is None else sorted(self._rows, key=lambda row: place[row["file"]])
 
     def add(self, row: dict[str, Any]) -> None:
-        """Add a row and write both files."""
-        self.rows.append(row)
+        """Add a row; the files follow at once, or a little later where they have become long."""
+        self._rows.append(row)
+        if time.monotonic() - self._written > self._took / WRITING_SHARE:
+            self.write()
+
+    def write(self) -> None:
+        """Write both files."""
+        started = time.monotonic()
+        rows = self.rows
         table = io.StringIO()
         writer = csv.DictWriter(table, COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
-        for each in self.rows:
+        for each in rows:
             writer.writerow({name: _cell(value) for name, value in each.items()})
-        write_text(self.folder / "results.csv", table.getvalue())
-        lines = [json.dumps(each, ensure_ascii=False) for each in self.rows]
-        write_text(self.folder / "results.jsonl", "\n".join(lines) + "\n")
+        write_text(self.folder / f"results{self.suffix}.csv", _encodable(table.getvalue()))
+        lines = "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in rows)
+        write_text(self.folder / f"results{self.suffix}.jsonl", _encodable(lines))
+        self._written = time.monotonic()
+        self._took = self._written - started
 
     def count(self, status: str) -> int:
         """How many rows have a status."""
-        return sum(row["status"] == status for row in self.rows)
+        return sum(row["status"] == status for row in self._rows)
 
     def summary(self) -> str:
-        """``3 failed, 2 flagged, 10 ok``."""
-        counts = Counter(row["status"] for row in self.rows)
-        return ", ".join(f"{number} {status}" for status, number in sorted(counts.items()))
+        """``3 failed, 2 flagged, 10 ok (8 of them reused)``."""
+        counts = Counter(row["status"] for row in self._rows)
+        text = ", ".join(f"{number} {status}" for status, number in sorted(counts.items())) or "no scans"
+        reused = sum(bool(row.get("reused")) for row in self._rows)
+        return f"{text} ({reused} of them done by an earlier run)" if reused else text
 
 
 def _cell(value: Any) -> Any:
-    """A cell that starts like a formula is text, not a formula."""
+    """Yes or no in words; a cell that starts like a formula is text, not a formula."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return f"'{value}" if isinstance(value, str) and value[:1] in "=+-@\t\r" and value else value
+
+
+def _encodable(text: str) -> str:
+    """File names that are no UTF-8 keep their bytes visible."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

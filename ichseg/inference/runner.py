@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +14,39 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ichseg.errors import one_line
+from ichseg.errors import IchsegError, first_cause, one_line
+from ichseg.inference.journal import Journal
+from ichseg.inference.memory import return_freed_memory
+from ichseg.inference.overlap import run_in_turn, run_overlapped
 from ichseg.inference.results import Results
 from ichseg.inference.scans import ScanDataset
-from ichseg.metrics import hemorrhage_volume
+from ichseg.metrics import measure_mask
 
 logger = logging.getLogger(__name__)
+
+Item = dict[str, Any]
+Row = dict[str, Any]
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 class FolderRunner:
     """Stands where MONAI bundles have their evaluator: ``run()`` goes through the data set.
 
     Per scan: preprocessing (in the data set) -> ``inferer(image, network)`` under ``pred`` -> postprocessing,
-    which saves the mask. The row of the scan goes into ``results.csv`` and ``results.jsonl`` of the output at once.
+    which saves the mask. Then the scan is written into the journal and into ``results.csv`` and ``results.jsonl``.
 
     Args:
         dataset: gives one item per scan, or ``{"failed": reason}``.
         network: what the inferer calls.
         inferer: a MONAI inferer.
-        postprocessing: transforms from ``pred`` to the saved mask; the mask stays under ``pred``.
+        postprocessing: transforms from ``pred`` to the saved mask; the mask stays under ``pred``, and files it wrote
+            are named under ``saved``.
         output_dir: where the results go.
         device: where the network runs.
+        journal: knows which cases an earlier run has done; None does every case.
+        overlap: read the next scan and postprocess the last one in threads while the network runs. Not for
+            postprocessing that uses the network.
+        summarize: called with the runner after the last scan, such as a report.
     """
 
     def __init__(
@@ -40,33 +54,39 @@ class FolderRunner:
         dataset: ScanDataset,
         network: torch.nn.Module,
         inferer: Callable[..., torch.Tensor],
-        postprocessing: Callable[[dict[str, Any]], dict[str, Any]],
+        postprocessing: Callable[[Item], Item],
         output_dir: str | Path,
         device: str | torch.device = "cpu",
+        journal: Journal | None = None,
+        overlap: bool = False,
+        summarize: Callable[[FolderRunner], None] | None = None,
     ) -> None:
         self.dataset, self.inferer, self.postprocessing = dataset, inferer, postprocessing
         self.device = torch.device(device)
         self.network = network.to(self.device).eval()
-        self.output_dir = Path(output_dir)
+        self.output_dir, self.journal, self.overlap, self.summarize = Path(output_dir), journal, overlap, summarize
+        self.seconds = 0.0
         self.results = Results(self.output_dir)
 
-    def run(self) -> list[dict[str, Any]]:
-        """Run every scan; returns the rows of the results, see :class:`ichseg.inference.Results`."""
-        self.results = Results(self.output_dir)
-        outputs: dict[str, str] = {}
-        for index in tqdm(range(len(self.dataset)), desc="scans", unit="scan"):
-            case, image = self.dataset.data[index]["case"], str(self.dataset.data[index]["image"])
-            started = time.perf_counter()
-            # a.nii and a.nii.gz would write the same output: the second must not replace the first.
-            if case in outputs:
-                row = _failed("list", f"{image}: same output name as {outputs[case]}; rename one")
+    def run(self) -> list[Row]:
+        """Run every scan; returns the rows of the results, see :class:`ichseg.inference.Results`.
+
+        Raises:
+            IchsegError: the output folder cannot be written to; what was done until then is kept.
+        """
+        started = time.perf_counter()
+        return_freed_memory()
+        try:
+            if self.journal is None:
+                self._run()
             else:
-                outputs[case] = image
-                row = self._one(index)
-            row = {"case": case, **row, "seconds": round(time.perf_counter() - started, 2), "file": image}
-            if row["status"] == "failed":
-                tqdm.write(f"failed: {row['message']}")
-            self.results.add(row)
+                with self.journal.opened():
+                    self._run()
+            self.seconds = time.perf_counter() - started
+            if self.summarize is not None:
+                self.summarize(self)
+        except OSError as error:
+            raise _stopped(self.output_dir, error) from None
         logger.info("%s -> %s", self.results.summary(), self.output_dir)
         return self.results.rows
 
@@ -80,31 +100,113 @@ class FolderRunner:
         if self.failures:
             raise SystemExit(1)
 
-    def _one(self, index: int) -> dict[str, Any]:
-        item = self.dataset[index]
+    def _run(self) -> None:
+        mine = [n for n, case in enumerate(self.dataset.data)
+                if self.journal is None or self.journal.shard.holds(str(case["case"]))]  # fmt: skip
+        suffix = "" if self.journal is None else self.journal.shard.suffix
+        self.results = Results(self.output_dir, [str(self.dataset.data[n]["image"]) for n in mine], suffix)
+        todo = self._sort_out(mine)
+        with tqdm(total=len(todo), desc="scans", unit="scan") as progress:
+            finish = partial(self._finish, progress=progress)
+            (run_overlapped if self.overlap else run_in_turn)(todo, self._read, self._work, finish)
+        self.results.write()
+
+    def _sort_out(self, mine: list[int]) -> list[int]:
+        """Give their rows to the cases that need no work; the others are to be done."""
+        todo, owner = [], {}
+        for number in tqdm(mine, desc="checking what is done", unit="scan", leave=False, disable=len(mine) < 10):
+            case = self.dataset.data[number]
+            name, image = case["case"], str(case["image"])
+            if "skip" in case:
+                self._add(case, {"status": "skipped", "stage": "list", "message": f"{image}: {case['skip']}"})
+            # a.nii and a.nii.gz would write the same output: the second must not replace the first.
+            elif name in owner:
+                self._add(case, _failed("list", f"{image}: same output name as {owner[name]}; rename one"))
+            else:
+                owner[name] = image
+                row = self.journal.done(case) if self.journal is not None else None
+                if row is None:
+                    todo.append(number)
+                else:
+                    self._add(case, {**row, "reused": True})
+        return todo
+
+    def _read(self, number: int) -> Item:
+        case = self.dataset.data[number]
+        begun = time.perf_counter()
+        identity = None
+        if self.journal is not None:
+            try:
+                identity = self.journal.identity(case)  # before reading: a scan that changes meanwhile is done again
+            except OSError:
+                identity = None  # the reader says what is wrong
+        return {"number": number, "identity": identity, "begun": begun, "item": self.dataset[number]}
+
+    def _work(self, work: Item) -> Item:
+        item = work["item"]
+        if "failed" not in item:
+            try:
+                with torch.no_grad():
+                    work["pred"] = self.inferer(item["image"][None].to(self.device), self.network)[0].cpu()
+            except Exception as error:  # one scan's failure is its own row
+                work["row"] = self._failure("network", work, error)
+        return work
+
+    def _finish(self, work: Item, progress: tqdm) -> None:
+        case, item = self.dataset.data[work["number"]], work["item"]
         if "failed" in item:
-            return _failed("read", item["failed"])
-        path = item["image"].meta.get("filename_or_obj", item.get("case"))
-        stage = "network"
+            row = _failed("read", item["failed"])
+        else:
+            row = work.get("row") or self._mask(case, work)
+        row["seconds"] = round(time.perf_counter() - work["begun"], 2)
+        if self.journal is not None and work["identity"] is not None:
+            if row["status"] == "failed":
+                self.journal.withdraw(case, work["identity"])
+            else:
+                saved = [Path(path) for path in work["item"].get("saved", ())]
+                self.journal.record(case, work["identity"], row, saved)
+        self._add(case, row)
+        progress.update()
+
+    def _mask(self, case: Item, work: Item) -> Row:
+        item = work["item"]
         try:
+            if self.journal is not None:
+                self.journal.set_aside(case)
             with torch.no_grad():
-                item["pred"] = self.inferer(item["image"][None].to(self.device), self.network)[0].cpu()
-                stage = "mask"
-                item = self.postprocessing(item)
-        except Exception as error:  # one scan's failure is its own row
-            logger.debug("%s", path, exc_info=True)
-            message = one_line(error)
-            return _failed(stage, message if str(path) in message else f"{path}: {message}")
-        mask = item["pred"]
-        measured = hemorrhage_volume(np.asarray(mask[0]), np.asarray(mask.affine))
-        flags = item["image"].meta.get("flags", [])
-        return {
-            "status": "flagged" if flags else "ok",
-            "volume_ml": round(measured["volume_ml"], 3),
-            "lesions": measured["lesions"],
-            "message": "; ".join(flags),
-        }
+                item["pred"] = work.pop("pred")
+                work["item"] = item = self.postprocessing(item)
+            mask = item["pred"]
+            measured = item.get("measured") or measure_mask(np.asarray(mask[0]), np.asarray(mask.affine))
+        except Exception as error:
+            cause = first_cause(error)
+            if isinstance(cause, OSError) and cause.errno in NO_ROOM:
+                raise cause from None
+            return self._failure("write" if isinstance(cause, OSError) else "mask", work, error)
+        flags = [*item["image"].meta.get("flags", []), *item.get("flags", [])]
+        return {"status": "flagged" if flags else "ok", **measured, "message": "; ".join(flags)}
+
+    def _failure(self, stage: str, work: Item, error: Exception) -> Row:
+        path = str(self.dataset.data[work["number"]]["image"])
+        logger.debug("%s", path, exc_info=error)
+        message = one_line(error)
+        if isinstance(first_cause(error), torch.OutOfMemoryError):
+            torch.cuda.empty_cache()
+            message = "out of GPU memory; a smaller --batch-size or --device cpu needs less"
+        return _failed(stage, message if path in message else f"{path}: {message}")
+
+    def _add(self, case: Item, row: Row) -> None:
+        row = {"case": case["case"], **row, "file": str(case["image"])}
+        if row["status"] == "failed":
+            tqdm.write(f"failed: {row['message']}")
+        self.results.add(row)
 
 
-def _failed(stage: str, message: str) -> dict[str, Any]:
+def _failed(stage: str, message: str) -> Row:
     return {"status": "failed", "stage": stage, "message": message}
+
+
+def _stopped(folder: Path, error: OSError) -> IchsegError:
+    where = error.filename or folder
+    return IchsegError(f"{where}: {error.strerror or error}; stopped. What is done is kept: mend this and run the same "
+                       "command again to go on")  # fmt: skip

@@ -9,22 +9,27 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from ichseg.errors import one_line
-from ichseg.io import find_scans, scan_name
+from ichseg.io import find_masks, find_scans, scan_name
 
 
 def list_scans(folder: str | Path, exclude: str | Path | None = None) -> list[dict[str, str]]:
     """Every scan at or below ``folder`` (or the one file) as ``{"case": ..., "image": ...}``.
 
     ``case`` is the path relative to ``folder`` without ``.nii`` or ``.nii.gz``: equal names in different folders
-    stay apart.
+    stay apart. A mask that ichseg wrote is listed with the reason under ``skip``, unless the output folder is the input.
 
     Raises:
         IchsegError: nothing is there.
     """
     root = scan_root(folder)
-    return [
-        {"case": str(p.relative_to(root).with_name(scan_name(p))), "image": str(p)} for p in find_scans(folder, exclude)
-    ]
+
+    def case(path: Path) -> dict[str, str]:
+        return {"case": str(path.relative_to(root).with_name(scan_name(path))), "image": str(path)}
+
+    scans = [case(path) for path in find_scans(folder, exclude)]
+    if exclude is not None and Path(exclude).resolve() != Path(root).resolve():
+        scans += [{**case(path), "skip": "a mask that ichseg wrote, no scan"} for path in find_masks(folder, exclude)]
+    return sorted(scans, key=lambda scan: scan["image"])
 
 
 def scan_root(folder: str | Path) -> str:

@@ -1,8 +1,9 @@
 """Files: NIfTI in and out, header checks, atomic writes."""
 
 from ichseg.io.atomic import atomic_path, staged_folder, write_text
-from ichseg.io.folder import find_scans
+from ichseg.io.folder import find_masks, find_scans
 from ichseg.io.geometry import slice_axis, spacing_mm
+from ichseg.io.hashing import file_hash, value_hash
 from ichseg.io.hounsfield import lost_intercept
 from ichseg.io.nifti import SIZE_LIMIT, scan_name
 from ichseg.io.volume import Volume, read_mask, read_volume, write_like, write_volume
@@ -11,6 +12,8 @@ __all__ = [
     "SIZE_LIMIT",
     "Volume",
     "atomic_path",
+    "file_hash",
+    "find_masks",
     "find_scans",
     "lost_intercept",
     "read_mask",
@@ -19,6 +22,7 @@ __all__ = [
     "slice_axis",
     "spacing_mm",
     "staged_folder",
+    "value_hash",
     "write_like",
     "write_text",
     "write_volume",

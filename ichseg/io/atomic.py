@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 from ichseg.errors import IchsegError
 
 TEMPORARY_PREFIX = ".ichseg-tmp-"
+DAY_SECONDS = 86400
 
 
 @contextmanager
@@ -30,6 +32,18 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: str | Path, all_of_them: bool = True) -> None:
+    """Remove temporary files that a killed process left below ``folder``.
+
+    Args:
+        folder: where to look.
+        all_of_them: False spares files younger than a day: another process may be writing them.
+    """
+    for path in Path(folder).rglob(f"{TEMPORARY_PREFIX}*"):
+        if path.is_file() and (all_of_them or path.stat().st_mtime < time.time() - DAY_SECONDS):
+            path.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -11,7 +11,7 @@ from ichseg.errors import IchsegError
 from ichseg.io.nifti import is_nifti, scan_name
 from ichseg.io.volume import OWN_MASK
 
-OUTPUT_POSTFIXES = ("_ich", "_pseudo")
+OUTPUT_POSTFIXES = ("_ich", "_pseudo", "_probability")
 DESCRIPTION = slice(148, 228)  # where a NIfTI-1 header holds ``descrip``
 
 
@@ -27,7 +27,7 @@ def is_own_mask(path: Path) -> bool:
 
 
 def find_scans(path: str | Path, exclude: str | Path | None = None) -> list[Path]:
-    """Every NIfTI scan at or below ``path``, sorted; links are not followed into folders.
+    """Every NIfTI scan at or below ``path``, sorted; links are not followed into folders, own masks are no scans.
 
     Args:
         path: a NIfTI file or a folder.
@@ -41,16 +41,26 @@ def find_scans(path: str | Path, exclude: str | Path | None = None) -> list[Path
         return [path]
     if not path.is_dir():
         raise IchsegError(f"{path}: no such file or folder")
+    found = [file for file in _nifti_below(path, exclude) if file.is_dir() or not is_own_mask(file)]
+    if not found:
+        raise IchsegError(f"{path}: no .nii or .nii.gz file in this folder")
+    return found
+
+
+def find_masks(path: str | Path, exclude: str | Path | None = None) -> list[Path]:
+    """Every mask that ichseg wrote below the folder ``path``, sorted; the counterpart of :func:`find_scans`."""
+    return [file for file in _nifti_below(Path(path), exclude) if file.is_file() and is_own_mask(file)]
+
+
+def _nifti_below(path: Path, exclude: str | Path | None) -> list[Path]:
     left_out = Path(exclude).resolve() if exclude is not None else None
     if left_out == path.resolve():
-        left_out = None  # own outputs are told by their names below
+        left_out = None  # own outputs are told by their names and headers
     found = []
     for folder, subfolders, names in os.walk(path, followlinks=False):
         here = Path(folder)
         subfolders[:] = sorted(s for s in subfolders if (here / s).resolve() != left_out)
-        found += [here / n for n in names if is_nifti(n) and not is_own_mask(here / n)]
+        found += [here / n for n in names if is_nifti(n)]
         # A folder that calls itself a scan and holds none: to be named, not passed over.
         found += [here / s for s in subfolders if is_nifti(s) and not any((here / s).rglob("*.nii*"))]
-    if not found:
-        raise IchsegError(f"{path}: no .nii or .nii.gz file in this folder")
     return sorted(found)

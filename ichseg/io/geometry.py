@@ -11,6 +11,7 @@ import numpy as np
 SHEAR = 0.0087
 # Relative difference of pixdim and affine that is more than rounding.
 DISAGREEMENT = 0.02
+NO_ORIENTATION = "no orientation code in the header: left and right are unreliable"
 TILTED = "sheared grid (gantry tilt): volumes by the determinant of the affine"
 
 
@@ -73,7 +74,7 @@ def believed_affine(header: nib.Nifti1Header) -> tuple[np.ndarray, list[str]]:
         raise ValueError("the affine is singular or not finite; voxel positions are unknown")
     else:
         affine = repaired.get_base_affine()
-        flags.append("no orientation code in the header: left and right are unreliable")
+        flags.append(NO_ORIENTATION)
     if shear(affine) > SHEAR:
         flags.append(TILTED)
     elif not np.allclose(spacing_mm(affine), np.abs(sizes), rtol=DISAGREEMENT):

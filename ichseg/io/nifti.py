@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import nibabel as nib
+import numpy as np
 from nibabel.imageglobals import LoggingOutputSuppressor
 
 from ichseg.errors import ScanError
@@ -23,8 +24,8 @@ SIZE_LIMIT = 2 * 2**30
 BLOCK = 2**20
 
 
-def read_nifti(path: Path, size_limit: int = SIZE_LIMIT) -> tuple[nib.Nifti1Image, nib.Nifti1Header]:
-    """One file as an image in memory, its voxels still undecoded, and its header as it is stored.
+def read_nifti(path: Path, size_limit: int = SIZE_LIMIT) -> tuple[np.ndarray, nib.Nifti1Header]:
+    """The voxels of one file as they are stored, before scaling, and its header as it is stored.
 
     The header is read alone first; what it declares is compared with the file and with ``size_limit`` before anything
     large is taken. Then the file is read to its end, so that a wrong gzip checksum is seen.
@@ -46,15 +47,16 @@ def read_nifti(path: Path, size_limit: int = SIZE_LIMIT) -> tuple[nib.Nifti1Imag
             _check_name(path, packed, packed_size)
             stream: BinaryIO = gzip.GzipFile(fileobj=raw) if packed else raw  # type: ignore[assignment]
             start = stream.read(540)
-            needed, image_class, header = _declared(path, start)
+            needed, header = _declared(path, start)
             held = packed_size * MOST_PACKED if packed else packed_size
             if needed > held:
                 raise ScanError(f"{path}: the header declares {needed:,} bytes, the file cannot hold them (truncated?)")
             if needed > size_limit:
                 raise ScanError(f"{path}: {needed / 2**30:.1f} GiB of voxels are over the limit of "
                                 f"{size_limit / 2**30:.1f} GiB")  # fmt: skip
-            data = start + stream.read(max(needed - len(start), 0))
-            if len(data) < needed:
+            data = bytearray(max(needed, len(start)))
+            data[: len(start)] = start
+            if _fill(stream, memoryview(data)[len(start) :]) < needed - len(start):
                 raise ScanError(f"{path}: the header declares {needed:,} bytes, the file ends before them (truncated?)")
             _read_to_end(path, stream, size_limit)
     except FileNotFoundError:
@@ -65,8 +67,9 @@ def read_nifti(path: Path, size_limit: int = SIZE_LIMIT) -> tuple[nib.Nifti1Imag
     except OSError as error:
         raise ScanError(f"{path}: cannot be read ({error.strerror or error})") from None
     try:
-        with LoggingOutputSuppressor():
-            return image_class.from_bytes(data), header
+        shape, kind = header.get_data_shape(), header.get_data_dtype()
+        count, offset = math.prod(shape), int(header["vox_offset"])
+        return np.frombuffer(data, kind, count, offset).reshape(shape, order="F"), header
     except UNREADABLE as error:
         raise _unreadable(path, error) from None
 
@@ -82,7 +85,7 @@ def read_header(path: Path) -> nib.Nifti1Header:
             packed = raw.read(2) == GZIP_MAGIC
             raw.seek(0)
             stream: BinaryIO = gzip.GzipFile(fileobj=raw) if packed else raw  # type: ignore[assignment]
-            return _declared(path, stream.read(540))[2]
+            return _declared(path, stream.read(540))[1]
     except (EOFError, gzip.BadGzipFile, zlib.error, OSError) as error:
         raise ScanError(f"{path}: cannot be read any more ({error})") from None
 
@@ -107,8 +110,16 @@ def _check_name(path: Path, packed: bool, size: int) -> None:
         raise ScanError(f"{path}: named .gz, but not a gzip file")
 
 
-def _declared(path: Path, start: bytes) -> tuple[int, type[nib.Nifti1Image], nib.Nifti1Header]:
-    """Bytes up to the end of the voxels, the kind of NIfTI, and the header, by the header alone."""
+def _fill(stream: BinaryIO, room: memoryview) -> int:
+    """Read until ``room`` is full or the file ends; returns the number of bytes."""
+    filled = 0
+    while filled < len(room) and (count := stream.readinto(room[filled : filled + BLOCK])):  # type: ignore[attr-defined]
+        filled += count
+    return filled
+
+
+def _declared(path: Path, start: bytes) -> tuple[int, nib.Nifti1Header]:
+    """Bytes up to the end of the voxels, and the header, by the header alone."""
     if len(start) < 348:
         raise ScanError(f"{path}: {len(start)} bytes are too few for a NIfTI file")
     second = start[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c")
@@ -131,7 +142,7 @@ def _declared(path: Path, start: bytes) -> tuple[int, type[nib.Nifti1Image], nib
         raise ScanError(f"{path}: the volume is empty or its size is not a size: {tuple(shape)}")
     if not math.isfinite(offset) or offset < 0:
         raise ScanError(f"{path}: vox_offset {offset} is not a place in the file")
-    return int(offset) + math.prod(shape) * bits // 8, image_class, header
+    return int(offset) + math.prod(shape) * bits // 8, header
 
 
 def _read_to_end(path: Path, stream: BinaryIO, limit: int) -> None:

@@ -18,6 +18,8 @@ from ichseg.io.nifti import SIZE_LIMIT, UNREADABLE, read_header, read_nifti
 AIR_HU = -1000.0
 SPACING_UNKNOWN = "in-plane spacing unknown"
 OWN_MASK = b"ichseg"
+SLAB_VOXELS = 2**18
+PACKING = 1  # gzip level: masks are mostly zeros
 
 
 @dataclass(frozen=True)
@@ -51,23 +53,29 @@ def read_volume(path: str | Path, size_limit: int = SIZE_LIMIT) -> Volume:
         ScanError: one line that names the file and what is wrong with it.
     """
     path = Path(path)
-    image, header = read_nifti(path, size_limit)
-    array = _decoded(path, image, "volume")
-    if array.dtype.kind not in "iuf":
-        raise ScanError(f"{path}: voxels of type {array.dtype} are not Hounsfield units")
+    stored, header = read_nifti(path, size_limit)
+    return _volume(stored, header, path)
+
+
+def _volume(stored: np.ndarray, header: nib.Nifti1Header, path: Path) -> Volume:
+    """Voxels as stored and their header -> Hounsfield units, checked."""
+    stored = _one_volume(path, stored, "volume")
+    if stored.dtype.kind not in "iuf":
+        raise ScanError(f"{path}: voxels of type {stored.dtype} are not Hounsfield units")
     affine, flags = _affine(path, header)
     slope = float(header["scl_slope"])
     if not np.isfinite(slope) or slope == 0:
         flags.append(f"scl_slope is {slope:g}: voxels are taken as they are stored")
-    array = array.astype(np.float32)
-    finite = np.isfinite(array)
-    if not finite.any():
+    array, finite = _hounsfield(stored, *_scaling(path, header))
+    if finite == 0:
         raise ScanError(f"{path}: no voxel has a finite value")
-    if not finite.all():
-        flags.append(f"{int((~finite).sum())} NaN or infinite voxels set to air")
-    flags += intensity_doubts(array if finite.all() else array[finite].reshape(-1, 1, 1))
-    if not finite.all():
-        array = np.where(finite, array, np.float32(AIR_HU))
+    if finite == array.size:
+        flags += intensity_doubts(array)
+    else:
+        flags.append(f"{array.size - finite} NaN or infinite voxels set to air")
+        known = np.isfinite(array)
+        flags += intensity_doubts(array[known].reshape(-1, 1, 1))
+        array[~known] = AIR_HU
     if SPACING_UNKNOWN.encode() in header["descrip"].tobytes():
         flags.append("in-plane spacing unknown: milliliters are nominal")
     else:
@@ -82,14 +90,16 @@ def read_mask(path: str | Path, size_limit: int = SIZE_LIMIT) -> tuple[np.ndarra
         ScanError: the file cannot be read or holds no 3-D integer labels.
     """
     path = Path(path)
-    image, header = read_nifti(path, size_limit)
-    array = _decoded(path, image, "mask")
-    if array.dtype.kind not in "iufb":
-        raise ScanError(f"{path}: voxels of type {array.dtype} are not label codes")
-    rounded = np.rint(array)
-    if not np.array_equal(rounded, array):
-        raise ScanError(f"{path}: a mask holds whole label codes, this file does not")
-    return rounded.astype(np.int16), _affine(path, header)[0]
+    stored, header = read_nifti(path, size_limit)
+    stored = _one_volume(path, stored, "mask")
+    if stored.dtype.kind not in "iufb":
+        raise ScanError(f"{path}: voxels of type {stored.dtype} are not label codes")
+    slope, offset = _scaling(path, header)
+    if stored.dtype.kind == "f" or (slope, offset) != (1.0, 0.0):
+        stored = stored.astype(np.float64) * slope + offset
+        if not np.array_equal(np.rint(stored), stored):
+            raise ScanError(f"{path}: a mask holds whole label codes, this file does not")
+    return stored.astype(np.int16), _affine(path, header)[0]
 
 
 def write_volume(path: str | Path, array: np.ndarray, affine: np.ndarray, note: str = "") -> None:
@@ -123,15 +133,34 @@ def write_like(path: str | Path, array: np.ndarray, reference: str | Path) -> No
     _save(path, out)
 
 
-def _decoded(path: Path, image: nib.Nifti1Image, what: str) -> np.ndarray:
-    """The voxels (X, Y, Z), scaled as the header says."""
-    shape = tuple(image.shape)
+def _one_volume(path: Path, stored: np.ndarray, what: str) -> np.ndarray:
+    """The voxels (X, Y, Z) of a file that holds one volume."""
+    shape = tuple(stored.shape)
     if not (len(shape) == 3 or (len(shape) > 3 and set(shape[3:]) == {1})):
         raise ScanError(f"{path}: expected one 3-D {what}, found shape {shape}")
+    return stored.reshape(shape[:3], order="F")
+
+
+def _scaling(path: Path, header: nib.Nifti1Header) -> tuple[float, float]:
+    """Slope and intercept of the header; 1 and 0 if it has none."""
     try:
-        return np.asanyarray(image.dataobj).reshape(shape[:3])
+        slope, offset = header.get_slope_inter()
     except UNREADABLE as error:
         raise ScanError(f"{path}: its voxels cannot be decoded ({' '.join(str(error).split())})") from None
+    return (1.0, 0.0) if slope is None else (float(slope), float(offset or 0.0))
+
+
+def _hounsfield(stored: np.ndarray, slope: float, offset: float) -> tuple[np.ndarray, int]:
+    """Scaled voxels as float32, and how many of them are finite; a slab at a time, which keeps copies small."""
+    array, finite = np.empty(stored.shape, np.float32, order="F"), 0
+    step = max(1, SLAB_VOXELS // max(1, stored.shape[0] * stored.shape[1]))
+    with np.errstate(over="ignore", invalid="ignore"):
+        for start in range(0, stored.shape[2], step):
+            slab = stored[..., start : start + step]
+            here = array[..., start : start + step]
+            here[...] = slab if (slope, offset) == (1.0, 0.0) else slab.astype(np.float64) * slope + offset
+            finite += here.size if np.isfinite(here.sum(dtype=np.float64)) else int(np.isfinite(here).sum())
+    return array, finite
 
 
 def _affine(path: Path, header: nib.Nifti1Header) -> tuple[np.ndarray, list[str]]:
@@ -145,7 +174,7 @@ def _save(path: str | Path, image: nib.Nifti1Image) -> None:
     with atomic_path(path) as temporary:
         if str(path).endswith(".gz"):
             # mtime 0 and no name: the same voxels give the same bytes.
-            with temporary.open("wb") as raw, gzip.GzipFile("", "wb", 4, raw, mtime=0) as packed:
+            with temporary.open("wb") as raw, gzip.GzipFile("", "wb", PACKING, raw, mtime=0) as packed:
                 packed.write(image.to_bytes())
         else:
             temporary.write_bytes(image.to_bytes())

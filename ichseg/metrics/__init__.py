@@ -1,8 +1,21 @@
-"""IoU over a data set, lesion localization, volume."""
+"""IoU over a data set, lesion localization, volumes and diameters."""
 
 from ichseg.metrics.detection import roc_auc
+from ichseg.metrics.lesions import MEASURES, hemorrhage_volume, measure_mask, voxel_ml, without_small_lesions
 from ichseg.metrics.localization import LesionLocalization
+from ichseg.metrics.midline import Plane, mid_sagittal_plane
 from ichseg.metrics.overlap import DatasetIoU, dice
-from ichseg.metrics.volume import hemorrhage_volume
 
-__all__ = ["DatasetIoU", "LesionLocalization", "dice", "hemorrhage_volume", "roc_auc"]
+__all__ = [
+    "MEASURES",
+    "DatasetIoU",
+    "LesionLocalization",
+    "Plane",
+    "dice",
+    "hemorrhage_volume",
+    "measure_mask",
+    "mid_sagittal_plane",
+    "roc_auc",
+    "voxel_ml",
+    "without_small_lesions",
+]

@@ -9,10 +9,11 @@ from ichseg.transforms.activation import ClassActivationMap, ClassActivationMapd
 from ichseg.transforms.aggregation import LayerAggregation, LayerAggregationd
 from ichseg.transforms.cam import ShallowFeatureCAM, ShallowFeatureCAMd
 from ichseg.transforms.crf import DenseCRF, DenseCRFd
-from ichseg.transforms.foreground import HemorrhageMask, HemorrhageMaskd
+from ichseg.transforms.foreground import HemorrhageMask, HemorrhageMaskd, HemorrhageProbability, HemorrhageProbabilityd
 from ichseg.transforms.fusion import SpatialContextFusion, SpatialContextFusiond
 from ichseg.transforms.gating import GateSlicesd, KeepIntracranial, KeepIntracraniald
 from ichseg.transforms.implant import RandImplantHemorrhaged
+from ichseg.transforms.measuring import MeasureHemorrhaged, RemoveSmallLesions, RemoveSmallLesionsd
 from ichseg.transforms.reader import HeadCTReader
 from ichseg.transforms.resize import SliceResize, SliceResized
 from ichseg.transforms.saver import SaveImageMaskd
@@ -29,11 +30,16 @@ __all__ = [
     "HeadCTReader",
     "HemorrhageMask",
     "HemorrhageMaskd",
+    "HemorrhageProbability",
+    "HemorrhageProbabilityd",
     "KeepIntracranial",
     "KeepIntracraniald",
     "LayerAggregation",
     "LayerAggregationd",
+    "MeasureHemorrhaged",
     "RandImplantHemorrhaged",
+    "RemoveSmallLesions",
+    "RemoveSmallLesionsd",
     "SaveImageMaskd",
     "ShallowFeatureCAM",
     "ShallowFeatureCAMd",

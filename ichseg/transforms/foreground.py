@@ -9,12 +9,39 @@ import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform, Transform
 
+from ichseg.transforms.volumes import like, plain
+
+
+class HemorrhageProbability(Transform):
+    """(C, ...) logits with background first -> (1, ...) probability of hemorrhage: the softmax of all other classes.
+
+    One channel instead of C is what has to be interpolated back to the scan's own grid, and the mask is the same.
+    """
+
+    def __call__(self, logits: torch.Tensor) -> torch.Tensor:
+        return like(plain(logits).softmax(dim=0)[1:].sum(dim=0, keepdim=True), logits)
+
+
+class HemorrhageProbabilityd(MapTransform):
+    """Dictionary version of :class:`HemorrhageProbability`."""
+
+    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.probability = HemorrhageProbability()
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        item = dict(data)
+        for key in self.key_iterator(item):
+            item[key] = self.probability(item[key])
+        return item
+
 
 class HemorrhageMask(Transform):
-    """(C, ...) probabilities with background first -> (1, ...) float mask where hemorrhage exceeds the threshold.
+    """Probabilities -> (1, ...) uint8 mask where hemorrhage exceeds the threshold.
 
     Args:
-        threshold: strict, on the summed probability of all classes but background.
+        threshold: strict, on the probability of hemorrhage: the one channel there is, or all channels but the first,
+            which is background.
     """
 
     def __init__(self, threshold: float = 0.5) -> None:
@@ -23,7 +50,9 @@ class HemorrhageMask(Transform):
         self.threshold = threshold
 
     def __call__(self, probabilities: torch.Tensor) -> torch.Tensor:
-        return (probabilities[1:].sum(dim=0, keepdim=True) > self.threshold).float()
+        several = len(probabilities) > 1
+        found = probabilities[1:].sum(dim=0, keepdim=True) if several else probabilities
+        return (found > self.threshold).to(torch.uint8)
 
 
 class HemorrhageMaskd(MapTransform):

@@ -15,6 +15,7 @@ from monai.utils.enums import TraceKeys
 from ichseg.transforms.volumes import like, plain, volume_slice_axis
 
 MODES = ("bilinear", "nearest")
+SLICES_AT_ONCE = 4
 
 
 class SliceResize(InvertibleTransform):
@@ -88,13 +89,20 @@ class SliceResized(MapTransform, InvertibleTransform):
 
 
 def _resize(volume: torch.Tensor, axis: int, size: Sequence[int], mode: str) -> torch.Tensor:
-    slices = plain(volume).movedim(1 + axis, 0).float()  # (slices, C, H, W)
-    if tuple(slices.shape[2:]) != tuple(size):
+    slices = plain(volume).movedim(1 + axis, 0)  # (slices, C, H, W)
+    if tuple(slices.shape[2:]) == tuple(size):
+        return like(slices.float().movedim(0, 1 + axis), volume)
+    resized = torch.empty([slices.shape[1], *size[:axis], len(slices), *size[axis:]])
+    # A few slices at a time: a whole scan needs no second copy in memory.
+    for few, place in zip(
+        slices.split(SLICES_AT_ONCE), resized.movedim(1 + axis, 0).split(SLICES_AT_ONCE), strict=True
+    ):
         if mode == "nearest":
-            slices = torch.nn.functional.interpolate(slices, size=tuple(size), mode="nearest-exact")
+            place.copy_(torch.nn.functional.interpolate(few.float(), size=tuple(size), mode="nearest-exact"))
         else:
-            slices = torch.nn.functional.interpolate(slices, size=tuple(size), mode="bilinear", antialias=True)
-    return like(slices.movedim(0, 1 + axis), volume)
+            smooth = torch.nn.functional.interpolate(few.float(), size=tuple(size), mode="bilinear", antialias=True)
+            place.copy_(smooth)
+    return like(resized, volume)
 
 
 def _scaled(affine: np.ndarray, before: Sequence[int], after: Sequence[int]) -> np.ndarray:

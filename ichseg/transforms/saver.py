@@ -15,7 +15,7 @@ from ichseg.io import scan_name, write_like
 
 
 class SaveImageMaskd(SaveImaged):
-    """Save masks as uint8 NIfTI in the geometry of the scan they belong to: ``<name>_<postfix>.nii.gz``.
+    """Save masks, or probabilities, as NIfTI in the geometry of the scan they belong to: ``<name>_<postfix>.nii.gz``.
 
     Shape, both forms and both codes are those of the scan's own file, the file appears whole or not at all, and
     an error is raised as it is. (``SaveImaged`` rebuilds the header, writes in place and wraps errors; as its
@@ -26,22 +26,37 @@ class SaveImageMaskd(SaveImaged):
         output_dir: folder for the masks.
         output_postfix: what is added to the scan's name.
         data_root_dir: folders below it are kept below ``output_dir``; empty keeps none.
+        dtype: of the voxels: ``uint8`` for masks, ``float32`` for probabilities.
+        enabled: False saves nothing.
+
+    The paths written are added to the list under the key ``saved``.
     """
 
     def __init__(
-        self, keys: KeysCollection, output_dir: str | Path, output_postfix: str = "ich", data_root_dir: str = ""
+        self,
+        keys: KeysCollection,
+        output_dir: str | Path,
+        output_postfix: str = "ich",
+        data_root_dir: str = "",
+        dtype: str = "uint8",
+        enabled: bool = True,
     ) -> None:
         super().__init__(keys, output_dir=output_dir, output_postfix=output_postfix, print_log=False)
         self.output_dir, self.postfix, self.root = Path(output_dir), output_postfix, data_root_dir
+        self.dtype, self.enabled = np.dtype(dtype), enabled
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         item = dict(data)
-        for key in self.key_iterator(item):
+        for key in self.key_iterator(item) if self.enabled else ():
             source = getattr(item[key], "meta", {}).get("filename_or_obj")
             if source is None:
                 raise ScanError(f"key '{key}': the mask does not know which scan it belongs to (no 'filename_or_obj')")
             # absolute() and not resolve(): a scan that is a link belongs to the folder the link lies in.
             folder = Path(source).absolute().parent.relative_to(Path(self.root).absolute()) if self.root else Path()
             path = self.output_dir / folder / f"{scan_name(source)}_{self.postfix}.nii.gz"
-            write_like(path, np.rint(np.asarray(item[key][0])).astype(np.uint8), source)
+            values = np.asarray(item[key][0])
+            if self.dtype.kind in "ui" and values.dtype.kind == "f":
+                values = np.rint(values)
+            write_like(path, values.astype(self.dtype, copy=False), source)
+            item["saved"] = [*item.get("saved", ()), path]
         return item

@@ -1,0 +1,196 @@
+"""What a run has done, in a form that the next run can verify."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+from ichseg.errors import IchsegError
+from ichseg.inference.shard import Shard
+from ichseg.io.atomic import remove_leftovers
+from ichseg.io.hashing import file_hash, value_hash
+from ichseg.version import __version__
+
+try:
+    import fcntl
+except ImportError:  # Windows has no flock; two runs at once are then not noticed
+    fcntl = None  # type: ignore[assignment]
+
+logger = logging.getLogger(__name__)
+
+
+class Journal:
+    """``journal.jsonl`` in the output folder: a line per run and a line per case, appended and flushed at once.
+
+    A case is done if some line of it agrees with the case's input now (size and SHA-256), with what else the data
+    dictionary says of it, with the weights, the settings and the version of this run, and if every file it left is there
+    with the bytes it was written with. Nothing is believed because it exists.
+
+    Args:
+        output_dir: folder of the run's outputs.
+        weights: weight file or files.
+        settings: every value that the outputs depend on.
+        overwrite: believe nothing; do every case anew.
+        shard: which part of the cases this run does; parts have journals of their own and read each other's.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | Path,
+        weights: str | Path | Sequence[str | Path] | Mapping[str, str | Path] = (),
+        settings: Mapping[str, Any] | None = None,
+        overwrite: bool = False,
+        shard: str | None = None,
+    ) -> None:
+        self.folder, self.overwrite, self.shard = Path(output_dir), overwrite, Shard.parse(shard)
+        files = [weights] if isinstance(weights, str | Path) else list(weights.values() if isinstance(weights, Mapping)
+                                                                      else weights)  # fmt: skip
+        self.weights = {Path(file).name: file_hash(file) for file in files}
+        self.settings = dict(settings or {})
+        self.run = value_hash({"ichseg": __version__, "weights": sorted(self.weights.values()), **self.settings})
+        self.path = self.folder / f"journal{self.shard.suffix}.jsonl"
+        self.records: dict[str, list[dict[str, Any]]] = {}
+        self._stream: TextIO | None = None
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[Journal]:
+        """Keep other runs out of the folder, clear what an interrupted one left, and read what was done.
+
+        Raises:
+            IchsegError: another run is writing into the folder.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as locks:
+            # Parts share the folder among themselves, but with no run of everything, and each with itself.
+            self._lock(locks, self.folder / ".journal.lock", shared=self.shard.count > 1)
+            if self.shard.count > 1:
+                self._lock(locks, self.folder / f".journal{self.shard.suffix}.lock", shared=False)
+            remove_leftovers(self.folder, all_of_them=self.shard.count == 1)
+            self.records = self._read()
+            torn = self.path.is_file() and not _ends_a_line(self.path)
+            with self.path.open("a", encoding="utf-8", errors="surrogateescape") as self._stream:
+                if torn:
+                    self._stream.write("\n")
+                self._append({
+                    "run": self.run, "ichseg": __version__, "started": datetime.now(UTC).isoformat(timespec="seconds"),
+                    "weights": self.weights, "settings": self.settings,
+                })  # fmt: skip
+                yield self
+        self._stream = None
+
+    def identity(self, item: Mapping[str, Any]) -> dict[str, Any]:
+        """What a case is made of: size and SHA-256 of its image, and the rest of its data dictionary.
+
+        Raises:
+            OSError: the image cannot be read.
+        """
+        image = Path(str(item["image"]))
+        rest = {str(key): value for key, value in item.items() if key != "image"}
+        return {"bytes": image.stat().st_size, "sha256": file_hash(image), "item": value_hash(rest)}
+
+    def done(self, item: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The row of an earlier run that still holds for this case, or None."""
+        records = [r for r in self.records.get(str(item["case"]), ()) if r["run"] == self.run and r["outputs"]]
+        if self.overwrite or not records:
+            return None
+        try:
+            size = Path(str(item["image"])).stat().st_size
+            if not any(r["input"]["bytes"] == size and self._intact(r) for r in records):
+                return None
+            now = self.identity(item)
+        except OSError:
+            return None
+        for record in reversed(records):
+            if record["input"] == now and self._intact(record):
+                return record["row"]
+        return None
+
+    def record(
+        self, item: Mapping[str, Any], identity: dict[str, Any], row: dict[str, Any], outputs: Sequence[Path]
+    ) -> None:
+        """Write down that a case is done, after its outputs are in place."""
+        names = {os.path.relpath(path, self.folder): path for path in outputs}
+        kept = {name: {"bytes": p.stat().st_size, "sha256": file_hash(p)} for name, p in sorted(names.items())}
+        self._append({"case": item["case"], "run": self.run, "input": identity, "outputs": kept, "row": row})
+
+    def withdraw(self, item: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
+        """Remove what earlier runs made of another input of a case that has now failed: it would look finished.
+
+        What was made of the same input stays, and so does a file that is no longer as it was written.
+        """
+        for record in self.records.get(str(item["case"]), ()):
+            if record["input"]["sha256"] == identity["sha256"]:
+                continue
+            for name, kept in record.get("outputs", {}).items():
+                if self._same(name, kept):
+                    (self.folder / name).unlink()
+                    logger.info("%s: removed, its scan can no longer be used", self.folder / name)
+
+    def set_aside(self, item: Mapping[str, Any]) -> None:
+        """Rename outputs of a case that were changed since they were written to ``NAME.bak`` before they are remade."""
+        last: dict[str, dict[str, Any]] = {}
+        for record in self.records.get(str(item["case"]), ()):
+            last |= record.get("outputs", {})
+        for name, kept in last.items():
+            path = self.folder / name
+            if path.is_file() and not self._same(name, kept):
+                path.replace(path.with_name(path.name + ".bak"))
+                logger.warning("%s: changed since it was written; kept as %s.bak", path, path.name)
+
+    def _intact(self, record: Mapping[str, Any]) -> bool:
+        return all(self._same(name, kept) for name, kept in record["outputs"].items())
+
+    def _same(self, name: str, kept: Mapping[str, Any]) -> bool:
+        path = self.folder / name
+        try:
+            return path.stat().st_size == kept["bytes"] and file_hash(path) == kept["sha256"]
+        except OSError:
+            return False
+
+    def _read(self) -> dict[str, list[dict[str, Any]]]:
+        found: dict[str, list[dict[str, Any]]] = {}
+        for path in sorted(self.folder.glob("journal*.jsonl")):
+            for line in path.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+                try:
+                    record = json.loads(line)
+                    if "case" in record:
+                        record["input"]["bytes"], record["row"]["status"], record["outputs"].items()
+                        found.setdefault(record["case"], []).append(record)
+                except (ValueError, KeyError, TypeError, AttributeError):
+                    continue  # a line that a killed run did not finish
+        return found
+
+    def _append(self, record: Mapping[str, Any]) -> None:
+        if self._stream is None:
+            raise RuntimeError("the journal is not open")
+        self._stream.write(json.dumps(record, ensure_ascii=False, default=str) + "\n")
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+
+    def _lock(self, locks: contextlib.ExitStack, path: Path, shared: bool) -> None:
+        stream = locks.enter_context(path.open("a"))
+        if fcntl is None:
+            return
+        try:
+            fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            what = "another run" if self.shard.count == 1 or not shared else "a run without --shard"
+            raise IchsegError(
+                f"{self.folder}: {what} is writing into this folder; wait for it or choose another"
+            ) from None
+        except OSError as error:  # some network file systems have no locks
+            logger.warning("%s: cannot be locked (%s); start no second run on this folder", path, error.strerror)
+
+
+def _ends_a_line(path: Path) -> bool:
+    with path.open("rb") as stream:
+        if stream.seek(0, os.SEEK_END) == 0:
+            return True
+        stream.seek(-1, os.SEEK_END)
+        return stream.read(1) == b"\n"

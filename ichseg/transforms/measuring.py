@@ -1,0 +1,103 @@
+"""Lesions of a mask: leaving out small ones, measuring what remains."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform, Transform
+
+from ichseg.data.brain import intracranial_mask
+from ichseg.io.geometry import NO_ORIENTATION
+from ichseg.metrics import Plane, measure_mask, mid_sagittal_plane, without_small_lesions
+from ichseg.transforms.volumes import like, plain, volume_slice_axis
+
+# The midline is looked for in about this many slices of about this many pixels a side: a plane needs no more.
+MIDLINE_SLICES, MIDLINE_PIXELS = 12, 128
+
+
+class RemoveSmallLesions(Transform):
+    """Empty a mask (1, X, Y, Z) where its 26-connected lesions have less than ``min_volume_ml`` mL."""
+
+    def __init__(self, min_volume_ml: float = 0.0) -> None:
+        if not 0 <= min_volume_ml < float("inf"):
+            raise ValueError(f"min_volume_ml is a number of milliliters, not {min_volume_ml}")
+        self.min_volume_ml = min_volume_ml
+
+    def __call__(self, mask: torch.Tensor) -> torch.Tensor:
+        if not self.min_volume_ml:
+            return mask
+        affine = np.asarray(mask.affine) if isinstance(mask, MetaTensor) else np.eye(4)
+        kept = without_small_lesions(plain(mask)[0].numpy(), affine, self.min_volume_ml)
+        return like(torch.from_numpy(kept)[None].to(mask.dtype), mask)
+
+
+class RemoveSmallLesionsd(MapTransform):
+    """Dictionary version of :class:`RemoveSmallLesions`."""
+
+    def __init__(self, keys: KeysCollection, min_volume_ml: float = 0.0, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.remove = RemoveSmallLesions(min_volume_ml)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        item = dict(data)
+        for key in self.key_iterator(item):
+            item[key] = self.remove(item[key])
+        return item
+
+
+class MeasureHemorrhaged(MapTransform):
+    """Measure a mask, see :func:`ichseg.metrics.measure_mask`; the side comes from the midline of the scan beside it.
+
+    Args:
+        keys: the mask (1, X, Y, Z); one key.
+        image_key: the windowed scan (1, X, Y, Z) in [0, 1], on a grid of its own; its flags say whether left and right
+            are known.
+        level, width: the window of the scan in HU.
+        output_key: gets the dictionary of measures.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        image_key: str = "image",
+        level: float = 50.0,
+        width: float = 130.0,
+        output_key: str = "measured",
+    ) -> None:
+        super().__init__(keys)
+        self.image_key, self.low, self.width, self.output_key = image_key, level - width / 2, width, output_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        item = dict(data)
+        for key in self.key_iterator(item):
+            mask, image = item[key], item[self.image_key]
+            axis = volume_slice_axis(mask)
+            voxels = plain(mask)[0].numpy()
+            known = bool(voxels.any()) and NO_ORIENTATION not in image.meta.get("flags", ())
+            plane = self._midline(image) if known else None
+            item[self.output_key] = measure_mask(voxels, np.asarray(mask.affine), axis, plane)
+        return item
+
+    def _midline(self, image: MetaTensor) -> Plane | None:
+        return midline_of(plain(image)[0].numpy() * self.width + self.low, np.asarray(image.affine),
+                          volume_slice_axis(image))  # fmt: skip
+
+
+def midline_of(hounsfield: np.ndarray, affine: np.ndarray, axis: int) -> Plane | None:
+    """The mid-sagittal plane of a scan (X, Y, Z) in HU, or None where no brain is found.
+
+    Args:
+        hounsfield: the scan.
+        affine: (4, 4) voxel-to-RAS matrix in mm.
+        axis: array axis (0, 1, 2) that runs through the slices.
+    """
+    steps = [max(1, round(n / MIDLINE_PIXELS)) for n in hounsfield.shape]
+    steps[axis] = max(1, round(hounsfield.shape[axis] / MIDLINE_SLICES))
+    coarse = np.moveaxis(hounsfield[tuple(slice(None, None, step) for step in steps)], axis, 0)
+    brain = np.moveaxis(np.stack([intracranial_mask(one) for one in coarse]), 0, axis)
+    return mid_sagittal_plane(brain, affine @ np.diag([*steps, 1.0]))
