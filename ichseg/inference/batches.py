@@ -16,9 +16,9 @@ from ichseg.transforms.volumes import like
 class SliceBatchInferer(Inferer):
     """(1, C, X, Y, slices) -> (1, K, X, Y, slices): every slice through a 2-D network, whole.
 
-    The same values as MONAI's ``SliceInferer`` with a window of the size of the slice, without its maps of window weights.
-    On a CPU each core takes batches of its own instead of a share of every layer, which leaves no core waiting while
-    others read or write. Slices of one value, such as air alone, are all the same to the network: one of each is run.
+    The same values as MONAI's ``SliceInferer`` with a window of the size of the slice. On a CPU each core takes batches
+    of its own instead of a share of every layer, which leaves no core waiting while others read or write. Slices of one
+    value, such as air alone, are all the same to the network: one of each is run.
 
     Args:
         batch_size: slices per pass; None: 1 on a CPU, whose caches hold no more, and 16 elsewhere.

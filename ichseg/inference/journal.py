@@ -7,7 +7,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -29,8 +29,8 @@ class Journal:
     """``journal.jsonl`` in the output folder: a line per run and a line per case, appended and flushed at once.
 
     A case is done if some line of it agrees with the case's input now (size and SHA-256), with what else the data
-    dictionary says of it, with the weights, the settings and the version of this run, and if every file it left is there
-    with the bytes it was written with. Nothing is believed because it exists.
+    dictionary says of it, with the weights, the settings and the version of this run, and if every file it left is
+    there with the bytes it was written with. Nothing is believed because it exists.
 
     Args:
         output_dir: folder of the run's outputs.
@@ -77,10 +77,9 @@ class Journal:
             with self.path.open("a", encoding="utf-8", errors="surrogateescape") as self._stream:
                 if torn:
                     self._stream.write("\n")
-                self._append({
-                    "run": self.run, "ichseg": __version__, "started": datetime.now(UTC).isoformat(timespec="seconds"),
-                    "weights": self.weights, "settings": self.settings,
-                })  # fmt: skip
+                now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+                version = {"run": self.run, "ichseg": __version__, "started": now}
+                self._append({**version, "weights": self.weights, "settings": self.settings})
                 yield self
         self._stream = None
 

@@ -14,8 +14,8 @@ ARENAS = 2
 def return_freed_memory() -> bool:
     """Have glibc give large blocks back when they are freed, in every thread; True if it will.
 
-    By default it keeps what batches and volumes of different sizes leave, once for every thread: half as much again as a
-    scan needs. Where there is another C library nothing is changed.
+    By default it keeps what batches and volumes of different sizes leave, once for every thread, which may be more than
+    a scan needs. Where there is another C library nothing is changed.
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -30,11 +30,11 @@ class Results:
     Args:
         folder: where ``results.csv`` and ``results.jsonl`` go.
         order: the cases' files, in the order of the rows; None keeps the order of coming.
-        suffix: of the files' names, before the ending.
+        name: of both files, without the ending.
     """
 
-    def __init__(self, folder: str | Path, order: Sequence[str] | None = None, suffix: str = "") -> None:
-        self.folder, self.suffix = Path(folder), suffix
+    def __init__(self, folder: str | Path, order: Sequence[str] | None = None, name: str = "results") -> None:
+        self.folder, self.name = Path(folder), name
         self._place = None if order is None else {file: place for place, file in enumerate(order)}
         self._rows: list[dict[str, Any]] = []
         self._written, self._took = 0.0, 0.0
@@ -60,9 +60,9 @@ class Results:
         writer.writeheader()
         for each in rows:
             writer.writerow({name: _cell(value) for name, value in each.items()})
-        write_text(self.folder / f"results{self.suffix}.csv", _encodable(table.getvalue()))
+        write_text(self.folder / f"{self.name}.csv", _encodable(table.getvalue()))
         lines = "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in rows)
-        write_text(self.folder / f"results{self.suffix}.jsonl", _encodable(lines))
+        write_text(self.folder / f"{self.name}.jsonl", _encodable(lines))
         self._written = time.monotonic()
         self._took = self._written - started
 

@@ -104,7 +104,8 @@ class FolderRunner:
         mine = [n for n, case in enumerate(self.dataset.data)
                 if self.journal is None or self.journal.shard.holds(str(case["case"]))]  # fmt: skip
         suffix = "" if self.journal is None else self.journal.shard.suffix
-        self.results = Results(self.output_dir, [str(self.dataset.data[n]["image"]) for n in mine], suffix)
+        order = [str(self.dataset.data[n]["image"]) for n in mine]
+        self.results = Results(self.output_dir, order, f"results{suffix}")
         todo = self._sort_out(mine)
         with tqdm(total=len(todo), desc="scans", unit="scan") as progress:
             finish = partial(self._finish, progress=progress)
@@ -113,7 +114,8 @@ class FolderRunner:
 
     def _sort_out(self, mine: list[int]) -> list[int]:
         """Give their rows to the cases that need no work; the others are to be done."""
-        todo, owner = [], {}
+        todo: list[int] = []
+        owner: dict[str, str] = {}
         for number in tqdm(mine, desc="checking what is done", unit="scan", leave=False, disable=len(mine) < 10):
             case = self.dataset.data[number]
             name, image = case["case"], str(case["image"])
@@ -154,10 +156,8 @@ class FolderRunner:
 
     def _finish(self, work: Item, progress: tqdm) -> None:
         case, item = self.dataset.data[work["number"]], work["item"]
-        if "failed" in item:
-            row = _failed("read", item["failed"])
-        else:
-            row = work.get("row") or self._mask(case, work)
+        unread = _failed("read", item["failed"]) if "failed" in item else None
+        row = unread or work.get("row") or self._mask(case, work)
         row["seconds"] = round(time.perf_counter() - work["begun"], 2)
         if self.journal is not None and work["identity"] is not None:
             if row["status"] == "failed":

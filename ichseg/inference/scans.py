@@ -16,7 +16,7 @@ def list_scans(folder: str | Path, exclude: str | Path | None = None) -> list[di
     """Every scan at or below ``folder`` (or the one file) as ``{"case": ..., "image": ...}``.
 
     ``case`` is the path relative to ``folder`` without ``.nii`` or ``.nii.gz``: equal names in different folders
-    stay apart. A mask that ichseg wrote is listed with the reason under ``skip``, unless the output folder is the input.
+    stay apart. A mask that ichseg wrote is listed with the reason under ``skip``, unless input and output are one.
 
     Raises:
         IchsegError: nothing is there.

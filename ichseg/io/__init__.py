@@ -5,19 +5,32 @@ from ichseg.io.folder import find_masks, find_scans
 from ichseg.io.geometry import slice_axis, spacing_mm
 from ichseg.io.hashing import file_hash, value_hash
 from ichseg.io.hounsfield import lost_intercept
-from ichseg.io.nifti import SIZE_LIMIT, scan_name
-from ichseg.io.volume import Volume, read_mask, read_volume, write_like, write_volume
+from ichseg.io.nifti import SIZE_LIMIT, read_header, scan_name
+from ichseg.io.volume import (
+    Volume,
+    checked_volume,
+    image_like,
+    read_mask,
+    read_volume,
+    save_image,
+    write_like,
+    write_volume,
+)
 
 __all__ = [
     "SIZE_LIMIT",
     "Volume",
     "atomic_path",
+    "checked_volume",
     "file_hash",
     "find_masks",
     "find_scans",
+    "image_like",
     "lost_intercept",
+    "read_header",
     "read_mask",
     "read_volume",
+    "save_image",
     "scan_name",
     "slice_axis",
     "spacing_mm",

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import gzip
 import os
-import zlib
 from pathlib import Path
 
-from ichseg.errors import IchsegError
-from ichseg.io.nifti import is_nifti, scan_name
+from ichseg.errors import IchsegError, ScanError
+from ichseg.io.nifti import is_nifti, read_header, scan_name
 from ichseg.io.volume import OWN_MASK
 
 OUTPUT_POSTFIXES = ("_ich", "_pseudo", "_probability")
-DESCRIPTION = slice(148, 228)  # where a NIfTI-1 header holds ``descrip``
 
 
 def is_own_mask(path: Path) -> bool:
@@ -20,9 +17,8 @@ def is_own_mask(path: Path) -> bool:
     if not scan_name(path).endswith(OUTPUT_POSTFIXES):
         return False
     try:
-        with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
-            return file.read(348)[DESCRIPTION].rstrip(b"\0") == OWN_MASK
-    except (OSError, EOFError, zlib.error):
+        return read_header(path)["descrip"].item().rstrip(b"\0") == OWN_MASK
+    except ScanError:
         return False
 
 

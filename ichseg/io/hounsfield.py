@@ -7,6 +7,7 @@ import numpy as np
 SOFT_TISSUE_SHARE = 0.04
 # Brain in a soft kernel has noise of some HU; a bone kernel has ten times that.
 BONE_KERNEL_HU = 25.0
+NOT_A_HEAD = "not a head?"
 HEAD_MM = (80.0, 400.0)
 SAMPLE = 2**21  # voxels that are enough to count tissue or to measure noise
 
@@ -51,4 +52,4 @@ def size_doubts(shape: tuple[int, ...], spacing: tuple[float, float, float], axi
     plane = [n * mm for number, (n, mm) in enumerate(zip(shape, spacing, strict=True)) if number != axis]
     if HEAD_MM[0] <= min(plane) and max(plane) <= HEAD_MM[1]:
         return []
-    return [f"a field of view of {plane[0]:.0f} x {plane[1]:.0f} mm: not a head?"]
+    return [f"a field of view of {plane[0]:.0f} x {plane[1]:.0f} mm: {NOT_A_HEAD}"]

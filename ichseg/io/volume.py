@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gzip
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import nibabel as nib
@@ -12,7 +12,7 @@ import numpy as np
 from ichseg.errors import ScanError
 from ichseg.io.atomic import atomic_path
 from ichseg.io.geometry import believed_affine, slice_axis, spacing_mm
-from ichseg.io.hounsfield import intensity_doubts, size_doubts
+from ichseg.io.hounsfield import NOT_A_HEAD, intensity_doubts, size_doubts
 from ichseg.io.nifti import SIZE_LIMIT, UNREADABLE, read_header, read_nifti
 
 AIR_HU = -1000.0
@@ -54,19 +54,36 @@ def read_volume(path: str | Path, size_limit: int = SIZE_LIMIT) -> Volume:
     """
     path = Path(path)
     stored, header = read_nifti(path, size_limit)
-    return _volume(stored, header, path)
-
-
-def _volume(stored: np.ndarray, header: nib.Nifti1Header, path: Path) -> Volume:
-    """Voxels as stored and their header -> Hounsfield units, checked."""
     stored = _one_volume(path, stored, "volume")
-    if stored.dtype.kind not in "iuf":
-        raise ScanError(f"{path}: voxels of type {stored.dtype} are not Hounsfield units")
     affine, flags = _affine(path, header)
     slope = float(header["scl_slope"])
     if not np.isfinite(slope) or slope == 0:
         flags.append(f"scl_slope is {slope:g}: voxels are taken as they are stored")
-    array, finite = _hounsfield(stored, *_scaling(path, header))
+    volume = checked_volume(stored, affine, path, *_scaling(path, header))
+    if SPACING_UNKNOWN.encode() in header["descrip"].tobytes():
+        flags.append("in-plane spacing unknown: milliliters are nominal")
+        return replace(volume, flags=(*flags, *(doubt for doubt in volume.flags if NOT_A_HEAD not in doubt)))
+    return replace(volume, flags=(*flags, *volume.flags))
+
+
+def checked_volume(
+    stored: np.ndarray, affine: np.ndarray, path: str | Path, slope: float = 1.0, offset: float = 0.0
+) -> Volume:
+    """Voxels (X, Y, Z) as a volume in Hounsfield units, with flags for what is doubtful about their values and extent.
+
+    Args:
+        stored: integers or floats, before scaling.
+        affine: (4, 4) voxel-to-RAS matrix in mm.
+        path: the file they came from, or a name to call them by in messages.
+        slope, offset: of the scaling.
+
+    Raises:
+        ScanError: they are no numbers, or none of them is finite.
+    """
+    flags = []
+    if stored.dtype.kind not in "iuf":
+        raise ScanError(f"{path}: voxels of type {stored.dtype} are not Hounsfield units")
+    array, finite = _hounsfield(stored, slope, offset)
     if finite == 0:
         raise ScanError(f"{path}: no voxel has a finite value")
     if finite == array.size:
@@ -76,11 +93,8 @@ def _volume(stored: np.ndarray, header: nib.Nifti1Header, path: Path) -> Volume:
         known = np.isfinite(array)
         flags += intensity_doubts(array[known].reshape(-1, 1, 1))
         array[~known] = AIR_HU
-    if SPACING_UNKNOWN.encode() in header["descrip"].tobytes():
-        flags.append("in-plane spacing unknown: milliliters are nominal")
-    else:
-        flags += size_doubts(array.shape, spacing_mm(affine), slice_axis(affine))
-    return Volume(array, affine, path, tuple(flags))
+    flags += size_doubts(array.shape, spacing_mm(affine), slice_axis(affine))
+    return Volume(array, affine, Path(path), tuple(flags))
 
 
 def read_mask(path: str | Path, size_limit: int = SIZE_LIMIT) -> tuple[np.ndarray, np.ndarray]:
@@ -109,7 +123,7 @@ def write_volume(path: str | Path, array: np.ndarray, affine: np.ndarray, note: 
     image.set_qform(affine, code=1, strip_shears=True)
     image.header.set_xyzt_units("mm")
     image.header["descrip"] = note.encode()[:79]
-    _save(path, image)
+    save_image(path, image)
 
 
 def write_like(path: str | Path, array: np.ndarray, reference: str | Path) -> None:
@@ -118,19 +132,30 @@ def write_like(path: str | Path, array: np.ndarray, reference: str | Path) -> No
     Raises:
         ScanError: the shapes differ or ``reference`` cannot be read.
     """
-    header = read_header(Path(reference))
+    save_image(path, image_like(array, read_header(Path(reference)), reference))
+
+
+def image_like(array: np.ndarray, header: nib.Nifti1Header, name: str | Path) -> nib.Nifti1Image:
+    """``array`` (X, Y, Z) as an image with the shape, both forms and both codes of a scan's ``header``.
+
+    Raises:
+        ScanError: the shapes differ; ``name`` is the scan's.
+    """
     shape = tuple(header.get_data_shape())
     if shape[:3] != tuple(array.shape) or set(shape[3:]) - {1}:
-        raise ScanError(f"{reference}: the result has shape {tuple(array.shape)}, the scan has {shape}")
+        raise ScanError(f"{name}: the result has shape {tuple(array.shape)}, the scan has {shape}")
     # get_data_dtype keeps the mask small; slope, range and text of the scan do not apply to a mask.
     new = header.copy()
     new.set_data_dtype(array.dtype)
     new.set_slope_inter(1.0, 0.0)
     new["cal_min"], new["cal_max"], new["intent_code"] = 0, 0, 0
     new["descrip"] = OWN_MASK
-    out = nib.Nifti1Image(np.asarray(array).reshape(shape), None, new)
+    kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
+    best = new.get_best_affine()
+    # The header's own affine leaves its forms alone; one that is no affine would be written over them.
+    out = kind(np.asarray(array).reshape(shape), best if np.isfinite(best).all() else None, new)
     out.header["sform_code"], out.header["qform_code"] = header["sform_code"], header["qform_code"]
-    _save(path, out)
+    return out
 
 
 def _one_volume(path: Path, stored: np.ndarray, what: str) -> np.ndarray:
@@ -170,10 +195,11 @@ def _affine(path: Path, header: nib.Nifti1Header) -> tuple[np.ndarray, list[str]
         raise ScanError(f"{path}: {error}") from None
 
 
-def _save(path: str | Path, image: nib.Nifti1Image) -> None:
+def save_image(path: str | Path, image: nib.Nifti1Image) -> None:
+    """Write an image atomically; the same voxels give the same bytes."""
     with atomic_path(path) as temporary:
         if str(path).endswith(".gz"):
-            # mtime 0 and no name: the same voxels give the same bytes.
+            # neither time nor name
             with temporary.open("wb") as raw, gzip.GzipFile("", "wb", PACKING, raw, mtime=0) as packed:
                 packed.write(image.to_bytes())
         else:

@@ -72,15 +72,15 @@ def measure_mask(
     Returns:
         ``volume_ml`` of all hemorrhage, ``lesions`` (26-connected), ``over_30_ml`` and ``over_60_ml``; if there is any:
         ``largest_ml`` of the largest lesion, ``largest_slice`` (the slice with most hemorrhage, counted from 1 as
-        stored), ``a_cm``, ``b_cm``, ``c_cm``, ``abc2_ml``; with a midline ``side``: ``left`` or ``right`` of the patient
-        if nine tenths of the volume are there, else ``both``.
+        stored), ``a_cm``, ``b_cm``, ``c_cm``, ``abc2_ml``; with a midline ``side``: ``left`` or ``right`` of the
+        patient if nine tenths of the volume are there, else ``both``.
     """
     affine = np.asarray(affine, dtype=float)
     box, corner = _cropped(mask)
     one = voxel_ml(affine)
     volume = float(box.sum()) * one
     labels, lesions = ndimage.label(box, TOUCHING)
-    found = {"volume_ml": round(volume, 3), "lesions": int(lesions)}
+    found: dict[str, Any] = {"volume_ml": round(volume, 3), "lesions": int(lesions)}
     if lesions:
         sizes = np.bincount(labels.ravel())[1:]
         largest = np.moveaxis(labels == 1 + int(sizes.argmax()), slice_axis, -1)
