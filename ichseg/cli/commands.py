@@ -13,7 +13,7 @@ from typing import Any
 from ichseg.errors import IchsegError
 from ichseg.launch import run_bundle, settings_beside
 
-DONE = 0
+DONE, SOME_FAILED = 0, 1
 # ichseg.networks.BACKBONES, without importing torch; a test keeps them equal.
 BACKBONE_CHOICES = ("resnet34", "resnet50", "densenet121", "densenet169", "vgg16", "vgg19", "convnextv2_tiny")
 PAPER_PAIR = ("resnet34", "resnet50")
@@ -139,6 +139,26 @@ def segment(args: argparse.Namespace) -> int:
     }
     run_bundle("ich_segmentation", "inference.yaml", overrides, args.set)
     return DONE
+
+
+def measure(args: argparse.Namespace) -> int:
+    from ichseg.inference.measuring import measure_folder
+
+    results = measure_folder(args.masks, args.output, args.images, _progress)
+    print(results.text())
+    if args.output:
+        print(f"wrote measures.csv and measures.jsonl in {args.output}")
+    return SOME_FAILED if results.count("failed") else DONE
+
+
+def merge(args: argparse.Namespace) -> int:
+    from ichseg.inference.merge import merge_parts
+
+    results, lacking = merge_parts(args.output)
+    print(f"{results.summary()} -> {Path(args.output) / 'results.csv'}")
+    for name in lacking:
+        print(f"ichseg: {Path(args.output) / name}.jsonl: not there; that part has not been run", file=sys.stderr)
+    return SOME_FAILED if lacking or results.count("failed") else DONE
 
 
 def evaluate(args: argparse.Namespace) -> int:

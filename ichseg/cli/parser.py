@@ -12,6 +12,8 @@ from ichseg.version import __version__
 EXAMPLES = """examples:
   ichseg demo                                        see it work on phantoms, in about a minute
   ichseg segment SCANS MASKS                         outline hemorrhage in a folder of NIfTI scans
+  ichseg measure MASKS                               milliliters, lesions and ABC/2 of masks
+  ichseg check BUNDLE                                look at a bundle, config, datalist or weights first
   ichseg prepare bcihm DOWNLOAD DATA                 convert a public data set
   ichseg prepare nifti SCANS LABELS.csv DATA         your own scans and slice labels
   ichseg train-classifier --datalist DATA/datalist.json --output runs/classifiers
@@ -151,6 +153,24 @@ def build_parser() -> argparse.ArgumentParser:
     segment.add_argument("--shard", metavar="K/N", help="do one part of the folder, such as 1/4; then 'ichseg merge'")
     segment.add_argument("--size", type=int, help="default: as the weights were trained")
     _run_options(segment)
+
+    measure = command(
+        "measure",
+        commands.measure,
+        "Measure masks that are there already: mL, lesions, slice of largest area, ABC/2, and the side if scans are given.",
+        "ichseg measure MASKS --output DIR\n  ichseg measure MASKS --images SCANS --output DIR",
+    )
+    measure.add_argument("masks", metavar="MASKS", help="a folder of masks, or one file; above 0 is hemorrhage")
+    measure.add_argument("--images", metavar="SCANS", help="their scans: tells left from right by the head's midline")
+    measure.add_argument("--output", metavar="DIR", help="for measures.csv and measures.jsonl")
+
+    merge = command(
+        "merge",
+        commands.merge,
+        "Join the tables of 'segment --shard' into results.csv, results.jsonl and report.html.",
+        "ichseg segment SCANS MASKS --shard 1/2 & ichseg segment SCANS MASKS --shard 2/2\n  ichseg merge MASKS",
+    )
+    merge.add_argument("output", metavar="OUTPUT", help="the folder that the parts were written to")
 
     evaluate = command(
         "evaluate",

@@ -2,6 +2,7 @@
 
 from ichseg.inference.batches import SliceBatchInferer
 from ichseg.inference.journal import Journal
+from ichseg.inference.merge import merge_parts
 from ichseg.inference.precision import PrecisionCheck, PrecisionInferer
 from ichseg.inference.results import Results
 from ichseg.inference.runner import FolderRunner
@@ -20,5 +21,6 @@ __all__ = [
     "SliceBatchInferer",
     "SliceScorer",
     "list_scans",
+    "merge_parts",
     "scan_root",
 ]

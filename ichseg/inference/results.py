@@ -15,6 +15,7 @@ from ichseg.io import write_text
 from ichseg.metrics.lesions import MEASURES
 
 COLUMNS = ("case", "status", *MEASURES, "seconds", "reused", "stage", "message", "file")
+TEXT_COLUMNS = ("case", "status", *MEASURES[:-2], "message")
 # Writing the tables may take this share of a run's time, not more: they grow with it.
 WRITING_SHARE = 0.05
 
@@ -45,10 +46,10 @@ class Results:
         place = self._place
         return self._rows if place is None else sorted(self._rows, key=lambda row: place[row["file"]])
 
-    def add(self, row: dict[str, Any]) -> None:
+    def add(self, row: dict[str, Any], write: bool = True) -> None:
         """Add a row; the files follow at once, or a little later where they have become long."""
         self._rows.append(row)
-        if time.monotonic() - self._written > self._took / WRITING_SHARE:
+        if write and time.monotonic() - self._written > self._took / WRITING_SHARE:
             self.write()
 
     def write(self) -> None:
@@ -76,6 +77,13 @@ class Results:
         text = ", ".join(f"{number} {status}" for status, number in sorted(counts.items())) or "no scans"
         reused = sum(bool(row.get("reused")) for row in self._rows)
         return f"{text} ({reused} of them done by an earlier run)" if reused else text
+
+    def text(self) -> str:
+        """The rows as a table to read, without columns that nobody filled."""
+        shown = [name for name in TEXT_COLUMNS if any(row.get(name) not in (None, "") for row in self._rows)]
+        lines = [[*shown], *([str(_cell(row.get(name, ""))) for name in shown] for row in self.rows)]
+        widths = [max(len(line[n]) for line in lines) for n in range(len(shown))]
+        return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
 
 
 def _cell(value: Any) -> Any:

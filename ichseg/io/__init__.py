@@ -1,7 +1,7 @@
 """Files: NIfTI in and out, header checks, atomic writes."""
 
 from ichseg.io.atomic import atomic_path, staged_folder, write_text
-from ichseg.io.folder import find_masks, find_scans
+from ichseg.io.folder import find_masks, find_nifti, find_scans
 from ichseg.io.geometry import slice_axis, spacing_mm
 from ichseg.io.hashing import file_hash, value_hash
 from ichseg.io.hounsfield import lost_intercept
@@ -24,6 +24,7 @@ __all__ = [
     "checked_volume",
     "file_hash",
     "find_masks",
+    "find_nifti",
     "find_scans",
     "image_like",
     "lost_intercept",

@@ -43,6 +43,21 @@ def find_scans(path: str | Path, exclude: str | Path | None = None) -> list[Path
     return found
 
 
+def find_nifti(path: str | Path) -> list[Path]:
+    """Every NIfTI file at or below ``path``, sorted, whatever it holds.
+
+    Raises:
+        IchsegError: ``path`` does not exist or holds none.
+    """
+    path = Path(path)
+    if path.is_file():
+        return [path]
+    found = _nifti_below(path, None) if path.is_dir() else None
+    if not found:
+        raise IchsegError(f"{path}: no {'such file or folder' if found is None else '.nii or .nii.gz file here'}")
+    return found
+
+
 def find_masks(path: str | Path, exclude: str | Path | None = None) -> list[Path]:
     """Every mask that ichseg wrote below the folder ``path``, sorted; the counterpart of :func:`find_scans`."""
     return [file for file in _nifti_below(Path(path), exclude) if file.is_file() and is_own_mask(file)]

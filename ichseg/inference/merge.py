@@ -1,0 +1,47 @@
+"""The tables of a folder's parts as one."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from ichseg.errors import IchsegError
+from ichseg.inference.results import Results
+
+PART = re.compile(r"results-(\d+)of(\d+)\.jsonl")
+
+
+def merge_parts(folder: str | Path) -> tuple[Results, list[str]]:
+    """Join ``results-KofN.jsonl`` of an output folder into ``results.csv`` and ``results.jsonl``.
+
+    Returns:
+        the joined rows, in the order of their files, and the names of parts that are not there.
+
+    Raises:
+        IchsegError: there are no tables of parts, they belong to different divisions, or one cannot be read.
+    """
+    folder = Path(folder)
+    parts = {
+        (int(m[1]), int(m[2])): path for path in folder.glob("results-*.jsonl") if (m := PART.fullmatch(path.name))
+    }
+    if not parts:
+        raise IchsegError(f"{folder}: no results-KofN.jsonl here; run 'ichseg segment --shard K/N' first")
+    counts = sorted({count for _, count in parts})
+    if len(counts) > 1:
+        raise IchsegError(f"{folder}: parts of {' and of '.join(map(str, counts))}; remove the tables of one division")
+    rows: dict[str, dict[str, Any]] = {}
+    for _, path in sorted(parts.items()):
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            try:
+                row = json.loads(line)
+                rows[row["file"]] = row
+            except (ValueError, KeyError, TypeError):
+                raise IchsegError(f"{path}: line {number} is not a row of results") from None
+    results = Results(folder, sorted(rows))
+    for row in rows.values():
+        results.add(row)
+    results.write()
+    lacking = [f"results-{k}of{counts[0]}" for k in range(1, counts[0] + 1) if (k, counts[0]) not in parts]
+    return results, lacking

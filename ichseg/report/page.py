@@ -1,0 +1,219 @@
+"""``report.html``: one file to look at, without network; and ``report.json``, what made it."""
+
+from __future__ import annotations
+
+import base64
+import html
+import importlib.metadata
+import json
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ichseg.io import atomic_path, write_text
+from ichseg.report.case import FOLDER
+from ichseg.version import __version__
+
+VIEWER = Path(__file__).resolve().parent / "viewer"
+PACKAGES = ("torch", "monai", "nibabel", "numpy", "scipy")
+# Column -> heading, and whether it holds numbers.
+HEADINGS = {
+    "case": ("scan", False), "status": ("status", False), "volume_ml": ("mL", True), "lesions": ("lesions", True),
+    "largest_ml": ("largest mL", True), "largest_slice": ("slice", True), "side": ("side", False),
+    "a_cm": ("A cm", True), "b_cm": ("B cm", True), "c_cm": ("C cm", True), "abc2_ml": ("ABC/2 mL", True),
+    "seconds": ("s", True), "message": ("message", False),
+}  # fmt: skip
+ORDER = ("failed", "flagged", "ok", "skipped")
+
+
+class FolderReport:
+    """Write ``report.html`` and ``report.json`` when a folder run has ended; see :func:`write_report`.
+
+    Args:
+        output_dir: folder of the run's outputs.
+        enabled: False writes ``report.json`` alone.
+        limit_mb: size of the page from which on volumes are left out of it.
+    """
+
+    def __init__(self, output_dir: str | Path, enabled: bool = True, limit_mb: float = 150.0) -> None:
+        self.output_dir, self.enabled, self.limit_mb = Path(output_dir), enabled, limit_mb
+
+    def __call__(self, runner: Any) -> None:
+        """Called with the :class:`ichseg.inference.FolderRunner` that has ended."""
+        facts = run_facts(runner)
+        suffix = "" if runner.journal is None else runner.journal.shard.suffix
+        write_text(self.output_dir / f"report{suffix}.json", json.dumps(facts, indent=2, default=str) + "\n")
+        if self.enabled and not suffix:
+            write_report(self.output_dir, runner.results.rows, facts, self.limit_mb)
+
+
+def run_facts(runner: Any) -> dict[str, Any]:
+    """Versions, hashes, settings, device and times of a run."""
+    device = str(runner.device)
+    rows = runner.results.rows
+    journal = runner.journal
+    return {
+        "ichseg": __version__,
+        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "seconds": round(runner.seconds, 1),
+        "scans": {status: runner.results.count(status) for status in ORDER},
+        "reused": sum(bool(row.get("reused")) for row in rows),
+        "device": torch.cuda.get_device_name(runner.device) if device.startswith("cuda") else device,
+        "threads": torch.get_num_threads(),
+        "run": None if journal is None else journal.run,
+        "weights": {} if journal is None else journal.weights,
+        "settings": {} if journal is None else journal.settings,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+    }
+
+
+def write_report(
+    folder: str | Path, rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any], limit_mb: float = 150.0
+) -> Path:
+    """Put the page together from the rows and from what ``report_cases`` of the folder keeps of every scan.
+
+    Pieces are read and written one at a time: memory does not grow with the number of scans.
+
+    Args:
+        folder: the output folder; gets ``report.html``.
+        rows: of the results.
+        facts: of :func:`run_facts`.
+        limit_mb: volumes for the viewer are left out from this size of the page on, those without doubts and without
+            hemorrhage first.
+    """
+    folder = Path(folder)
+    path = folder / "report.html"
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", errors="backslashreplace") as stream:
+        size = 0
+        for piece in _pieces(folder, rows, facts):
+            size += stream.write(piece)
+        # Pictures of all scans before the volumes of some: the page shows what is most worth looking at for its size.
+        for number, row in _by_interest(rows):
+            piece = _volume(folder, number, row)
+            if size + len(piece) <= limit_mb * 1e6:
+                size += stream.write(piece)
+        stream.write(f"<script>{_script('niivue.umd.js')}</script>\n<script>{_script('page.js')}</script>\n")
+        stream.write("</body>\n</html>\n")
+    return path
+
+
+def _pieces(folder: Path, rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> Iterator[str]:
+    page = (VIEWER / "page.html").read_text(encoding="utf-8")
+    for name, text in _parts(rows, facts).items():
+        page = page.replace(f"@@{name}@@", text)
+    yield page
+    for number, row in _by_interest(rows):
+        kept = _kept(folder, row)
+        if kept is None:
+            continue
+        about = {"number": number, "case": row["case"], "status": row["status"], "summary": _summary(row)}
+        yield _data(f"case-{number}", {**about, "message": row.get("message", "")}, "case")
+        yield _data(f"picture-{number}", {"montage": kept["montage"]})
+
+
+def _volume(folder: Path, number: int, row: Mapping[str, Any]) -> str:
+    kept = _kept(folder, row)
+    if kept is None:
+        return ""
+    mask = folder / kept["volume"].pop("mask_file")
+    try:
+        packed = base64.b64encode(mask.read_bytes()).decode("ascii")
+    except OSError:
+        return ""
+    return _data(f"volume-{number}", {**kept["volume"], "mask": packed, "mask_name": "mask.nii.gz"})
+
+
+def _kept(folder: Path, row: Mapping[str, Any]) -> dict[str, Any] | None:
+    if row["status"] not in ("ok", "flagged"):
+        return None
+    try:
+        return json.loads((folder / FOLDER / f"{row['case']}.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _by_interest(rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, Mapping[str, Any]]]:
+    """Numbered rows: flagged ones first, then by volume."""
+    numbered = list(enumerate(rows))
+    return sorted(numbered, key=lambda pair: (ORDER.index(pair[1]["status"]), -(pair[1].get("volume_ml") or 0)))
+
+
+def _parts(rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> dict[str, str]:
+    counts = {status: sum(row["status"] == status for row in rows) for status in ORDER}
+    told = [f'<span class="status-{s}">{n} {s}</span>' for s, n in counts.items() if n]
+    bleeding = sum((row.get("volume_ml") or 0) > 0 for row in rows)
+    weights = ", ".join(f"{name} {digest[:12]}" for name, digest in facts.get("weights", {}).items())
+    known = [f"ichseg {facts['ichseg']}", facts["finished"], f"{facts['seconds']} s on {facts['device']}", weights]
+    columns = [name for name in HEADINGS if any(row.get(name) not in (None, "") for row in rows) or name == "status"]
+    heading = "".join(
+        f'<th{_number_class(name)} scope="col">{html.escape(HEADINGS[name][0])}</th>' for name in columns
+    )
+    ordered = _by_interest(rows)
+    with_text = f" &middot; hemorrhage in {bleeding}" if bleeding else ""
+    return {
+        "TITLE": "Intracranial hemorrhage: report",
+        "CSS": (VIEWER / "page.css").read_text(encoding="utf-8"),
+        "COUNTS": " &middot; ".join(told) + with_text,
+        "FACTS": " &middot; ".join(html.escape(text) for text in known if text),
+        "ATTENTION": _attention(rows, "failed", "Failed: no mask", "") + _attention(rows, "flagged", "Flagged: look before you trust them", " doubts"),
+        "HEADINGS": heading,
+        "ROWS": "\n".join(_row(number, row, columns) for number, row in ordered),
+    }
+
+
+def _attention(rows: Sequence[Mapping[str, Any]], status: str, title: str, kind: str) -> str:
+    chosen = [row for row in rows if row["status"] == status]
+    if not chosen:
+        return ""
+    lines = "".join(f"<li><b>{html.escape(_text(row['case']))}</b>: {html.escape(_text(row.get('message', '')))}</li>"
+                    for row in chosen)  # fmt: skip
+    return f'<section class="attention{kind}"><h2>{title} ({len(chosen)})</h2><ul>{lines}</ul></section>'
+
+
+def _row(number: int, row: Mapping[str, Any], columns: Sequence[str]) -> str:
+    cells = []
+    for name in columns:
+        value = row.get(name)
+        shown = "" if value is None else f"{value:.2f}" if isinstance(value, float) else _text(value)
+        kind = f"status-{row['status']}" if name == "status" else "number" if HEADINGS[name][1] else name
+        cells.append(f'<td class="{kind}">{html.escape(shown)}</td>')
+    opens = f' data-open="{number}" tabindex="0"' if row["status"] in ("ok", "flagged") else ""
+    return f"<tr{opens}>{''.join(cells)}</tr>"
+
+
+def _summary(row: Mapping[str, Any]) -> str:
+    if not row.get("lesions"):
+        return "no hemorrhage found"
+    told = [f"{row['volume_ml']:.1f} mL in {row['lesions']} lesion{'s' if row['lesions'] > 1 else ''}"]
+    told.append(f"largest {row['largest_ml']:.1f} mL, ABC/2 {row['abc2_ml']:.1f} mL "
+                f"({row['a_cm']} x {row['b_cm']} x {row['c_cm']} cm)")  # fmt: skip
+    if row.get("side"):
+        told.append(f"side: {row['side']}")
+    told.append(f"most on slice {row['largest_slice']}")
+    if row.get("over_60_ml") or row.get("over_30_ml"):
+        told.append("over 60 mL" if row["over_60_ml"] else "over 30 mL")
+    return "; ".join(told)
+
+
+def _number_class(name: str) -> str:
+    return ' class="number"' if HEADINGS[name][1] else ""
+
+
+def _data(name: str, value: Mapping[str, Any], kind: str = "") -> str:
+    """JSON inside the page; no text in it can end the element it stands in."""
+    text = json.dumps(value).replace("<", "\\u003c")
+    return f'<script type="application/json" id="{name}" class="{kind}">{text}</script>\n'
+
+
+def _script(name: str) -> str:
+    return (VIEWER / name).read_text(encoding="utf-8").replace("</script", "<\\/script")
+
+
+def _text(value: Any) -> str:
+    return str(value).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -1,0 +1,199 @@
+"use strict";
+(() => {
+  const byId = (id) => document.getElementById(id);
+  const make = (tag, text, name) => {
+    const element = document.createElement(tag);
+    if (text !== undefined) element.textContent = text;
+    if (name) element.className = name;
+    return element;
+  };
+  const parsed = (id) => (byId(id) ? JSON.parse(byId(id).textContent) : null);
+
+  // --- table: sort, filter, open -------------------------------------------------------------------------------
+  const body = byId("table").tBodies[0];
+  const order = { failed: 0, flagged: 1, ok: 2, skipped: 3 };
+  const key = (row, column) => {
+    const text = row.cells[column].textContent;
+    if (text in order && row.cells[column].className.startsWith("status")) return order[text];
+    return text !== "" && !Number.isNaN(Number(text)) ? Number(text) : text;
+  };
+  const compare = (a, b) => {
+    if (a === "" || b === "") return (a === "") - (b === ""); // empty cells last, whichever way
+    if (typeof a === typeof b) return typeof a === "number" ? a - b : a.localeCompare(b, undefined, { numeric: true });
+    return typeof a === "number" ? -1 : 1;
+  };
+  document.querySelectorAll("#table th").forEach((heading, column) => {
+    const sort = () => {
+      const down = heading.getAttribute("aria-sort") === "ascending" ||
+        (heading.classList.contains("number") && heading.getAttribute("aria-sort") !== "descending");
+      document.querySelectorAll("#table th").forEach((other) => other.removeAttribute("aria-sort"));
+      heading.setAttribute("aria-sort", down ? "descending" : "ascending");
+      const keyed = [...body.rows].map((row) => [key(row, column), row]);
+      keyed.sort(([a], [b]) => (a === "" || b === "" ? compare(a, b) : (down ? -1 : 1) * compare(a, b)));
+      keyed.forEach(([, row]) => body.append(row));
+    };
+    heading.tabIndex = 0;
+    heading.addEventListener("click", sort);
+    heading.addEventListener("keydown", (event) => { if (event.key === "Enter") sort(); });
+  });
+  const filter = () => {
+    const words = byId("filter").value.toLowerCase().split(/\s+/).filter(Boolean);
+    let shown = 0;
+    for (const row of body.rows) {
+      const text = row.textContent.toLowerCase();
+      row.hidden = !words.every((word) => text.includes(word));
+      shown += !row.hidden;
+    }
+    byId("shown").textContent = words.length ? `${shown} of ${body.rows.length}` : `${shown} scans`;
+  };
+  byId("filter").addEventListener("input", filter);
+  filter();
+  const reach = (row) => {
+    const card = row.dataset.open && byId(`card-${row.dataset.open}`);
+    if (card) { fill(card); card.scrollIntoView({ block: "start" }); }
+  };
+  body.addEventListener("click", (event) => {
+    const row = event.target.closest("tr");
+    if (row) reach(row);
+  });
+  body.addEventListener("keydown", (event) => { if (event.key === "Enter") reach(event.target.closest("tr")); });
+
+  // --- cards ---------------------------------------------------------------------------------------------------
+  const fill = (card) => {
+    if (card.dataset.filled) return;
+    card.dataset.filled = "yes";
+    const picture = parsed(`picture-${card.dataset.number}`);
+    const image = make("img");
+    image.alt = `slices of ${card.dataset.name} with outlines`;
+    image.src = `data:image/jpeg;base64,${picture.montage}`;
+    card.querySelector(".line").after(image);
+  };
+  const near = new IntersectionObserver((seen) => {
+    for (const one of seen) if (one.isIntersecting) { fill(one.target); near.unobserve(one.target); }
+  }, { rootMargin: "800px" });
+  const cards = byId("cases");
+  for (const data of document.querySelectorAll("script.case")) {
+    const about = JSON.parse(data.textContent);
+    const card = make("article", undefined, "card");
+    card.id = `card-${about.number}`;
+    card.dataset.number = about.number;
+    card.dataset.name = about.case;
+    const line = make("div", undefined, "line");
+    line.append(make("h3", about.case), make("span", about.status, `status-${about.status}`), make("span", about.summary));
+    const button = make("button", "Scroll through the volume");
+    button.type = "button";
+    button.disabled = !byId(`volume-${about.number}`);
+    if (button.disabled) button.title = "not in this file: it would have become too large";
+    button.addEventListener("click", () => view(about));
+    line.append(button);
+    card.append(line);
+    if (about.message) card.append(make("p", about.message, "message"));
+    cards.append(card);
+    near.observe(card);
+  }
+
+  // --- viewer --------------------------------------------------------------------------------------------------
+  const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  let niivueView = null;
+  let open = null;
+
+  // The slices lie side by side in one picture; back to a NIfTI volume in Hounsfield units.
+  const nifti = async (volume) => {
+    const picture = new Image();
+    picture.src = `data:image/jpeg;base64,${volume.jpeg}`;
+    await picture.decode();
+    const sheet = document.createElement("canvas");
+    [sheet.width, sheet.height] = [picture.width, picture.height];
+    const context = sheet.getContext("2d", { willReadFrequently: true });
+    context.drawImage(picture, 0, 0);
+    const [width, height, slices] = volume.shape;
+    const buffer = new ArrayBuffer(352 + width * height * slices);
+    const header = new DataView(buffer);
+    header.setInt32(0, 348, true);
+    [3, width, height, slices, 1, 1, 1, 1].forEach((n, i) => header.setInt16(40 + 2 * i, n, true));
+    header.setInt16(70, 2, true);
+    header.setInt16(72, 8, true);
+    [1, ...volume.spacing].forEach((n, i) => header.setFloat32(76 + 4 * i, n, true));
+    header.setFloat32(108, 352, true);
+    header.setFloat32(112, volume.slope, true);
+    header.setFloat32(116, volume.offset, true);
+    header.setUint8(123, 2);
+    header.setInt16(254, 1, true);
+    volume.affine.slice(0, 3).flat().forEach((n, i) => header.setFloat32(280 + 4 * i, n, true));
+    [110, 43, 49, 0].forEach((n, i) => header.setUint8(344 + i, n));
+    const voxels = new Uint8Array(buffer, 352);
+    for (let z = 0; z < slices; z++) {
+      const tile = context.getImageData((z % volume.columns) * width, Math.floor(z / volume.columns) * height, width, height);
+      for (let i = 0; i < width * height; i++) voxels[z * width * height + i] = tile.data[4 * i];
+    }
+    return buffer;
+  };
+  const stored = (z) => (open.volume.reversed ? open.slices - z : z + 1);
+  const say = (z) => {
+    byId("viewer-slice").value = z + 1;
+    byId("viewer-number").textContent = `${stored(z)} of ${open.slices}`;
+  };
+  const goTo = (z) => {
+    const at = niivueView.scene.crosshairPos;
+    niivueView.scene.crosshairPos = [at[0], at[1], (z + 0.5) / open.slices];
+    niivueView.drawScene();
+    say(z);
+  };
+  const planes = () => {
+    const all = byId("viewer-planes").value === "all";
+    niivueView.setSliceType(all ? niivueView.sliceTypeMultiplanar : niivueView.sliceTypeAxial);
+  };
+  const opacity = () => niivueView.setOpacity(1, byId("viewer-mask").value / 100);
+  const close = () => {
+    byId("viewer").hidden = true;
+    open = null;
+    document.body.style.overflow = "";
+  };
+  async function view(about) {
+    const volume = parsed(`volume-${about.number}`);
+    open = { volume, slices: volume.shape[2] };
+    byId("viewer").hidden = false;
+    document.body.style.overflow = "hidden";
+    byId("viewer-name").textContent = about.case;
+    byId("viewer-text").textContent = "loading ...";
+    byId("viewer-slice").max = open.slices;
+    byId("viewer-slice").focus();
+    if (!document.createElement("canvas").getContext("webgl2")) {
+      byId("viewer-text").textContent = "This browser has no WebGL 2, which the viewer needs; the masks open in any NIfTI viewer.";
+      return;
+    }
+    try {
+      if (!niivueView) {
+        niivueView = new niivue.Niivue({
+          isRadiologicalConvention: true, backColor: [0, 0, 0, 1], crosshairWidth: 0.4, crosshairColor: [0.5, 0.8, 1, 0.6],
+          show3Dcrosshair: false, logLevel: "error", dragAndDropEnabled: false,
+        });
+        await niivueView.attachToCanvas(byId("viewer-canvas"));
+        niivueView.onLocationChange = (where) => {
+          if (open) say(Math.min(open.slices - 1, Math.max(0, Math.floor(niivueView.scene.crosshairPos[2] * open.slices))));
+          byId("viewer-text").textContent = where.string ?? "";
+        };
+      }
+      while (niivueView.volumes.length) niivueView.removeVolume(niivueView.volumes[0]);
+      await niivueView.loadFromArrayBuffer(await nifti(volume), "scan.nii");
+      await niivueView.loadFromArrayBuffer(bytes(volume.mask).buffer, volume.mask_name);
+      const [scan, mask] = niivueView.volumes;
+      [scan.cal_min, scan.cal_max] = [0, 80];
+      mask.colormap = "red";
+      [mask.cal_min, mask.cal_max] = [0.5, 1];
+      opacity();
+      planes();
+      niivueView.updateGLVolume();
+      goTo(volume.reversed ? open.slices - volume.start : volume.start - 1);
+      byId("viewer").dataset.ready = about.case;
+      byId("viewer-text").textContent = "Wheel or slider: slices. Right drag: gray levels. Left click: Hounsfield units at a point.";
+    } catch (error) {
+      byId("viewer-text").textContent = `The viewer failed (${error.message}); the masks open in any NIfTI viewer.`;
+    }
+  }
+  byId("viewer-slice").addEventListener("input", (event) => goTo(Number(event.target.value) - 1));
+  byId("viewer-mask").addEventListener("input", opacity);
+  byId("viewer-planes").addEventListener("change", planes);
+  byId("viewer-close").addEventListener("click", close);
+  document.addEventListener("keydown", (event) => { if (event.key === "Escape" && open) close(); });
+})();
