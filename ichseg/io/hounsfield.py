@@ -20,7 +20,7 @@ def lost_intercept(array: np.ndarray) -> int:
     """
     if array.min() < -200:
         return 0
-    some = array[..., :: max(1, round(array.size / SAMPLE))]
+    some = array[:, :: max(1, round(array.size / SAMPLE))]
     return 1024 if float(((some > 1000) & (some < 1100)).mean()) > SOFT_TISSUE_SHARE else 0
 
 
@@ -39,7 +39,7 @@ def intensity_doubts(array: np.ndarray) -> list[str]:
     if low > -200:
         doubts.append(f"nothing below {low:g}: clipped to a window, or not a CT")
     # Brain is soft tissue whose neighbors are soft tissue: elsewhere neighbors differ for a reason.
-    some = array[..., :: max(1, round(array.size / SAMPLE))]
+    some = array[:, :: max(1, round(array.size / SAMPLE))]
     first, second = some[:-1], some[1:]
     soft = (np.abs(first - 35) < 60) & (np.abs(second - 35) < 60)
     if soft.sum() > 1000 and float(np.std(first[soft] - second[soft])) / np.sqrt(2) > BONE_KERNEL_HU:

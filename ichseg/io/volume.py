@@ -177,12 +177,11 @@ def _scaling(path: Path, header: nib.Nifti1Header) -> tuple[float, float]:
 
 def _hounsfield(stored: np.ndarray, slope: float, offset: float) -> tuple[np.ndarray, int]:
     """Scaled voxels as float32, and how many of them are finite; a slab at a time, which keeps copies small."""
-    array, finite = np.empty(stored.shape, np.float32, order="F"), 0
-    step = max(1, SLAB_VOXELS // max(1, stored.shape[0] * stored.shape[1]))
+    array, finite = np.empty(stored.shape, np.float32), 0
+    step = max(1, SLAB_VOXELS // max(1, stored.shape[1] * stored.shape[2]))
     with np.errstate(over="ignore", invalid="ignore"):
-        for start in range(0, stored.shape[2], step):
-            slab = stored[..., start : start + step]
-            here = array[..., start : start + step]
+        for start in range(0, len(stored), step):
+            slab, here = stored[start : start + step], array[start : start + step]
             here[...] = slab if (slope, offset) == (1.0, 0.0) else slab.astype(np.float64) * slope + offset
             finite += here.size if np.isfinite(here.sum(dtype=np.float64)) else int(np.isfinite(here).sum())
     return array, finite

@@ -30,7 +30,7 @@ __all__ = [
     "surface_agreement",
     "telling_slices",
     "true_scans",
-    "write_report",
     "write_csv",
     "write_json",
+    "write_report",
 ]

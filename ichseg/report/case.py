@@ -82,7 +82,8 @@ def case_pictures(
         low, width: Hounsfield units of black, and from black to white.
     """
     way = nib.orientations.ornt_transform(
-        nib.orientations.io_orientation(affine), nib.orientations.axcodes2ornt("LPS", (("L", "R"), ("P", "A"), ("I", "S")))
+        nib.orientations.io_orientation(affine),
+        nib.orientations.axcodes2ornt("LPS", (("L", "R"), ("P", "A"), ("I", "S"))),
     )
     turned = np.asarray(nib.orientations.apply_orientation(mask, way)) > 0
     through = slice_axis(gray_affine)
@@ -91,7 +92,7 @@ def case_pictures(
     reversed_ = bool(way[np.flatnonzero(way[:, 0] == through)[0], 1] < 0)
     count = slices.shape[2]
     pictures = []
-    for index in telling_slices(turned, min(PICTURES, count)):
+    for index in telling_slices(turned, min(PICTURES, count), turned):
         hounsfield = slices[..., index].astype(np.float32) / 255 * width + low
         picture = slice_picture(hounsfield, turned[..., index], size=PICTURE_PIXELS)
         number = count - index if reversed_ else index + 1

@@ -151,9 +151,7 @@ def _parts(rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> dict[
     weights = ", ".join(f"{name} {digest[:12]}" for name, digest in facts.get("weights", {}).items())
     known = [f"ichseg {facts['ichseg']}", facts["finished"], f"{facts['seconds']} s on {facts['device']}", weights]
     columns = [name for name in HEADINGS if any(row.get(name) not in (None, "") for row in rows) or name == "status"]
-    heading = "".join(
-        f'<th{_number_class(name)} scope="col">{html.escape(HEADINGS[name][0])}</th>' for name in columns
-    )
+    heading = "".join(f'<th{_number_class(name)} scope="col">{html.escape(HEADINGS[name][0])}</th>' for name in columns)
     ordered = _by_interest(rows)
     with_text = f" &middot; hemorrhage in {bleeding}" if bleeding else ""
     return {
@@ -161,7 +159,8 @@ def _parts(rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> dict[
         "CSS": (VIEWER / "page.css").read_text(encoding="utf-8"),
         "COUNTS": " &middot; ".join(told) + with_text,
         "FACTS": " &middot; ".join(html.escape(text) for text in known if text),
-        "ATTENTION": _attention(rows, "failed", "Failed: no mask", "") + _attention(rows, "flagged", "Flagged: look before you trust them", " doubts"),
+        "ATTENTION": _attention(rows, "failed", "Failed: no mask", "")
+        + _attention(rows, "flagged", "Flagged: look before you trust them", " doubts"),
         "HEADINGS": heading,
         "ROWS": "\n".join(_row(number, row, columns) for number, row in ordered),
     }
@@ -171,8 +170,11 @@ def _attention(rows: Sequence[Mapping[str, Any]], status: str, title: str, kind:
     chosen = [row for row in rows if row["status"] == status]
     if not chosen:
         return ""
-    lines = "".join(f"<li><b>{html.escape(_text(row['case']))}</b>: {html.escape(_text(row.get('message', '')))}</li>"
-                    for row in chosen)  # fmt: skip
+    by_message: dict[str, list[str]] = {}
+    for row in chosen:
+        by_message.setdefault(_text(row.get("message", "")), []).append(_text(row["case"]))
+    lines = "".join(f"<li><b>{html.escape(', '.join(cases))}</b>: {html.escape(message)}</li>"
+                    for message, cases in by_message.items())  # fmt: skip
     return f'<section class="attention{kind}"><h2>{title} ({len(chosen)})</h2><ul>{lines}</ul></section>'
 
 
