@@ -151,6 +151,20 @@ def measure(args: argparse.Namespace) -> int:
     return SOME_FAILED if results.count("failed") else DONE
 
 
+def check(args: argparse.Namespace) -> int:
+    from ichseg.check import check_path
+
+    total = 0
+    for path in args.paths:
+        found = check_path(path, args.allow)
+        total += len(found)
+        for finding in found:
+            print(finding)
+        if not found:
+            print(f"{path}: nothing found")
+    return SOME_FAILED if total else DONE
+
+
 def merge(args: argparse.Namespace) -> int:
     from ichseg.inference.merge import merge_parts
 

@@ -157,7 +157,7 @@ def build_parser() -> argparse.ArgumentParser:
     measure = command(
         "measure",
         commands.measure,
-        "Measure masks that are there already: mL, lesions, slice of largest area, ABC/2, and the side if scans are given.",
+        "Measure masks that are there already: mL, lesions, ABC/2, and the side if their scans are given.",
         "ichseg measure MASKS --output DIR\n  ichseg measure MASKS --images SCANS --output DIR",
     )
     measure.add_argument("masks", metavar="MASKS", help="a folder of masks, or one file; above 0 is hemorrhage")
@@ -171,6 +171,23 @@ def build_parser() -> argparse.ArgumentParser:
         "ichseg segment SCANS MASKS --shard 1/2 & ichseg segment SCANS MASKS --shard 2/2\n  ichseg merge MASKS",
     )
     merge.add_argument("output", metavar="OUTPUT", help="the folder that the parts were written to")
+
+    check = command(
+        "check",
+        commands.check,
+        "Examine a bundle, config, datalist or weight file before anything of it runs; one line per finding.",
+        "ichseg check downloaded_bundle\n  ichseg check configs/inference.yaml models/model.pt DATA/datalist.json\n\n"
+        "exit codes: 0 nothing found, 1 something found, 2 no such file\n"
+        "What passes holds nothing known to be harmful; whether to trust its author remains yours to say.",
+    )
+    check.add_argument("paths", nargs="+", metavar="PATH", help="bundle folder, config, datalist or weights")
+    check.add_argument(
+        "--allow",
+        action="append",
+        default=[],
+        metavar="PACKAGE",
+        help="what '_target_' may name besides; may be repeated",
+    )
 
     evaluate = command(
         "evaluate",

@@ -81,10 +81,8 @@ def case_pictures(
         gray_affine: (4, 4) of ``gray``.
         low, width: Hounsfield units of black, and from black to white.
     """
-    way = nib.orientations.ornt_transform(
-        nib.orientations.io_orientation(affine),
-        nib.orientations.axcodes2ornt("LPS", (("L", "R"), ("P", "A"), ("I", "S"))),
-    )
+    to_back = nib.orientations.axcodes2ornt("LPS", (("L", "R"), ("P", "A"), ("I", "S")))
+    way = nib.orientations.ornt_transform(nib.orientations.io_orientation(affine), to_back)
     turned = np.asarray(nib.orientations.apply_orientation(mask, way)) > 0
     through = slice_axis(gray_affine)
     slices = np.moveaxis(gray, through, -1)

@@ -27,6 +27,11 @@ HEADINGS = {
     "a_cm": ("A cm", True), "b_cm": ("B cm", True), "c_cm": ("C cm", True), "abc2_ml": ("ABC/2 mL", True),
     "seconds": ("s", True), "message": ("message", False),
 }  # fmt: skip
+# Status, title and style of what stands on top.
+ATTENTION = (
+    ("failed", "Failed: no mask", ""),
+    ("flagged", "Flagged: look before you trust them", " doubts"),
+)
 ORDER = ("failed", "flagged", "ok", "skipped")
 
 
@@ -159,8 +164,7 @@ def _parts(rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> dict[
         "CSS": (VIEWER / "page.css").read_text(encoding="utf-8"),
         "COUNTS": " &middot; ".join(told) + with_text,
         "FACTS": " &middot; ".join(html.escape(text) for text in known if text),
-        "ATTENTION": _attention(rows, "failed", "Failed: no mask", "")
-        + _attention(rows, "flagged", "Flagged: look before you trust them", " doubts"),
+        "ATTENTION": "".join(_attention(rows, *kind) for kind in ATTENTION),
         "HEADINGS": heading,
         "ROWS": "\n".join(_row(number, row, columns) for number, row in ordered),
     }
