@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import minimize
 
-FEWEST_LINES = 50
-# Shorter lines cross the vertex or the skull base, where the two sides differ most.
-SHORT = 0.5
-ROUNDS = 3
+FEWEST_VOXELS = 500
+SAMPLE = 6000
+# Heads are turned and tilted within these angles; further, front and back would look like left and right.
+MOST_YAW, MOST_ROLL = np.radians(45), np.radians(30)
 
 
 @dataclass(frozen=True)
@@ -25,37 +26,40 @@ class Plane:
 
 
 def mid_sagittal_plane(brain: np.ndarray, affine: np.ndarray) -> Plane | None:
-    """Fit the plane through the middles of the left-to-right lines of a brain; turned and tilted heads are followed.
+    """The plane in which a brain is most nearly its own mirror image; turned and tilted heads are followed.
 
     Args:
-        brain: (X, Y, Z) bool, what lies inside the skull.
+        brain: (X, Y, Z) bool, what lies inside the skull; a coarse grid will do.
         affine: (4, 4) voxel-to-RAS matrix in mm.
 
     Returns:
         the plane, or None if too little of the brain is there.
     """
-    affine = np.asarray(affine, dtype=float)
-    axis = int(np.argmax(np.abs(affine[0, :3]) / np.linalg.norm(affine[:3, :3], axis=0)))
-    lines = np.moveaxis(np.asarray(brain, dtype=bool), axis, -1)
-    places = np.argwhere(lines.any(axis=-1))
-    if len(places) < FEWEST_LINES:
+    affine, brain = np.asarray(affine, dtype=float), np.asarray(brain, dtype=bool)
+    voxels = np.argwhere(brain)
+    if len(voxels) < FEWEST_VOXELS:
         return None
-    chosen = lines[tuple(places.T)]  # (lines, length)
-    first = chosen.argmax(axis=1)
-    last = chosen.shape[1] - 1 - chosen[:, ::-1].argmax(axis=1)
-    length = last - first
-    long = length >= SHORT * np.percentile(length, 95)
-    voxels = np.insert(places[long].astype(float), axis, (first + last)[long] / 2, axis=1)
-    x, y, z = (voxels @ affine[:3, :3].T + affine[:3, 3]).T
-    if len(x) < FEWEST_LINES:
-        return None
-    # x = a + b y + c z, without the lines that lie farthest off: lesions of the skull, wrong edges of the brain.
-    terms, kept = np.stack([np.ones_like(y), y, z], axis=1), np.ones(len(x), dtype=bool)
-    for _ in range(ROUNDS):
-        fit = np.linalg.lstsq(terms[kept], x[kept], rcond=None)[0]
-        off = np.abs(x - terms @ fit)
-        kept = off <= max(np.percentile(off, 80), 1.0)
-    normal = np.array([1.0, -fit[1], -fit[2]])
-    scale = np.linalg.norm(normal)
-    a, b, c = (float(n) for n in normal / scale)
-    return Plane((a, b, c), float(fit[0] / scale))
+    points = voxels[:: max(1, len(voxels) // SAMPLE)] @ affine[:3, :3].T + affine[:3, 3]
+    center = voxels.mean(axis=0) @ affine[:3, :3].T + affine[:3, 3]
+    back = np.linalg.inv(affine)
+
+    def plane(turn: np.ndarray) -> Plane:
+        yaw, roll, shift = turn
+        normal = np.array([np.cos(yaw) * np.cos(roll), np.sin(yaw) * np.cos(roll), np.sin(roll)])
+        return Plane(tuple(normal.tolist()), float(normal @ center + shift))
+
+    def asymmetry(turn: np.ndarray) -> float:
+        """Share of the brain whose mirror image lies outside of it."""
+        if abs(turn[0]) > MOST_YAW or abs(turn[1]) > MOST_ROLL:
+            return 1.0
+        tried = plane(turn)
+        mirrored = points - 2 * tried.distance_mm(points)[:, None] * np.array(tried.normal)
+        places = np.rint(mirrored @ back[:3, :3].T + back[:3, 3]).astype(int)
+        inside = ((places >= 0) & (places < brain.shape)).all(axis=1)
+        return 1.0 - float(brain[tuple(places[inside].T)].sum()) / len(points)
+
+    starts = [np.array([yaw, 0.0, 0.0]) for yaw in np.linspace(-0.8, 0.8, 17)]
+    start = min(starts, key=asymmetry)
+    simplex = start + np.array([[0, 0, 0], [0.06, 0, 0], [0, 0.06, 0], [0, 0, 3.0]])
+    options = {"initial_simplex": simplex, "xatol": 0.002, "fatol": 1e-4, "maxfev": 200}
+    return plane(minimize(asymmetry, start, method="Nelder-Mead", options=options).x)
