@@ -17,22 +17,23 @@ def one_line(error: BaseException) -> str:
     MONAI wraps what a transform raises several times over; the innermost error of ours says what is
     wrong with which file, and where there is none, the first cause says most.
     """
-    chain = _chain(error)
-    ours = [link for link in chain if isinstance(link, IchsegError)]
-    told = ours[0] if ours else chain[-1]
+    links = chain(error)
+    ours = [link for link in links if isinstance(link, IchsegError)]
+    told = ours[0] if ours else links[-1]
     text = " ".join(str(told).split())
     return text if ours else f"{type(told).__name__}: {text}" if text else type(told).__name__
 
 
 def first_cause(error: BaseException) -> BaseException:
     """What an exception chain began with."""
-    return _chain(error)[-1]
+    return chain(error)[-1]
 
 
-def _chain(error: BaseException) -> list[BaseException]:
-    chain: list[BaseException] = []
+def chain(error: BaseException) -> list[BaseException]:
+    """An exception, what caused it, what caused that, ...; each once, though the chain may bite its tail."""
+    links: list[BaseException] = []
     current: BaseException | None = error
-    while current is not None and current not in chain:
-        chain.append(current)
+    while current is not None and current not in links:
+        links.append(current)
         current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
-    return chain
+    return links

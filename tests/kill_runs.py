@@ -86,7 +86,7 @@ def compare(folder: Path, good: int, broken: int, kills: int, seed: int = 0) -> 
     truth = masks_of(calm)
     for _ in range(kills):
         # a few cases further each time, so that the last kill still meets a run at work
-        struck += run_and_kill(scans, killed, draw.random() * 0.3, draw.randint(0, max(1, good // (2 * kills))))
+        struck += run_and_kill(scans, killed, draw.random() * 0.3, 1 + draw.randint(0, max(1, 2 * good // kills)))
         # whatever looks finished is finished
         seen += sum(truth.get(name) != digest for name, digest in masks_of(killed).items())
     done = count(killed / "journal.jsonl")
@@ -111,7 +111,7 @@ def main() -> None:
     options = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     told = compare(options.folder, options.good, options.broken, options.kills, options.seed)
-    print(json.dumps(told))
+    sys.stdout.write(json.dumps(told) + "\n")
     fine = told["same_masks"] and told["same_rows"] and not told["half_written"] and not told["left_over"]
     raise SystemExit(0 if fine and told["masks"] == options.good and told["failed_rows"] == options.broken else 1)
 

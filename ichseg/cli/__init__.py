@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from ichseg.cli.commands import BACKBONE_CHOICES, EXPERIMENT_CHOICES
 from ichseg.cli.parser import build_parser
-from ichseg.errors import IchsegError, one_line
+from ichseg.errors import IchsegError, chain, first_cause, one_line
 
 __all__ = ["BACKBONE_CHOICES", "EXPERIMENT_CHOICES", "main"]
 
@@ -31,11 +31,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if args.debug:
             raise
-        if isinstance(cause := _cause(error), FileExistsError | NotADirectoryError | PermissionError):
+        if isinstance(cause := first_cause(error), FileExistsError | NotADirectoryError | PermissionError):
             print(f"ichseg: error: {cause.filename}: {cause.strerror}", file=sys.stderr)
             return USAGE
         print(f"ichseg: error: {one_line(error)}", file=sys.stderr)
-        if not _is_ours(error) and not isinstance(_cause(error), ValueError):
+        if not isinstance(cause, ValueError) and not any(isinstance(link, IchsegError) for link in chain(error)):
             print("ichseg: this looks like a fault of ichseg; --debug shows where", file=sys.stderr)
         return USAGE
 
@@ -47,17 +47,3 @@ def _quiet(debug: bool) -> None:
     logging.getLogger("ichseg").setLevel(logging.DEBUG if debug else logging.INFO)
     if not debug:
         warnings.simplefilter("ignore")
-
-
-def _cause(error: BaseException) -> BaseException:
-    while (deeper := error.__cause__ or error.__context__) is not None:
-        error = deeper
-    return error
-
-
-def _is_ours(error: BaseException | None) -> bool:
-    while error is not None:
-        if isinstance(error, IchsegError):
-            return True
-        error = error.__cause__ or error.__context__
-    return False

@@ -126,19 +126,20 @@ class Journal:
         for record in self.records.get(str(item["case"]), ()):
             if record["input"]["sha256"] == identity["sha256"]:
                 continue
-            for name, kept in record.get("outputs", {}).items():
+            for name, kept in record["outputs"].items():
                 if self._same(name, kept):
                     (self.folder / name).unlink()
                     logger.info("%s: removed, its scan can no longer be used", self.folder / name)
 
     def set_aside(self, item: Mapping[str, Any]) -> None:
         """Rename outputs of a case that were changed since they were written to ``NAME.bak`` before they are remade."""
-        last: dict[str, dict[str, Any]] = {}
+        written: dict[str, list[dict[str, Any]]] = {}
         for record in self.records.get(str(item["case"]), ()):
-            last |= record.get("outputs", {})
-        for name, kept in last.items():
+            for name, kept in record["outputs"].items():
+                written.setdefault(name, []).append(kept)
+        for name, versions in written.items():
             path = self.folder / name
-            if path.is_file() and not self._same(name, kept):
+            if path.is_file() and not any(self._same(name, kept) for kept in versions):
                 path.replace(path.with_name(path.name + ".bak"))
                 logger.warning("%s: changed since it was written; kept as %s.bak", path, path.name)
 

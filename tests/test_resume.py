@@ -1,0 +1,318 @@
+"""Folder runs: what is done is verified and kept, what is missing or changed is done, nothing is half there."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import os
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from broken_files import AFFINE, head, image
+from kill_runs import compare
+
+from ichseg.cli import main
+from ichseg.errors import IchsegError
+from ichseg.inference import Journal, Shard, list_scans, merge_parts
+from ichseg.inference.overlap import run_in_turn, run_overlapped
+from ichseg.resources import bundle_folder
+
+WEIGHTS = bundle_folder("ich_segmentation") / "models" / "model.pt"
+
+
+@pytest.fixture
+def scans(tmp_path) -> Path:
+    folder = tmp_path / "scans"
+    (folder / "sub").mkdir(parents=True)
+    for number, name in enumerate(("a", "b", "sub/a", "c")):
+        array = head()
+        array[10 + number : 18 + number, 20:28, 2] = 62
+        image(array, AFFINE).to_filename(folder / f"{name}.nii.gz")
+    return folder
+
+
+def run(scans, out, *words) -> int:
+    return main(["segment", str(scans), str(out), "--device", "cpu", "--size", "64", *map(str, words)])
+
+
+def rows(out, name="results"):
+    lines = (out / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+    return {row["case"]: row for row in map(json.loads, lines)}
+
+
+def stamps(out):
+    return {path.name: path.stat().st_mtime_ns for path in out.glob("**/*_ich.nii.gz")}
+
+
+def reused(out):
+    return sorted(case for case, row in rows(out).items() if row.get("reused"))
+
+
+def test_a_second_run_does_nothing(scans, tmp_path):
+    out = tmp_path / "out"
+    assert run(scans, out) == 0
+    first, table = stamps(out), rows(out)
+    assert not reused(out)
+    assert run(scans, out) == 0
+    assert stamps(out) == first and reused(out) == ["a", "b", "c", "sub/a"]
+    assert [{k: v for k, v in row.items() if k != "reused"} for row in rows(out).values()] == list(table.values())
+
+
+def test_only_what_is_missing_or_changed_is_done(scans, tmp_path):
+    out = tmp_path / "out"
+    assert run(scans, out) == 0
+    kept = {path: path.read_bytes() for path in out.glob("**/*_ich.nii.gz")}
+    (out / "b_ich.nii.gz").unlink()
+    changed = head()
+    changed[20:30, 20:30, 3] = 64
+    image(changed, AFFINE).to_filename(scans / "c.nii.gz")
+    image(head(), AFFINE).to_filename(scans / "new.nii.gz")
+    assert run(scans, out) == 0
+    assert reused(out) == ["a", "sub/a"]
+    assert (out / "b_ich.nii.gz").read_bytes() == kept[out / "b_ich.nii.gz"]
+    assert len(rows(out)) == 5 and (out / "new_ich.nii.gz").is_file()
+    # a picture of the report counts as an output too
+    (out / "report_cases" / "a.json").unlink()
+    assert run(scans, out) == 0 and reused(out) == ["b", "c", "new", "sub/a"]
+
+
+@pytest.mark.parametrize("word", [["--threshold", "0.4"], ["--overwrite"], ["--set", "window_width=120"]])
+def test_other_settings_do_all_anew(scans, tmp_path, word):
+    out = tmp_path / "out"
+    assert run(scans, out) == 0
+    assert run(scans, out, *word) == 0 and not reused(out)
+
+
+def test_other_weights_and_versions_do_all_anew(scans, tmp_path, monkeypatch):
+    import torch
+
+    from ichseg.networks import read_checkpoint
+
+    out, other = tmp_path / "out", tmp_path / "other.pt"
+    state = read_checkpoint(WEIGHTS)
+    torch.save({key: value * 1.1 if value.dtype.is_floating_point else value for key, value in state.items()}, other)
+    assert run(scans, out) == 0
+    assert run(scans, out, "--weights", other) == 0 and not reused(out)
+    # the same bytes under another name are the same weights
+    (tmp_path / "copy.pt").write_bytes(WEIGHTS.read_bytes())
+    assert run(scans, out) == 0
+    assert run(scans, out, "--weights", tmp_path / "copy.pt") == 0 and len(reused(out)) == 4
+    monkeypatch.setattr("ichseg.inference.journal.__version__", "99")
+    assert run(scans, out) == 0 and not reused(out)
+
+
+def test_an_edited_mask_is_set_aside(scans, tmp_path, caplog):
+    out = tmp_path / "out"
+    assert run(scans, out) == 0
+    made = (out / "a_ich.nii.gz").read_bytes()
+    (out / "a_ich.nii.gz").write_bytes(b"somebody's work")
+    assert run(scans, out) == 0
+    assert (out / "a_ich.nii.gz").read_bytes() == made
+    assert (out / "a_ich.nii.gz.bak").read_bytes() == b"somebody's work"
+    assert "kept as a_ich.nii.gz.bak" in caplog.text and reused(out) == ["b", "c", "sub/a"]
+
+
+def test_a_mask_of_an_input_that_is_no_more_is_removed(scans, tmp_path):
+    out = tmp_path / "out"
+    assert run(scans, out) == 0
+    (scans / "a.nii.gz").write_bytes((scans / "a.nii.gz").read_bytes()[:200])
+    assert run(scans, out) == 1
+    assert rows(out)["a"]["status"] == "failed" and not (out / "a_ich.nii.gz").exists()
+    assert sorted(stamps(out)) == ["a_ich.nii.gz", "b_ich.nii.gz", "c_ich.nii.gz"]  # the first is sub/a's
+
+
+def test_an_input_that_cannot_be_read_now_loses_nothing(scans, tmp_path):
+    out = tmp_path / "out"
+    assert run(scans, out) == 0
+    kept = (scans / "a.nii.gz").rename(tmp_path / "away.nii.gz")
+    (scans / "a.nii.gz").symlink_to(tmp_path / "nowhere.nii.gz")
+    assert run(scans, out) == 1 and (out / "a_ich.nii.gz").is_file()
+    (scans / "a.nii.gz").unlink()
+    kept.rename(scans / "a.nii.gz")
+    assert run(scans, out) == 0 and len(reused(out)) == 4
+
+
+def test_a_torn_journal_and_leftovers_are_no_harm(scans, tmp_path):
+    out = tmp_path / "out"
+    assert run(scans, out) == 0
+    text = (out / "journal.jsonl").read_text()
+    (out / "journal.jsonl").write_text(text[: text.rindex('"row"') + 9])
+    left = out / "sub" / ".ichseg-tmp-1-a_ich.nii.gz"
+    left.write_bytes(b"half")
+    assert run(scans, out) == 0
+    assert len(reused(out)) == 3 and not left.exists()
+    assert run(scans, out) == 0 and len(reused(out)) == 4
+    (out / "journal.jsonl").write_bytes(b"\x00\xff{}\n[1]\n" + b'{"case": "a"}\n' * 3)
+    assert run(scans, out) == 0 and not reused(out)
+
+
+def test_a_full_disk_stops_the_run_and_keeps_what_is_done(scans, tmp_path, monkeypatch, capsys):
+    out, calm, real, calls = tmp_path / "out", tmp_path / "calm", os.fsync, []
+    assert run(scans, calm) == 0
+
+    def full(descriptor):
+        calls.append(descriptor)
+        if len(calls) > 12:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert run(scans, out) == 2
+    told = capsys.readouterr().err
+    assert "No space left on device; stopped. What is done is kept" in told and "Traceback" not in told
+    monkeypatch.undo()
+    done = stamps(out)
+    assert 0 < len(done) < 4 and not list(out.rglob(".ichseg-tmp-*"))
+    for path in out.glob("**/*_ich.nii.gz"):
+        assert path.read_bytes() == (calm / path.relative_to(out)).read_bytes()
+    assert run(scans, out) == 0
+    assert {p.relative_to(out): p.read_bytes() for p in out.glob("**/*_ich.nii.gz")} == {
+        p.relative_to(calm): p.read_bytes() for p in calm.glob("**/*_ich.nii.gz")}  # fmt: skip
+
+
+def test_one_mask_that_cannot_be_written_is_one_row(scans, tmp_path):
+    out = tmp_path / "out"
+    (out / "b_ich.nii.gz").mkdir(parents=True)  # in the way
+    assert run(scans, out) == 1
+    assert rows(out)["b"]["status"] == "failed" and rows(out)["b"]["stage"] == "write"
+    assert sum(row["status"] != "failed" for row in rows(out).values()) == 3
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="sizes are limited the Linux way")
+def test_a_write_that_breaks_off_is_one_row(scans, tmp_path):
+    """The system refuses to let files grow: masks get as far as they get, and no half of one stays."""
+    code = ("import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000)); "
+            "from ichseg.cli import main; sys.exit(main(sys.argv[1:]))")  # fmt: skip
+    words = ["segment", scans, tmp_path / "out", "--device", "cpu", "--size", "64", "--save-probabilities"]
+    words += ["--set", "report=false"]  # which is larger than that
+    done = subprocess.run([sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    table = rows(tmp_path / "out")
+    assert {row["stage"] for row in table.values()} == {"write"} and not stamps(tmp_path / "out")
+    assert not list((tmp_path / "out").rglob(".ichseg-tmp-*"))
+    assert "File too large" in table["a"]["message"]
+
+
+def test_kill_after_kill_gives_the_same(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    told = compare(tmp_path / "runs", good=12, broken=6, kills=2)
+    assert told["same_masks"] and told["same_rows"] and told["half_written"] == 0 and told["left_over"] == []
+    assert (told["masks"], told["failed_rows"], told["exit_codes"]) == (12, 6, [1, 1])
+
+
+def test_parts_do_not_collide_and_join(scans, tmp_path, capsys):
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    (scans / "broken.nii.gz").write_bytes(b"no scan")
+    assert run(scans, whole) == 1
+    words = [sys.executable, "-m", "ichseg", "segment", str(scans), str(out), "--device", "cpu", "--size", "64"]
+    parts = [subprocess.Popen([*words, "--shard", f"{k}/2"], stderr=subprocess.DEVNULL) for k in (1, 2)]
+    codes = [part.wait() for part in parts]
+    assert sorted(codes) == [0, 1]
+    assert not (out / "results.csv").exists() and not (out / "report.html").exists()
+    mine = [set(rows(out, f"results-{k}of2")) for k in (1, 2)]
+    assert not mine[0] & mine[1] and mine[0] | mine[1] == set(rows(whole))
+    assert main(["merge", str(out)]) == 1  # one scan failed
+    assert "1 failed, 4 ok" in capsys.readouterr().out.replace("flagged", "ok")
+    for table in (rows(whole), rows(out)):
+        for row in table.values():
+            row.pop("seconds")
+    assert rows(out) == rows(whole) and list(rows(out)) == list(rows(whole))
+    assert (out / "report.html").is_file()
+    with (out / "results.csv").open(newline="") as stream:
+        assert len(list(csv.DictReader(stream))) == 5
+    for path in whole.glob("**/*_ich.nii.gz"):
+        assert path.read_bytes() == (out / path.relative_to(whole)).read_bytes()
+    assert run(scans, out) == 1 and len(reused(out)) == 4  # a run of everything believes the parts
+    (out / "results-2of2.jsonl").unlink()
+    assert main(["merge", str(out)]) == 1 and "results-2of2.jsonl: not there" in capsys.readouterr().err
+
+
+def test_merging_says_what_is_wrong(tmp_path):
+    with pytest.raises(IchsegError, match=r"no results-KofN.jsonl here"):
+        merge_parts(tmp_path)
+    (tmp_path / "results-1of2.jsonl").write_text('{"case": "a", "file": "a", "status": "ok"}\n')
+    (tmp_path / "results-1of3.jsonl").write_text("")
+    with pytest.raises(IchsegError, match="parts of 2 and of 3"):
+        merge_parts(tmp_path)
+    (tmp_path / "results-1of3.jsonl").unlink()
+    (tmp_path / "results-2of2.jsonl").write_text("{}\n")
+    with pytest.raises(IchsegError, match=r"results-2of2.jsonl: line 1 is not a row"):
+        merge_parts(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "1", "a/b", "1/0", "-1/2"])
+def test_a_part_that_is_none(text, scans, tmp_path, capsys):
+    assert run(scans, tmp_path / "out", "--shard", text) == 2
+    assert "write K/N" in capsys.readouterr().err
+
+
+def test_every_case_is_in_one_part():
+    for count in (1, 2, 7):
+        for case in ("a", "sub/ä", "x" * 300):
+            assert sum(Shard(k, count).holds(case) for k in range(1, count + 1)) == 1
+
+
+def test_two_runs_on_one_folder_do_not_meet(tmp_path):
+    pytest.importorskip("fcntl")
+    with Journal(tmp_path, WEIGHTS).opened():
+        with pytest.raises(IchsegError, match="another run is writing here"), Journal(tmp_path, WEIGHTS).opened():
+            pass
+        with pytest.raises(IchsegError, match="a run without --shard"), Journal(tmp_path, shard="1/2").opened():
+            pass
+    part = Journal(tmp_path, shard="1/2")
+    with part.opened(), Journal(tmp_path, shard="2/2").opened(), pytest.raises(IchsegError, match="another run"):
+        part._lock(ExitStack(), tmp_path / ".journal-1of2.lock", shared=False)
+
+
+def test_own_masks_among_the_scans_are_told_and_skipped(scans, tmp_path):
+    assert run(scans, tmp_path / "first") == 0
+    (tmp_path / "first" / "a_ich.nii.gz").rename(scans / "a_ich.nii.gz")
+    assert run(scans, tmp_path / "second") == 0
+    row = rows(tmp_path / "second")["a_ich"]
+    assert row["status"] == "skipped" and "a mask that ichseg wrote" in row["message"]
+    assert [scan["case"] for scan in list_scans(scans, scans)] == ["a", "b", "c", "sub/a"]  # output and input are one
+
+
+def test_probabilities_and_small_lesions(scans, tmp_path):
+    out = tmp_path / "out"
+    assert run(scans, out, "--save-probabilities", "--threshold", "0.3", "--min-volume", "0.5") == 0
+    for path in out.glob("**/*_probability.nii.gz"):
+        image_, mask = nib.load(path), nib.load(str(path).replace("_probability", "_ich"))
+        assert image_.get_data_dtype() == np.float32 and (image_.affine == mask.affine).all()
+        over, voxels = np.asarray(image_.dataobj) > 0.3, np.asarray(mask.dataobj) > 0
+        assert (voxels <= over).all() and over.sum() >= voxels.sum()
+    assert run(scans, tmp_path / "bad", "--min-volume", "-1") == 2
+
+
+def test_overlapping_keeps_order_and_ends_on_errors():
+    seen, held, most = [], [], []
+
+    def read(n):
+        held.append(n)
+        most.append(len(held))
+        return n
+
+    def finish(n):
+        seen.append(n)
+        held.remove(n)
+
+    run_overlapped(range(50), read, lambda n: n, finish)
+    assert seen == list(range(50)) and max(most) <= 2
+    run_in_turn(range(3), read, lambda n: n, finish)
+    for broken in range(3):
+        steps = [lambda n: n, lambda n: n, lambda n: None]
+
+        def fails(n):
+            if n == 5:
+                raise OSError("no room")
+            return n
+
+        steps[broken] = fails
+        with pytest.raises(OSError, match="no room"):
+            run_overlapped(range(50), *steps)
