@@ -130,6 +130,7 @@ def segment(args: argparse.Namespace) -> int:
         "threshold": args.threshold,
         "min_volume_ml": args.min_volume,
         "save_probabilities": args.save_probabilities,
+        "report": not args.no_report,
         "overwrite": args.overwrite,
         "shard": args.shard,
         "batch_size": args.batch_size,
@@ -167,8 +168,10 @@ def check(args: argparse.Namespace) -> int:
 
 def merge(args: argparse.Namespace) -> int:
     from ichseg.inference.merge import merge_parts
+    from ichseg.report import merge_report
 
     results, lacking = merge_parts(args.output)
+    merge_report(args.output, results)
     print(f"{results.summary()} -> {Path(args.output) / 'results.csv'}")
     for name in lacking:
         print(f"ichseg: {Path(args.output) / name}.jsonl: not there; that part has not been run", file=sys.stderr)

@@ -147,6 +147,7 @@ def build_parser() -> argparse.ArgumentParser:
     segment.add_argument(
         "--save-probabilities", action="store_true", help="write NAME_probability.nii.gz (float32) too"
     )
+    segment.add_argument("--no-report", action="store_true", help="no report.html and no pictures for it")
     segment.add_argument(
         "--overwrite", action="store_true", help="do every scan anew, whatever an earlier run has done"
     )

@@ -15,7 +15,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, SaveImaged
 from monai.utils.enums import MetaKeys, SpaceKeys
 
-from ichseg.errors import ScanError
+from ichseg.errors import IchsegError, ScanError, chain
 from ichseg.io import (
     Volume,
     checked_volume,
@@ -73,10 +73,14 @@ class Segmenter:
             given = {"weights": str(weights), **settings_beside(str(weights)), **given}
         check_numbers(given)
         parser = ConfigParser({**content, "bundle_root": str(root), **given})
-        self.device = parser.get_parsed_content("device")
-        self.network = parser.get_parsed_content("network").eval()
-        self.inferer = parser.get_parsed_content("inferer")
-        before, after = parser.get_parsed_content("preprocessing"), parser.get_parsed_content("postprocessing")
+        try:
+            self.device = parser.get_parsed_content("device")
+            self.network = parser.get_parsed_content("network").eval()
+            self.inferer = parser.get_parsed_content("inferer")
+            before, after = parser.get_parsed_content("preprocessing"), parser.get_parsed_content("postprocessing")
+        except RuntimeError as error:  # MONAI's, around ours
+            ours = [link for link in chain(error) if isinstance(link, IchsegError)]
+            raise (ours[0] if ours else error) from None
         self.before = Compose(before.transforms[1:])  # the first one reads a file
         self.after = [step for step in after.transforms if not isinstance(step, BESIDE)]
 

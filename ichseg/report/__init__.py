@@ -5,7 +5,7 @@ from ichseg.report.detection import evaluate_slices
 from ichseg.report.evaluation import evaluate_masks, print_evaluation
 from ichseg.report.implants import implant_montage
 from ichseg.report.montage import montage, slice_picture, telling_slices
-from ichseg.report.page import FolderReport, run_facts, write_report
+from ichseg.report.page import FolderReport, merge_report, run_facts, write_report
 from ichseg.report.surface import surface_agreement
 from ichseg.report.tables import markdown_table, write_csv, write_json
 from ichseg.report.tally import COLUMNS, SCAN_COLUMNS, Tally
@@ -22,6 +22,7 @@ __all__ = [
     "evaluate_slices",
     "implant_montage",
     "markdown_table",
+    "merge_report",
     "montage",
     "prediction_file",
     "print_evaluation",

@@ -56,6 +56,23 @@ class FolderReport:
             write_report(self.output_dir, runner.results.rows, facts, self.limit_mb)
 
 
+def merge_report(folder: str | Path, results: Any, limit_mb: float = 150.0) -> None:
+    """Write ``report.html`` and ``report.json`` of a folder whose parts were run apart.
+
+    Args:
+        folder: the output folder, with ``report-KofN.json`` of the parts.
+        results: the joined :class:`ichseg.inference.Results`.
+        limit_mb: as of :func:`write_report`.
+    """
+    folder = Path(folder)
+    parts = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("report-*of*.json"))]
+    facts = dict(parts[-1]) if parts else {"ichseg": __version__, "finished": "", "device": ""}
+    facts |= {"parts": len(parts), "seconds": round(sum(part["seconds"] for part in parts), 1),
+              "scans": {status: results.count(status) for status in ORDER}}  # fmt: skip
+    write_text(folder / "report.json", json.dumps(facts, indent=2, default=str) + "\n")
+    write_report(folder, results.rows, facts, limit_mb)
+
+
 def run_facts(runner: Any) -> dict[str, Any]:
     """Versions, hashes, settings, device and times of a run."""
     device = str(runner.device)

@@ -196,4 +196,16 @@
   byId("viewer-planes").addEventListener("change", planes);
   byId("viewer-close").addEventListener("click", close);
   document.addEventListener("keydown", (event) => { if (event.key === "Escape" && open) close(); });
+
+  // report.html#scan=NAME goes to a scan, report.html#view=NAME opens it in the viewer.
+  const follow = () => {
+    const [what, name] = decodeURIComponent(location.hash.slice(1)).split(/=(.*)/s);
+    const card = [...document.querySelectorAll(".card")].find((one) => one.dataset.name === name);
+    if (!card) return;
+    fill(card);
+    card.scrollIntoView({ block: "start" });
+    if (what === "view") card.querySelector("button").click();
+  };
+  addEventListener("hashchange", follow);
+  follow();
 })();
