@@ -86,7 +86,7 @@ def compare(folder: Path, good: int, broken: int, kills: int, seed: int = 0) -> 
     truth = masks_of(calm)
     for _ in range(kills):
         # a few cases further each time, so that the last kill still meets a run at work
-        struck += run_and_kill(scans, killed, draw.random() * 0.3, 1 + draw.randint(0, max(1, 2 * good // kills)))
+        struck += run_and_kill(scans, killed, draw.random() * 0.2, 1 + draw.randint(0, max(1, good // kills)))
         # whatever looks finished is finished
         seen += sum(truth.get(name) != digest for name, digest in masks_of(killed).items())
     done = count(killed / "journal.jsonl")

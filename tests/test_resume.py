@@ -143,7 +143,7 @@ def test_a_torn_journal_and_leftovers_are_no_harm(scans, tmp_path):
     assert run(scans, out) == 0
     text = (out / "journal.jsonl").read_text()
     (out / "journal.jsonl").write_text(text[: text.rindex('"row"') + 9])
-    left = out / "sub" / ".ichseg-tmp-1-a_ich.nii.gz"
+    left = out / "sub" / ".ichseg-tmp-1-0123abcd"
     left.write_bytes(b"half")
     assert run(scans, out) == 0
     assert len(reused(out)) == 3 and not left.exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import time
 from collections.abc import Iterator
@@ -19,12 +20,12 @@ DAY_SECONDS = 86400
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that becomes ``path`` when the block ends without error.
 
-    The temporary name ends in the full name of the target, so that writers which choose a format by the
-    ending (``.nii.gz``, ``.png``) choose the same one. On any error the temporary file is removed.
+    The temporary name has no ending, so that no pattern for finished files (``*.nii.gz``) finds it: writers that choose
+    a format by the ending are told it. On any error the temporary file is removed.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
+    temporary = _beside(path)
     try:
         yield temporary
         with temporary.open("rb+") as written:
@@ -63,7 +64,7 @@ def staged_folder(target: str | Path) -> Iterator[Path]:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise IchsegError(f"{target}: already exists and is not empty; choose another output folder or remove it")
     target.parent.mkdir(parents=True, exist_ok=True)
-    staged = target.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{target.name}")
+    staged = _beside(target)
     staged.mkdir()
     try:
         yield staged
@@ -72,3 +73,8 @@ def staged_folder(target: str | Path) -> Iterator[Path]:
         staged.replace(target)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
+
+
+def _beside(path: Path) -> Path:
+    """A name that no other process takes, on this machine or on another that shares the folder."""
+    return path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(4)}")
