@@ -14,6 +14,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import yaml
 from broken_files import AFFINE, head, image
 from kill_runs import compare
 
@@ -322,3 +323,35 @@ def test_overlapping_keeps_order_and_ends_on_errors():
         steps[broken] = fails
         with pytest.raises(OSError, match="no room"):
             run_overlapped(range(50), *steps)
+
+
+# What changes neither masks nor tables: places, devices, how much at once.
+BESIDE = {"bundle_root", "dataset_dir", "folds", "maps_dir", "batch_size", "device_name", "precision_check", "overwrite",
+          "shard"}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("bundle", "name"), [("ich_segmentation", "inference"), ("ich_pseudo_segmentation", "generate")]
+)
+def test_every_setting_counts(bundle, name):
+    config = yaml.safe_load((bundle_folder(bundle) / "configs" / f"{name}.yaml").read_text())
+    values = {key for key, value in config.items()
+              if not isinstance(value, dict | list) and not str(value).startswith("$")}  # fmt: skip
+    settings = config["journal"]["settings"]
+    assert values - BESIDE == set(settings) and all(value == f"@{key}" for key, value in settings.items())
+
+
+def test_pseudo_masks_resume_too(phantoms, tmp_path):
+    import torch
+
+    from ichseg.networks import slice_classifier
+
+    (tmp_path / "classifiers" / "resnet34").mkdir(parents=True)
+    torch.save(slice_classifier("resnet34").state_dict(), tmp_path / "classifiers" / "resnet34" / "model.pt")
+    out, words = tmp_path / "out", ["--datalist", phantoms / "datalist.json", "--classifiers", tmp_path / "classifiers"]
+    command = ["pseudo-label", *map(str, words), "--output", str(out), "--size", "64", "--device", "cpu"]
+    assert main(command) == 0 and not reused(out)
+    assert main(command) == 0 and len(reused(out)) == 5
+    assert main([*command, "--threshold", "0.3"]) == 0 and not reused(out)
+    torch.save(slice_classifier("resnet34").state_dict(), tmp_path / "classifiers" / "resnet34" / "model.pt")
+    assert main([*command, "--set", "gate=0"]) == 0 and not reused(out)

@@ -100,6 +100,7 @@ def pseudo_label(args: argparse.Namespace) -> int:
         "datalist": str(Path(args.datalist).resolve()),
         "output_dir": str(Path(args.output).resolve()),
         "classifiers": found,
+        "overwrite": args.overwrite,
         "folds": args.folds,
         "threshold": args.threshold,
         "batch_size": args.batch_size,

@@ -115,6 +115,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     pseudo.add_argument("--folds", help="only these folds, e.g. 0-2 or 3,4")
     pseudo.add_argument("--threshold", type=float, help="on the fused maps (default 0.22)")
+    pseudo.add_argument("--overwrite", action="store_true", help="do every scan anew, whatever was done before")
     pseudo.add_argument("--size", type=int, help="default: as the classifiers were trained")
     _run_options(pseudo)
 

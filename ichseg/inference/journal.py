@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import os
@@ -10,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TextIO
+
+import torch
 
 from ichseg.errors import IchsegError
 from ichseg.inference.shard import Shard
@@ -35,6 +38,7 @@ class Journal:
     Args:
         output_dir: folder of the run's outputs.
         weights: weight file or files.
+        network: network whose weights count, where they do not come from files alone.
         settings: every value that the outputs depend on.
         overwrite: believe nothing; do every case anew.
         shard: which part of the cases this run does; parts have journals of their own and read each other's.
@@ -47,11 +51,14 @@ class Journal:
         settings: Mapping[str, Any] | None = None,
         overwrite: bool = False,
         shard: str | None = None,
+        network: torch.nn.Module | None = None,
     ) -> None:
         self.folder, self.overwrite, self.shard = Path(output_dir), overwrite, Shard.parse(shard)
         files = [weights] if isinstance(weights, str | Path) else list(weights.values() if isinstance(weights, Mapping)
                                                                       else weights)  # fmt: skip
         self.weights = {Path(file).name: file_hash(file) for file in files}
+        if network is not None:
+            self.weights[type(network).__name__] = _network_hash(network)
         self.settings = dict(settings or {})
         self.run = value_hash({"ichseg": __version__, "weights": sorted(self.weights.values()), **self.settings})
         self.path = self.folder / f"journal{self.shard.suffix}.jsonl"
@@ -186,6 +193,14 @@ class Journal:
             ) from None
         except OSError as error:  # some network file systems have no locks
             logger.warning("%s: cannot be locked (%s); start no second run on this folder", path, error.strerror)
+
+
+def _network_hash(network: torch.nn.Module) -> str:
+    found = hashlib.sha256()
+    for name, value in network.state_dict().items():
+        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 def _ends_a_line(path: Path) -> bool:
