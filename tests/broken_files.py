@@ -112,6 +112,7 @@ CASES = [
     Case(
         "05_dangling.nii.gz", "failed", "a link to a file that is not there", lambda p: p.symlink_to("nowhere.nii.gz")
     ),
+    Case("05_pipe.nii.gz", "failed", "a pipe, a socket or a device", lambda p: os.mkfifo(p)),
     Case("06_truncated_gz.nii.gz", "failed", "damaged or truncated", as_it_is(lambda: gzip.compress(good())[:200])),
     Case("07_checksum.nii.gz", "failed", "damaged or truncated", as_it_is(cut_crc)),
     Case("08_truncated.nii", "failed", "truncated", written(lambda: good()[:-1000])),

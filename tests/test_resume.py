@@ -326,8 +326,8 @@ def test_overlapping_keeps_order_and_ends_on_errors():
 
 
 # What changes neither masks nor tables: places, devices, how much at once.
-BESIDE = {"bundle_root", "dataset_dir", "folds", "maps_dir", "batch_size", "device_name", "precision_check", "overwrite",
-          "shard"}  # fmt: skip
+BESIDE = {"bundle_root", "dataset_dir", "folds", "maps_dir", "batch_size", "device_name", "precision_check",
+          "overwrite", "shard"}  # fmt: skip
 
 
 @pytest.mark.parametrize(

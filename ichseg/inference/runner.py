@@ -20,6 +20,7 @@ from ichseg.inference.memory import return_freed_memory
 from ichseg.inference.overlap import run_in_turn, run_overlapped
 from ichseg.inference.results import Results
 from ichseg.inference.scans import ScanDataset
+from ichseg.io import slice_axis
 from ichseg.metrics import measure_mask
 
 logger = logging.getLogger(__name__)
@@ -177,7 +178,10 @@ class FolderRunner:
                 item["pred"] = work.pop("pred")
                 work["item"] = item = self.postprocessing(item)
             mask = item["pred"]
-            measured = item.get("measured") or measure_mask(np.asarray(mask[0]), np.asarray(mask.affine))
+            measured = item.get("measured")
+            if measured is None:
+                affine = np.asarray(mask.affine)
+                measured = measure_mask(np.asarray(mask[0]), affine, slice_axis(affine))
         except Exception as error:
             cause = first_cause(error)
             if isinstance(cause, OSError) and cause.errno in NO_ROOM:

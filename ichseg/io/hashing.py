@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ def file_hash(path: str | Path) -> str:
         OSError: the file cannot be read.
     """
     found = hashlib.sha256()
+    if not Path(path).is_file():  # reading a pipe would wait for ever
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
     with Path(path).open("rb") as stream:
         while block := stream.read(BLOCK):
             found.update(block)

@@ -40,6 +40,8 @@ def read_nifti(path: Path, size_limit: int = SIZE_LIMIT) -> tuple[np.ndarray, ni
     try:
         if path.is_dir():
             raise ScanError(f"{path}: a folder, not a NIfTI file")
+        if path.exists() and not path.is_file():
+            raise ScanError(f"{path}: a pipe, a socket or a device, not a file")
         packed_size = path.stat().st_size
         with path.open("rb") as raw:
             packed = raw.read(2) == GZIP_MAGIC
