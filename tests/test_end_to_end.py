@@ -97,7 +97,8 @@ def test_segmenting_a_folder_survives_bad_files(path, phantoms, tmp_path):
     assert "cut.nii.gz: damaged or truncated gzip file" in table["cut"]["message"]
     assert "plain.nii.gz: same output name as" in table["second"]["message"]
     assert sorted(str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()) == [
-        ".journal.lock", "journal.jsonl", "plain_ich.nii.gz", "results.csv", "results.jsonl",
+        ".journal.lock", "journal.jsonl", "plain_ich.nii.gz", "report.html", "report.json", "report_cases/plain.json",
+        "report_cases/sub/good.json", "report_cases/sub/link.json", "results.csv", "results.jsonl",
         "sub/good_ich.nii.gz", "sub/link_ich.nii.gz"]  # fmt: skip
     mask = nib.load(out / "sub" / "good_ich.nii.gz")
     assert mask.shape == nib.load(source).shape and mask.get_data_dtype() == np.uint8

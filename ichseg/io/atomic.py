@@ -20,7 +20,7 @@ DAY_SECONDS = 86400
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that becomes ``path`` when the block ends without error.
 
-    The temporary name has no ending, so that no pattern for finished files (``*.nii.gz``) finds it: writers that choose
+    The temporary name has an ending of its own, so that no pattern for finished files (``*.nii.gz``) finds it: writers that choose
     a format by the ending are told it. On any error the temporary file is removed.
     """
     path = Path(path)
@@ -77,4 +77,4 @@ def staged_folder(target: str | Path) -> Iterator[Path]:
 
 def _beside(path: Path) -> Path:
     """A name that no other process takes, on this machine or on another that shares the folder."""
-    return path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(4)}")
+    return path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(4)}.part")

@@ -20,7 +20,7 @@ def lost_intercept(array: np.ndarray) -> int:
     """
     if array.min() < -200:
         return 0
-    some = array[:, :: max(1, round(array.size / SAMPLE))]
+    some = array.ravel()[:: max(1, round(array.size / SAMPLE))]
     return 1024 if float(((some > 1000) & (some < 1100)).mean()) > SOFT_TISSUE_SHARE else 0
 
 
