@@ -20,8 +20,8 @@ DAY_SECONDS = 86400
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that becomes ``path`` when the block ends without error.
 
-    The temporary name has an ending of its own, so that no pattern for finished files (``*.nii.gz``) finds it: writers that choose
-    a format by the ending are told it. On any error the temporary file is removed.
+    The temporary name has an ending of its own, so that no pattern for finished files (``*.nii.gz``) finds it: writers
+    that choose a format by the ending are told it. On any error the temporary file is removed.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
