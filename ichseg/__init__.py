@@ -11,14 +11,15 @@ from ichseg.errors import IchsegError, ScanError
 from ichseg.version import __version__
 
 if TYPE_CHECKING:
-    from ichseg.inference.call import Segmenter, measure, segment
+    from ichseg.inference.call import Segmenter, segment
+    from ichseg.inference.measuring import measure
 
 __all__ = ["IchsegError", "ScanError", "Segmenter", "__version__", "measure", "segment"]
 
 
 def __getattr__(name: str) -> Any:
     if name in ("Segmenter", "measure", "segment"):
-        from ichseg.inference import call
+        from ichseg.inference import call, measuring
 
-        return getattr(call, name)
+        return getattr(measuring if name == "measure" else call, name)
     raise AttributeError(f"module 'ichseg' has no attribute '{name}'")

@@ -21,7 +21,14 @@ def one_line(error: BaseException) -> str:
     ours = [link for link in links if isinstance(link, IchsegError)]
     told = ours[0] if ours else links[-1]
     text = " ".join(str(told).split())
-    return text if ours else f"{type(told).__name__}: {text}" if text else type(told).__name__
+    if text and (ours or isinstance(told, ValueError)):  # a refused value says enough
+        return text
+    return f"{type(told).__name__}: {text}" if text else type(told).__name__
+
+
+def is_set_up(error: BaseException) -> bool:
+    """True for wrong usage and values that were refused: what a user can mend, and no fault of the program."""
+    return isinstance(first_cause(error), ValueError) or any(isinstance(link, IchsegError) for link in chain(error))
 
 
 def first_cause(error: BaseException) -> BaseException:

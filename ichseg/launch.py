@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import logging
-import re
-import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,13 +13,17 @@ from ichseg.errors import IchsegError
 from ichseg.resources import bundle_folder
 
 SIZE_STEP = 32  # what the networks halve
-# What ``monai.bundle run`` itself takes.
-RUN_ARGUMENTS = ("run_id", "init_id", "final_id", "meta_file", "config_file", "logging_file", "tracking", "args_file",
-                 "workflow_type", "workflow_name", "workflow", "bundle_root", "help")  # fmt: skip
 
 
 def run_bundle(bundle: str, config: str, overrides: dict[str, Any], settings: Sequence[str]) -> None:
-    """Start a bundle's config through monai.bundle; None among the overrides leaves the config's value."""
+    """Start a bundle's config through monai.bundle.
+
+    Args:
+        bundle, config: which.
+        overrides: values in place of the config's; None leaves it. Paths are ``Path``: of text, MONAI takes ``#`` for
+            a separator of keys.
+        settings: ``KEY=VALUE`` of the command line.
+    """
     root = bundle_folder(bundle)
     file = root / "configs" / config
     given = {"bundle_root": str(root), **{k: v for k, v in overrides.items() if v is not None}}
@@ -43,41 +44,6 @@ def run_bundle(bundle: str, config: str, overrides: dict[str, Any], settings: Se
         )
 
 
-def refuse_unknown_overrides(bundle: str, config: str, words: Sequence[str] | None = None) -> None:
-    """End with exit code 2 if ``python -m monai.bundle run`` was given a key that nothing knows.
-
-    MONAI takes any ``--key value`` and does without the one that was meant.
-
-    Args:
-        bundle, config: whose keys are known; those of further config files laid over it are too.
-        words: the command line; None: this process's own, if it is ``monai.bundle``'s.
-    """
-    if words is None:
-        words = sys.argv[1:] if Path(sys.argv[0]).parts[-3:] == ("monai", "bundle", "__main__.py") else []
-    given: dict[str, str] = {}
-    for place, word in enumerate(words):
-        if word.startswith("--"):
-            key, equals, value = word[2:].partition("=")
-            following = words[place + 1] if place + 1 < len(words) else ""
-            given[key] = value if equals else following
-    files = [str(bundle_folder(bundle) / "configs" / config), *re.findall(r"[^\s,'\"\[\]]+\.(?:ya?ml|json)",
-                                                                       given.get("config_file", ""))]  # fmt: skip
-    known = {*RUN_ARGUMENTS, *(key for file in files for key in _top_keys(file))}
-    for key in given:
-        top = re.split("::|#", key)[0]
-        if top not in known:
-            near = difflib.get_close_matches(top, known, 1)
-            hint = f"; did you mean --{near[0]}?" if near else ""
-            print(f"--{key}: not a key of {files[0]}{hint}", file=sys.stderr)
-            raise SystemExit(2)
-
-
-def _top_keys(file: str) -> list[str]:
-    import yaml
-
-    return list(yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {}) if Path(file).is_file() else []
-
-
 def check_numbers(values: dict[str, Any]) -> None:
     """Size, epochs and batch size are what the networks can take.
 
@@ -96,7 +62,7 @@ def parse_settings(bundle: str, config: str, settings: Sequence[str]) -> dict[st
     """``KEY=VALUE`` of the command line as values of a bundle's config.
 
     Raises:
-        IchsegError: a key is not in the config.
+        IchsegError: a key is not in the config, or the value is none for it.
     """
     import yaml
 
@@ -104,14 +70,42 @@ def parse_settings(bundle: str, config: str, settings: Sequence[str]) -> dict[st
     known = yaml.safe_load(file.read_text(encoding="utf-8"))
     given = {}
     for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not equals or key.split("::")[0] not in known:
+        key, equals, text = setting.partition("=")
+        if key.split("::")[0] not in known:
             raise IchsegError(f"--set {setting}: '{key}' is not a key of {file}; write KEY=VALUE with a key from there")
-        given[key] = yaml.safe_load(value)
+        if not equals:
+            raise IchsegError(f"--set {setting}: '=VALUE' is missing")
+        try:
+            given[key] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise IchsegError(f"--set {setting}: '{text}' is not a YAML value") from None
+        check_value(f"--set {key}", known.get(key), given[key])
     return given
 
 
-def settings_beside(*weights: str) -> dict[str, Any]:
+def check_value(name: str, default: Any, value: Any) -> None:
+    """A value given for a key of a config is of the kind of the config's own.
+
+    Args:
+        name: what to call it by.
+        default: the config's value; None, text, lists and dictionaries allow any other.
+        value: the one given.
+
+    Raises:
+        IchsegError: it is not, or it is text that MONAI would change.
+    """
+    if isinstance(value, str) and value[:1] in ("@", "$", "%"):
+        return
+    if isinstance(default, bool) and not isinstance(value, bool):
+        raise IchsegError(f"{name}: expected true or false, not '{value}'")
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(default, int | float) and not isinstance(default, bool) and not number:
+        raise IchsegError(f"{name}: expected a number, not '{value}'")
+    if isinstance(value, str) and "#" in value:
+        raise IchsegError(f"{name}: MONAI reads the '#' of '{value}' as '::'; rename, or use an option of 'ichseg'")
+
+
+def settings_beside(*weights: str | Path) -> dict[str, Any]:
     """Size and window the weights were trained with, from the ``model.json`` beside them, if there is one."""
     found: dict[str, Any] = {}
     for file in weights:

@@ -16,7 +16,7 @@ import yaml
 from monai.bundle import ConfigParser, ConfigWorkflow, verify_net_in_out
 
 from ichseg.cli import main
-from ichseg.launch import refuse_unknown_overrides
+from ichseg.guard import guard_bundle_run
 from ichseg.networks import slice_classifier
 from ichseg.resources import bundle_folder
 from ichseg.version import __version__
@@ -339,16 +339,37 @@ def test_mistyped_overrides_are_refused(tmp_path, capsys):
     overlay = tmp_path / "own.yaml"
     overlay.write_text("my_key: 1\n")
     one = ("ich_segmentation", "inference.yaml")
-    refuse_unknown_overrides(*one, ["run", "--threshold", "0.3", "--network_def::architecture=paper", "--run_id", "x"])
-    refuse_unknown_overrides(*one, ["run", f"--config_file=['a.yaml','{overlay}']", "--my_key", "2"])
+    guard_bundle_run(*one, ["run", "--threshold", "0.3", "--network_def::architecture=paper", "--run_id", "x"])
+    guard_bundle_run(*one, ["run", f"--config_file=['a.yaml','{overlay}']", "--my_key", "2"])
     for words, said in (
         (["--thresold", "0.3"], "--thresold: not a key of .*inference.yaml; did you mean --threshold"),
         (["--my_key=2"], "--my_key: not a key"),
+        (["--report", "maybe"], "--report: expected true or false, not 'maybe'"),
+        (["--threshold", "high"], "--threshold: expected a number, not 'high'"),
+        (["--output_dir", "a#b"], "--output_dir: MONAI reads the '#' of 'a#b' as '::'"),
     ):
         with pytest.raises(SystemExit, match="2"):
-            refuse_unknown_overrides(*one, ["run", *words])
+            guard_bundle_run(*one, ["run", *words])
         assert re.search(said, capsys.readouterr().err)
     file = bundle_folder("ich_segmentation") / "configs" / "inference.yaml"
-    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(file), "--dataset_dirr", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert done.returncode == 2 and "did you mean --dataset_dir?" in done.stderr and "Traceback" not in done.stderr
+    command = [
+        sys.executable,
+        "-m",
+        "monai.bundle",
+        "run",
+        "--config_file",
+        str(file),
+        "--bundle_root",
+        str(file.parents[1]),
+    ]
+    for words, said in (
+        (["--dataset_dirr", str(tmp_path)], "did you mean --dataset_dir?"),
+        (
+            ["--dataset_dir", str(tmp_path), "--output_dir", str(tmp_path / "out")],
+            "no .nii or .nii.gz file in this fol",
+        ),
+        (["--dataset_dir", str(overlay), "--output_dir", str(tmp_path / "out")], "own.yaml: not named .nii or .nii.gz"),
+        (["--threshold", "7", "--output_dir", str(tmp_path / "out")], "between 0 and 1, not 7"),
+    ):
+        done = subprocess.run([*command, *words], capture_output=True, text=True, cwd=tmp_path, check=False)
+        assert done.returncode == 2 and said in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr

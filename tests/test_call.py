@@ -12,6 +12,7 @@ from broken_files import AFFINE, head, image
 
 import ichseg
 from ichseg.cli import main
+from ichseg.inference.measuring import measure_folder
 
 OPTIONS = {"size": 64, "device": "cpu"}
 
@@ -86,6 +87,10 @@ def test_bad_input_is_one_line(tmp_path):
         ichseg.segment(tmp_path / "a.nii.gz", **OPTIONS)
     with pytest.raises(ichseg.ScanError, match="no voxel has a finite value"):
         ichseg.segment(np.full((8, 8, 4), np.nan), np.eye(4), **OPTIONS)
+    with pytest.raises(ValueError, match=r"^the threshold is a probability between 0 and 1, not 3$"):
+        ichseg.segment(head(), AFFINE, threshold=3, **OPTIONS)
+    with pytest.raises(ichseg.IchsegError, match="is written as"):
+        ichseg.segment(tmp_path / "a.nii.gz", output=tmp_path / "x.png")
     with pytest.raises(ichseg.IchsegError, match="weight file not found"):
         ichseg.segment(head(), AFFINE, weights=tmp_path / "none.pt")
 
@@ -104,10 +109,55 @@ def test_measuring_from_python_and_the_command_line(made, tmp_path, capsys):
     words = ["measure", str(tmp_path / "masks"), "--images", str(scan.parent), "--output", str(tmp_path / "out")]
     assert main(words) == 1
     text = capsys.readouterr().out
-    assert "scan_ich" in text and f"{told['volume_ml']}" in text and "named .gz" in text
+    assert "scan_ich" not in text and f"{told['volume_ml']}" in text and "bad.nii.gz: named .gz" in text
     rows = (tmp_path / "out" / "measures.csv").read_text().splitlines()
     assert rows[0].startswith("case,status,volume_ml,lesions,largest_ml,largest_slice,side,a_cm") and len(rows) == 3
+    assert rows[2].startswith("scan,ok,")  # the case that results.csv of the scan has
     assert main(["measure", str(tmp_path / "none")]) == 2
+
+
+def test_scans_of_masks_are_found_and_compared(made, tmp_path):
+    """The side comes from the scan of the mask: whatever its ending, and only from one on the same grid."""
+    scan, mask = made
+    masks, scans = tmp_path / "masks", tmp_path / "scans"
+    for folder in (masks, scans):
+        folder.mkdir()
+    for name in ("UP_ich", "moved_ich", "UP", "other"):
+        (masks / f"{name}.nii.gz").write_bytes(mask.read_bytes())
+    nib.load(scan).to_filename(scans / "UP.nii.gz")
+    (scans / "UP.nii.gz").rename(scans / "UP.NII.GZ")
+    moved = nib.load(scan).affine.copy()
+    moved[0, 3] += 3
+    image(head(), moved).to_filename(scans / "moved.nii.gz")
+    found = {row["case"]: row for row in measure_folder(masks, images=scans).rows}
+    assert set(found) == {"UP_ich", "UP", "moved", "other"}
+    side = ichseg.measure(mask, image=scan)["side"]
+    assert found["UP_ich"]["side"] == found["UP"]["side"] == side and found["UP"]["status"] == "ok"
+    for name, said in (("moved", "not on the grid"), ("other", "no scan of this name")):
+        assert found[name]["status"] == "flagged" and "side" not in found[name] and said in found[name]["message"]
+    with pytest.warns(UserWarning, match="not on the grid of the mask"):
+        assert "side" not in ichseg.measure(mask, image=scans / "moved.nii.gz")
+    with pytest.warns(UserWarning, match="not on the grid of the mask"):
+        assert "side" not in ichseg.measure(mask, image=nib.Nifti1Image(head()[:-1], nib.load(scan).affine))
+
+
+def test_masks_that_are_none_are_told(made, tmp_path):
+    scan, mask = made
+    assert {row["status"] for row in measure_folder(scan).rows} == {"flagged"}
+    with pytest.warns(UserWarning, match="different values above 0.*a scan and no mask"):
+        ichseg.measure(scan)
+    array = np.asarray(nib.load(mask).dataobj)
+    volume = ichseg.measure(mask)["volume_ml"]
+    for kind, code in ((np.uint16, 65535), (np.int32, 100000), (np.float32, 255), (np.uint8, 3)):
+        image(array.astype(kind) * kind(code), nib.load(mask).affine).to_filename(tmp_path / "m.nii")
+        assert ichseg.measure(tmp_path / "m.nii")["volume_ml"] == volume
+    with pytest.warns(UserWarning, match="values below 0, down to -1"):
+        assert ichseg.measure(array.astype(np.int16) * 2 - 1, nib.load(mask).affine)["volume_ml"] == volume
+
+
+def test_doubts_are_warnings(made):
+    with pytest.warns(UserWarning, match="scan.nii.gz: tilted gantry"):
+        ichseg.segment(made[0], **OPTIONS)
 
 
 def test_importing_the_package_imports_no_torch():

@@ -111,10 +111,24 @@ def test_facts_of_the_run(out):
     assert {"torch", "monai", "nibabel"} <= set(facts["packages"]) and facts["seconds"] > 0
 
 
+def test_the_page_says_what_is_older(out, tmp_path):
+    copy = shutil.copytree(out, tmp_path / "out")
+    rows = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    facts = json.loads((out / "report.json").read_text())
+    for more, said in (
+        ({}, f" {facts['seconds']} s on cpu &"),
+        ({"reused": 3}, f"last run {facts['seconds']} s on cpu, 3 scans from earlier runs"),
+        ({"parts": 2, "reused": 1}, f"last run 2 parts, {facts['seconds']} s in all on cpu, 1 scan from earlier runs"),
+    ):
+        assert said in write_report(copy, rows, {**facts, **more}).read_text(encoding="utf-8")
+
+
 def test_no_report_if_none_is_wanted(out, tmp_path):
     words = ["segment", str(out.parent / "scans" / "good.nii.gz"), str(tmp_path), "--device", "cpu", "--size", "64"]
     assert main([*words, "--no-report"]) == 0
     assert not (tmp_path / "report.html").exists() and not (tmp_path / "report_cases").exists()
+    assert main(words) == 0 and (tmp_path / "report.html").is_file()
+    assert main([*words, "--no-report"]) == 0 and not (tmp_path / "report.html").exists()  # not that of an earlier run
     assert (tmp_path / "report.json").is_file()
 
 

@@ -117,6 +117,12 @@ def test_an_edited_mask_is_set_aside(scans, tmp_path, caplog):
     assert (out / "a_ich.nii.gz").read_bytes() == made
     assert (out / "a_ich.nii.gz.bak").read_bytes() == b"somebody's work"
     assert "kept as a_ich.nii.gz.bak" in caplog.text and reused(out) == ["b", "c", "sub/a"]
+    assert "kept as a_ich.nii.gz.bak" in rows(out)["a"]["message"] and rows(out)["a"]["status"] == "flagged"
+    (out / "a_ich.nii.gz").write_bytes(b"more of it")
+    assert run(scans, out) == 0
+    assert (out / "a_ich.nii.gz.bak").read_bytes() == b"somebody's work"
+    assert (out / "a_ich.nii.gz.bak2").read_bytes() == b"more of it"
+    assert (out / "a_ich.nii.gz").read_bytes() == made
 
 
 def test_a_mask_of_an_input_that_is_no_more_is_removed(scans, tmp_path):
@@ -125,7 +131,34 @@ def test_a_mask_of_an_input_that_is_no_more_is_removed(scans, tmp_path):
     (scans / "a.nii.gz").write_bytes((scans / "a.nii.gz").read_bytes()[:200])
     assert run(scans, out) == 1
     assert rows(out)["a"]["status"] == "failed" and not (out / "a_ich.nii.gz").exists()
+    assert "removed, as made of another scan of this name: a_ich.nii.gz, report" in rows(out)["a"]["message"]
     assert sorted(stamps(out)) == ["a_ich.nii.gz", "b_ich.nii.gz", "c_ich.nii.gz"]  # the first is sub/a's
+
+
+def test_masks_without_a_scan_are_told(scans, tmp_path, caplog):
+    out = tmp_path / "out"
+    assert run(scans, out) == 0 and "also holds masks" not in caplog.text
+    (scans / "b.nii.gz").unlink()
+    assert run(scans, out) == 0
+    assert "also holds masks of 1 scans that are not in this input, such as b;" in caplog.text
+    assert (out / "b_ich.nii.gz").is_file() and "b" not in rows(out)
+
+
+def test_hidden_folders_are_passed_by(scans, tmp_path):
+    (scans / ".hidden").mkdir()
+    (scans / "a.nii.gz").rename(scans / ".hidden" / "a.nii.gz")
+    assert run(scans, tmp_path / "out") == 0 and sorted(rows(tmp_path / "out")) == ["b", "c", "sub/a"]
+
+
+def test_paths_keep_what_monai_takes_for_separators(scans, tmp_path):
+    """MONAI turns ``#`` of a config's text into ``::``."""
+    inside, out = tmp_path / "a#1" / "@in", tmp_path / "a#1" / "$out"
+    inside.parent.mkdir()
+    scans.rename(inside)
+    (inside / "a.nii.gz").rename(inside / "x#y.nii.gz")
+    (inside.parent / "w#.pt").write_bytes(WEIGHTS.read_bytes())
+    assert run(inside, out, "--weights", inside.parent / "w#.pt") == 0
+    assert (out / "x#y_ich.nii.gz").is_file() and sorted(p.name for p in tmp_path.iterdir()) == ["a#1"]
 
 
 def test_an_input_that_cannot_be_read_now_loses_nothing(scans, tmp_path):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from ichseg.cli.commands import BACKBONE_CHOICES, EXPERIMENT_CHOICES
 from ichseg.cli.parser import build_parser
-from ichseg.errors import IchsegError, chain, first_cause, one_line
+from ichseg.errors import first_cause, is_set_up, one_line
 
 __all__ = ["BACKBONE_CHOICES", "EXPERIMENT_CHOICES", "main"]
 
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"ichseg: error: {cause.filename}: {cause.strerror}", file=sys.stderr)
             return USAGE
         print(f"ichseg: error: {one_line(error)}", file=sys.stderr)
-        if not isinstance(cause, ValueError) and not any(isinstance(link, IchsegError) for link in chain(error)):
+        if not is_set_up(error):
             print("ichseg: this looks like a fault of ichseg; --debug shows where", file=sys.stderr)
         return USAGE
 

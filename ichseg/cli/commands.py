@@ -12,6 +12,7 @@ from typing import Any
 
 from ichseg.errors import IchsegError
 from ichseg.launch import run_bundle, settings_beside
+from ichseg.resources import bundle_folder
 
 DONE, SOME_FAILED = 0, 1
 # ichseg.networks.BACKBONES, without importing torch; a test keeps them equal.
@@ -79,7 +80,7 @@ def train_classifier(args: argparse.Namespace) -> int:
         raise IchsegError("init_weights is one network's: give one --backbone with it")
     for backbone in backbones:
         overrides = {**_training_overrides(args), "backbone": backbone}
-        overrides["output_dir"] = str(Path(args.output).resolve() / backbone)
+        overrides["output_dir"] = Path(args.output).resolve() / backbone
         run_bundle("ich_slice_classification", "train.yaml", overrides, args.set)
         print(f"wrote {Path(args.output) / backbone / 'model.pt'}")
     return DONE
@@ -88,7 +89,7 @@ def train_classifier(args: argparse.Namespace) -> int:
 def pseudo_label(args: argparse.Namespace) -> int:
     folder = Path(args.classifiers)
     found = {
-        b: str((folder / b / "model.pt").resolve())
+        b: (folder / b / "model.pt").resolve()
         for b in args.backbone or BACKBONE_CHOICES
         if args.backbone or (folder / b / "model.pt").is_file()
     }
@@ -97,8 +98,8 @@ def pseudo_label(args: argparse.Namespace) -> int:
     _load_check(args.datalist)
     overrides = {
         **settings_beside(*found.values()),
-        "datalist": str(Path(args.datalist).resolve()),
-        "output_dir": str(Path(args.output).resolve()),
+        "datalist": Path(args.datalist).resolve(),
+        "output_dir": Path(args.output).resolve(),
         "classifiers": found,
         "overwrite": args.overwrite,
         "folds": args.folds,
@@ -114,8 +115,8 @@ def pseudo_label(args: argparse.Namespace) -> int:
 
 def train_segmenter(args: argparse.Namespace) -> int:
     overrides = _training_overrides(args)
-    overrides["output_dir"] = str(Path(args.output).resolve())
-    overrides["pseudo_dir"] = None if args.pseudo_labels is None else str(Path(args.pseudo_labels).resolve())
+    overrides["output_dir"] = Path(args.output).resolve()
+    overrides["pseudo_dir"] = None if args.pseudo_labels is None else Path(args.pseudo_labels).resolve()
     overrides["supervision"] = "masks" if args.pseudo_labels is None else "pseudo"
     run_bundle("ich_segmentation", "train.yaml", overrides, args.set)
     print(f"wrote {Path(args.output) / 'model.pt'}")
@@ -125,9 +126,9 @@ def train_segmenter(args: argparse.Namespace) -> int:
 def segment(args: argparse.Namespace) -> int:
     overrides = {
         **({} if args.weights is None else settings_beside(args.weights)),
-        "dataset_dir": str(Path(args.input).resolve()),
-        "output_dir": str(Path(args.output).resolve()),
-        "weights": None if args.weights is None else str(Path(args.weights).resolve()),
+        "dataset_dir": Path(args.input).resolve(),
+        "output_dir": Path(args.output).resolve(),
+        "weights": Path(args.weights or bundle_folder("ich_segmentation") / "models" / "model.pt").resolve(),
         "threshold": args.threshold,
         "min_volume_ml": args.min_volume,
         "save_probabilities": args.save_probabilities,
@@ -172,8 +173,8 @@ def merge(args: argparse.Namespace) -> int:
     from ichseg.report import merge_report
 
     results, lacking = merge_parts(args.output)
-    merge_report(args.output, results)
-    print(f"{results.summary()} -> {Path(args.output) / 'results.csv'}")
+    page = merge_report(args.output, results)
+    print(f"{results.summary()} -> {results.path}\nlook at {page}")
     for name in lacking:
         print(f"ichseg: {Path(args.output) / name}.jsonl: not there; that part has not been run", file=sys.stderr)
     return SOME_FAILED if lacking or results.count("failed") else DONE
@@ -243,7 +244,7 @@ def _training_overrides(args: argparse.Namespace) -> dict[str, Any]:
     _load_check(args.datalist)
     check_folds(args.datalist, training=args.train_folds, validation=args.val_folds)
     return {
-        "datalist": str(Path(args.datalist).resolve()),
+        "datalist": Path(args.datalist).resolve(),
         "size": args.size,
         "epochs": args.epochs,
         "batch_size": args.batch_size,
@@ -262,6 +263,6 @@ def _load_check(datalist: str) -> None:
 
 
 def _progress(items: Any) -> Any:
-    from tqdm import tqdm
+    from ichseg.progress import progress
 
-    return tqdm(items, unit="scan")
+    return progress(items)

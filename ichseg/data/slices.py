@@ -59,14 +59,14 @@ class SliceDataset(Dataset):
         target: str = "slice",
         progress: bool = True,
     ) -> None:
-        from tqdm import tqdm
+        from ichseg.progress import progress as shown
 
         if target not in ("slice", "mask"):
             raise IchsegError(f"target must be slice or mask, not '{target}'")
         self.augment, self.target = augment, target
         images, labels = [], []
         self.index: list[tuple[str, int]] = []
-        for scan in tqdm(data, desc="reading scans", unit="scan", disable=not progress):
+        for scan in shown(data, "reading scans") if progress else data:
             image, label, stored = self._read(scan, transform)
             images.append(image)
             labels.append(label)

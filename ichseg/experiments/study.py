@@ -159,7 +159,7 @@ class Study:
                 raise IchsegError(f"{file}: weight file not found (--classifiers)")
             return file
         folder = self.output / "classifiers" / str(size) / backbone
-        overrides = {**self._training(), "backbone": backbone, "size": size, "output_dir": str(folder)}
+        overrides = {**self._training(), "backbone": backbone, "size": size, "output_dir": folder}
         self._once(folder, lambda: run_bundle("ich_slice_classification", "train.yaml", overrides, []))
         return folder / "model.pt"
 
@@ -170,8 +170,8 @@ class Study:
             **self._training(),
             "architecture": self.architecture,
             "size": size,
-            "output_dir": str(folder),
-            "pseudo_dir": None if pseudo is None else str(pseudo),
+            "output_dir": folder,
+            "pseudo_dir": pseudo,
             "supervision": "masks" if pseudo is None else "pseudo",
         }
         self._once(folder, lambda: run_bundle("ich_segmentation", "train.yaml", overrides, []))
@@ -181,18 +181,18 @@ class Study:
         """Folder of the U-Net's masks of a set's validation and test scans."""
         folder = self.output / "masks" / which / name
         overrides = {
-            **settings_beside(str(weights)),
+            **settings_beside(weights),
             "architecture": self.architecture,
             "size": size,
-            "dataset_dir": str(self.path(which).parent),
+            "dataset_dir": self.path(which).parent,
             "data_root_dir": "",  # masks lie flat in the folder, as names in a datalist are unique
-            "output_dir": str(folder),
-            "weights": str(weights),
+            "output_dir": folder,
+            "weights": weights,
             "precision": self.precision,
             "device_name": self.device,
             "dataset::data": {
                 "_target_": "ichseg.data.load_masked",
-                "path": str(self.path(which)),
+                "path": self.path(which),
                 "folds": list(self.evaluated_folds),
                 "supervision": "masks",
             },
@@ -207,9 +207,9 @@ class Study:
         overrides = {
             **self._generate(chosen, size),
             **row.overrides(pair),
-            "classifiers": {b: str(self.weights(b, size)) for b in chosen},
-            "datalist": str(self.path(which)),
-            "output_dir": str(folder),
+            "classifiers": {b: self.weights(b, size) for b in chosen},
+            "datalist": self.path(which),
+            "output_dir": folder,
             "threshold": threshold,
         }
         self._once(folder, lambda: run_bundle("ich_pseudo_segmentation", "generate.yaml", overrides, []))
@@ -280,7 +280,7 @@ class Study:
 
     def _generate(self, backbones: Sequence[str], size: int) -> dict[str, Any]:
         """Values of ``generate.yaml`` that all rows share."""
-        beside = settings_beside(*[str(self.weights(b, size)) for b in backbones])
+        beside = settings_beside(*[self.weights(b, size) for b in backbones])
         if beside.get("size", size) != size:
             raise IchsegError(f"the classifiers were trained at size {beside['size']}: give --size {beside['size']}")
         return {
@@ -288,13 +288,13 @@ class Study:
             "size": size,
             "precision": self.precision,
             "device_name": self.device,
-            "maps_dir": str(self.output / "maps"),
+            "maps_dir": self.output / "maps",
             **self._values,
         }
 
     def _training(self) -> dict[str, Any]:
         return {
-            "datalist": str(self.datalist),
+            "datalist": self.datalist,
             "epochs": self.epochs,
             "batch_size": self.batch_size,
             "train_folds": list(parse_folds(self.train_folds)),

@@ -1,7 +1,8 @@
-"""Segmenting and measuring from Python: images, arrays or files in, the same out."""
+"""Segmenting from Python: images, arrays or files in, the same out."""
 
 from __future__ import annotations
 
+import warnings
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,32 +12,18 @@ import numpy as np
 import torch
 import yaml
 from monai.bundle import ConfigParser
-from monai.data import MetaTensor
 from monai.transforms import Compose, SaveImaged
-from monai.utils.enums import MetaKeys, SpaceKeys
 
-from ichseg.errors import IchsegError, ScanError, chain
-from ichseg.io import (
-    Volume,
-    checked_volume,
-    image_like,
-    read_header,
-    read_mask,
-    read_volume,
-    save_image,
-    slice_axis,
-    write_like,
-)
-from ichseg.io.geometry import NO_ORIENTATION, believed_affine, usable
+from ichseg.errors import IchsegError, chain, first_cause
+from ichseg.inference.given import NAME, Image, as_tensor, given_volume, header_of
+from ichseg.io import image_like, read_header, save_image, write_like
+from ichseg.io.nifti import is_nifti
 from ichseg.launch import check_numbers, settings_beside
-from ichseg.metrics import measure_mask
 from ichseg.resources import bundle_folder
 from ichseg.transforms.foreground import HemorrhageMaskd
-from ichseg.transforms.measuring import MeasureHemorrhaged, midline_of
+from ichseg.transforms.measuring import MeasureHemorrhaged
 
 BESIDE = (SaveImaged, MeasureHemorrhaged)  # steps that do not change the mask
-NAME = "the image given"
-Image = str | Path | nib.Nifti1Image | np.ndarray
 
 
 class Segmenter:
@@ -70,7 +57,7 @@ class Segmenter:
             raise TypeError(f"'{unknown[0]}' is not a value of {root / 'configs' / 'inference.yaml'}")
         given = {"threshold": threshold, "min_volume_ml": min_volume_ml, "device_name": device, **settings}
         if weights is not None:
-            given = {"weights": str(weights), **settings_beside(str(weights)), **given}
+            given = {"weights": Path(weights), **settings_beside(weights), **given}
         check_numbers(given)
         parser = ConfigParser({**content, "bundle_root": str(root), **given})
         try:
@@ -80,12 +67,13 @@ class Segmenter:
             before, after = parser.get_parsed_content("preprocessing"), parser.get_parsed_content("postprocessing")
         except RuntimeError as error:  # MONAI's, around ours
             ours = [link for link in chain(error) if isinstance(link, IchsegError)]
-            raise (ours[0] if ours else error) from None
+            cause = first_cause(error)
+            raise (ours[0] if ours else cause if isinstance(cause, ValueError) else error) from None
         self.before = Compose(before.transforms[1:])  # the first one reads a file
         self.after = [step for step in after.transforms if not isinstance(step, BESIDE)]
 
     def __call__(self, image: Image, affine: np.ndarray | None = None, probabilities: bool = False) -> np.ndarray:
-        """Mask, or probabilities, of one scan on its own grid.
+        """Mask, or probabilities, of one scan on its own grid. What is doubtful about the scan is a warning.
 
         Args:
             image, affine: as of :func:`segment`.
@@ -97,8 +85,10 @@ class Segmenter:
         Raises:
             ScanError: the scan cannot be used.
         """
-        volume = _volume(image, affine)
-        item: dict[str, Any] = self.before({"image": _tensor(volume)})
+        volume = given_volume(image, affine)
+        for flag in volume.flags:
+            warnings.warn(f"{volume.path}: {flag}", stacklevel=2)
+        item: dict[str, Any] = self.before({"image": as_tensor(volume)})
         with torch.no_grad():
             item["pred"] = self.inferer(item["image"][None].to(self.device), self.network)[0].cpu()
             for step in self.after:
@@ -139,6 +129,8 @@ def segment(
     """
     if output is not None and isinstance(image, np.ndarray):
         raise ValueError("output goes with a file or a nibabel image; an array has no header to write")
+    if output is not None and not is_nifti(output):
+        raise IchsegError(f"{output}: a mask is written as .nii or .nii.gz")
     mask = _segmenter(tuple(sorted(options.items())))(image, affine, probabilities)
     if isinstance(image, np.ndarray):
         return mask.reshape(image.shape)
@@ -147,84 +139,13 @@ def segment(
             write_like(output, mask, image)
             return Path(output)
         return image_like(mask, read_header(Path(image)), image)
-    found = image_like(mask, _header(image), NAME)
+    found = image_like(mask, header_of(image), NAME)
     if output is not None:
         save_image(output, found)
         return Path(output)
     return found
 
 
-def measure(mask: Image, affine: np.ndarray | None = None, image: Image | None = None) -> dict[str, Any]:
-    """Volume, lesions, side and ABC/2 of one mask, see :func:`ichseg.metrics.measure_mask`.
-
-    Args:
-        mask: a NIfTI file, a nibabel image, or an array (X, Y, Z); anything above 0 is hemorrhage.
-        affine: (4, 4) voxel-to-RAS matrix in mm, for arrays.
-        image: the scan, for the side: a file, a nibabel image or an array on the grid of the mask.
-
-    Raises:
-        ScanError: a file cannot be used.
-    """
-    if isinstance(mask, str | Path):
-        array, affine = read_mask(mask)
-    elif isinstance(mask, np.ndarray):
-        array, affine = _three(mask, NAME), _given(affine)
-    else:
-        array, affine = _three(np.asanyarray(mask.dataobj), NAME), np.asarray(mask.affine)
-    plane = None
-    if image is not None:
-        volume = _volume(image, affine if isinstance(image, np.ndarray) else None)
-        if NO_ORIENTATION not in volume.flags:
-            plane = midline_of(volume.array, volume.affine, slice_axis(volume.affine))
-    return measure_mask(array, affine, slice_axis(affine), plane)
-
-
 @lru_cache(maxsize=1)
 def _segmenter(options: tuple[tuple[str, Any], ...]) -> Segmenter:
     return Segmenter(**dict(options))
-
-
-def _volume(image: Image, affine: np.ndarray | None) -> Volume:
-    if isinstance(image, str | Path):
-        return read_volume(image)
-    if isinstance(image, np.ndarray):
-        return checked_volume(_three(image, NAME), _given(affine), NAME)
-    if not hasattr(image, "dataobj"):
-        raise TypeError(f"expected a path, a nibabel image or an array, not {type(image).__name__}")
-    volume = checked_volume(_three(np.asanyarray(image.dataobj), NAME), np.asarray(image.affine, dtype=float), NAME)
-    try:
-        flags = believed_affine(_header(image))[1]
-    except ValueError as error:
-        raise ScanError(f"{NAME}: {error}") from None
-    return Volume(volume.array, volume.affine, volume.path, (*flags, *volume.flags))
-
-
-def _header(image: nib.Nifti1Image) -> nib.Nifti1Header:
-    if isinstance(image.header, nib.Nifti1Header):
-        return image.header
-    return nib.Nifti1Image(np.zeros(image.shape, np.uint8), image.affine).header
-
-
-def _three(array: np.ndarray, name: str) -> np.ndarray:
-    if array.ndim < 3 or set(array.shape[3:]) - {1} or 0 in array.shape:
-        raise ScanError(f"{name}: expected one 3-D volume, found shape {array.shape}")
-    return array.reshape(array.shape[:3])
-
-
-def _given(affine: np.ndarray | None) -> np.ndarray:
-    if affine is None or np.shape(affine) != (4, 4) or not usable(np.asarray(affine, dtype=float)):
-        raise ScanError(f"{NAME}: an array needs its affine, a (4, 4) matrix that gives every voxel a place")
-    return np.asarray(affine, dtype=float)
-
-
-def _tensor(volume: Volume) -> MetaTensor:
-    """(X, Y, Z) with the meta data that the reading transforms give."""
-    array = torch.from_numpy(np.ascontiguousarray(volume.array))
-    meta = {
-        MetaKeys.SPACE: SpaceKeys.RAS,
-        MetaKeys.SPATIAL_SHAPE: np.asarray(volume.array.shape),
-        MetaKeys.ORIGINAL_AFFINE: volume.affine.copy(),
-        MetaKeys.ORIGINAL_CHANNEL_DIM: float("nan"),
-        "flags": list(volume.flags),
-    }
-    return MetaTensor(array, affine=torch.as_tensor(volume.affine), meta=meta)

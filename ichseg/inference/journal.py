@@ -125,30 +125,52 @@ class Journal:
         kept = {name: {"bytes": p.stat().st_size, "sha256": file_hash(p)} for name, p in sorted(names.items())}
         self._append({"case": item["case"], "run": self.run, "input": identity, "outputs": kept, "row": row})
 
-    def withdraw(self, item: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
+    def other_cases(self, items: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Names of cases that are not among ``items`` and whose outputs are still there."""
+        known = {str(item["case"]) for item in items}
+        others = {case: [name for record in records for name in record["outputs"]]
+                  for case, records in self.records.items() if case not in known}  # fmt: skip
+        return sorted(case for case, names in others.items() if any((self.folder / name).is_file() for name in names))
+
+    def withdraw(self, item: Mapping[str, Any], identity: Mapping[str, Any]) -> list[str]:
         """Remove what earlier runs made of another input of a case that has now failed: it would look finished.
 
         What was made of the same input stays, and so does a file that is no longer as it was written.
+
+        Returns:
+            the names of what was removed, within the folder.
         """
+        removed: list[str] = []
         for record in self.records.get(str(item["case"]), ()):
             if record["input"]["sha256"] == identity["sha256"]:
                 continue
             for name, kept in record["outputs"].items():
                 if self._same(name, kept):
                     (self.folder / name).unlink()
-                    logger.info("%s: removed, its scan can no longer be used", self.folder / name)
+                    removed.append(name)
+        return removed
 
-    def set_aside(self, item: Mapping[str, Any]) -> None:
-        """Rename outputs of a case that were changed since they were written to ``NAME.bak`` before they are remade."""
+    def set_aside(self, item: Mapping[str, Any]) -> list[str]:
+        """Rename outputs of a case that were changed since they were written, before they are remade.
+
+        Returns:
+            their new names within the folder: ``NAME.bak``, and if that is taken ``NAME.bak2`` and so on.
+        """
         written: dict[str, list[dict[str, Any]]] = {}
         for record in self.records.get(str(item["case"]), ()):
             for name, kept in record["outputs"].items():
                 written.setdefault(name, []).append(kept)
+        moved = []
         for name, versions in written.items():
             path = self.folder / name
             if path.is_file() and not any(self._same(name, kept) for kept in versions):
-                path.replace(path.with_name(path.name + ".bak"))
-                logger.warning("%s: changed since it was written; kept as %s.bak", path, path.name)
+                number = 1
+                while (kept := path.with_name(f"{path.name}.bak{number if number > 1 else ''}")).exists():
+                    number += 1
+                path.replace(kept)
+                moved.append(os.path.relpath(kept, self.folder))
+                logger.warning("%s: changed since it was written; kept as %s", path, kept.name)
+        return moved
 
     def _intact(self, record: Mapping[str, Any]) -> bool:
         return all(self._same(name, kept) for name, kept in record["outputs"].items())

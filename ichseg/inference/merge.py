@@ -26,6 +26,8 @@ def merge_parts(folder: str | Path) -> tuple[Results, list[str]]:
     parts = {
         (int(m[1]), int(m[2])): path for path in folder.glob("results-*.jsonl") if (m := PART.fullmatch(path.name))
     }
+    if not parts and (folder / "results.jsonl").is_file():
+        raise IchsegError(f"{folder}: was not run in parts; results.csv is complete, there is nothing to join")
     if not parts:
         raise IchsegError(f"{folder}: no results-KofN.jsonl here; run 'ichseg segment --shard K/N' first")
     counts = sorted({count for _, count in parts})

@@ -41,6 +41,11 @@ class Results:
         self._written, self._took = 0.0, 0.0
 
     @property
+    def path(self) -> Path:
+        """The table for people."""
+        return self.folder / f"{self.name}.csv"
+
+    @property
     def rows(self) -> list[dict[str, Any]]:
         """All rows so far, in order."""
         place = self._place
@@ -61,7 +66,7 @@ class Results:
         writer.writeheader()
         for each in rows:
             writer.writerow({name: _cell(value) for name, value in each.items()})
-        write_text(self.folder / f"{self.name}.csv", _encodable(table.getvalue()))
+        write_text(self.path, _encodable(table.getvalue()))
         lines = "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in rows)
         write_text(self.folder / f"{self.name}.jsonl", _encodable(lines))
         self._written = time.monotonic()

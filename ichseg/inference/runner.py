@@ -22,6 +22,7 @@ from ichseg.inference.results import Results
 from ichseg.inference.scans import ScanDataset
 from ichseg.io import slice_axis
 from ichseg.metrics import measure_mask
+from ichseg.progress import Progress, progress
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ class FolderRunner:
         journal: knows which cases an earlier run has done; None does every case.
         overlap: read the next scan and postprocess the last one in threads while the network runs. Not for
             postprocessing that uses the network.
-        summarize: called with the runner after the last scan, such as a report.
+        summarize: called with the runner after the last scan, such as a report; returns what to look at.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class FolderRunner:
         device: str | torch.device = "cpu",
         journal: Journal | None = None,
         overlap: bool = False,
-        summarize: Callable[[FolderRunner], None] | None = None,
+        summarize: Callable[[FolderRunner], Path | None] | None = None,
     ) -> None:
         self.dataset, self.inferer, self.postprocessing = dataset, inferer, postprocessing
         self.device = torch.device(device)
@@ -84,11 +85,14 @@ class FolderRunner:
                 with self.journal.opened():
                     self._run()
             self.seconds = time.perf_counter() - started
-            if self.summarize is not None:
-                self.summarize(self)
+            page = None if self.summarize is None else self.summarize(self)
         except OSError as error:
             raise _stopped(self.output_dir, error) from None
-        logger.info("%s -> %s", self.results.summary(), self.output_dir)
+        logger.info("%s -> %s", self.results.summary(), self.results.path)
+        if page is not None:
+            logger.info("look at %s", page)
+        elif self.journal is not None and self.journal.shard.count > 1:
+            logger.info("when all parts are done: ichseg merge %s", self.output_dir)
         return self.results.rows
 
     @property
@@ -108,23 +112,26 @@ class FolderRunner:
         order = [str(self.dataset.data[n]["image"]) for n in mine]
         self.results = Results(self.output_dir, order, f"results{suffix}")
         todo = self._sort_out(mine)
-        with tqdm(total=len(todo), desc="scans", unit="scan") as progress:
-            finish = partial(self._finish, progress=progress)
+        with Progress(len(todo), "scans") as shown:
+            finish = partial(self._finish, shown=shown)
             (run_overlapped if self.overlap else run_in_turn)(todo, self._read, self._work, finish)
         self.results.write()
+        if self.journal is not None and (gone := self.journal.other_cases(self.dataset.data)):
+            logger.info("%s: also holds masks of %d scans that are not in this input, such as %s; they have no row",
+                        self.output_dir, len(gone), gone[0])  # fmt: skip
 
     def _sort_out(self, mine: list[int]) -> list[int]:
         """Give their rows to the cases that need no work; the others are to be done."""
         todo: list[int] = []
         owner: dict[str, str] = {}
-        for number in tqdm(mine, desc="checking what is done", unit="scan", leave=False, disable=len(mine) < 10):
+        for number in progress(mine, "checking what is done", leave=False):
             case = self.dataset.data[number]
             name, image = case["case"], str(case["image"])
             if "skip" in case:
-                self._add(case, {"status": "skipped", "stage": "list", "message": f"{image}: {case['skip']}"})
+                self._add(case, {"status": "skipped", "stage": "list", "message": case["skip"]})
             # a.nii and a.nii.gz would write the same output: the second must not replace the first.
             elif name in owner:
-                self._add(case, _failed("list", f"{image}: same output name as {owner[name]}; rename one"))
+                self._add(case, _failed("list", f"same output name as {owner[name]}; rename one"))
             else:
                 owner[name] = image
                 row = self.journal.done(case) if self.journal is not None else None
@@ -155,25 +162,27 @@ class FolderRunner:
                 work["row"] = self._failure("network", work, error)
         return work
 
-    def _finish(self, work: Item, progress: tqdm) -> None:
+    def _finish(self, work: Item, shown: Progress) -> None:
         case, item = self.dataset.data[work["number"]], work["item"]
         unread = _failed("read", item["failed"]) if "failed" in item else None
         row = unread or work.get("row") or self._mask(case, work)
         row["seconds"] = round(time.perf_counter() - work["begun"], 2)
         if self.journal is not None and work["identity"] is not None:
             if row["status"] == "failed":
-                self.journal.withdraw(case, work["identity"])
+                if removed := self.journal.withdraw(case, work["identity"]):
+                    row["message"] += f"; removed, as made of another scan of this name: {', '.join(removed)}"
             else:
                 saved = [Path(path) for path in work["item"].get("saved", ())]
                 self.journal.record(case, work["identity"], row, saved)
         self._add(case, row)
-        progress.update()
+        shown.update()
 
     def _mask(self, case: Item, work: Item) -> Row:
         item = work["item"]
+        flags = []
         try:
             if self.journal is not None:
-                self.journal.set_aside(case)
+                flags += [f"changed since it was written, kept as {name}" for name in self.journal.set_aside(case)]
             with torch.no_grad():
                 item["pred"] = work.pop("pred")
                 work["item"] = item = self.postprocessing(item)
@@ -187,7 +196,7 @@ class FolderRunner:
             if isinstance(cause, OSError) and cause.errno in NO_ROOM:
                 raise cause from None
             return self._failure("write" if isinstance(cause, OSError) else "mask", work, error)
-        flags = [*item["image"].meta.get("flags", []), *item.get("flags", [])]
+        flags = [*item["image"].meta.get("flags", []), *item.get("flags", []), *flags]
         return {"status": "flagged" if flags else "ok", **measured, "message": "; ".join(flags)}
 
     def _failure(self, stage: str, work: Item, error: Exception) -> Row:
@@ -197,12 +206,15 @@ class FolderRunner:
         if isinstance(first_cause(error), torch.OutOfMemoryError):
             torch.cuda.empty_cache()
             message = "out of GPU memory; a smaller --batch-size or --device cpu needs less"
-        return _failed(stage, message if path in message else f"{path}: {message}")
+        return _failed(stage, message)
 
     def _add(self, case: Item, row: Row) -> None:
-        row = {"case": case["case"], **row, "file": str(case["image"])}
+        file, message = str(case["image"]), row.get("message", "")
+        row = {"case": case["case"], **row, "file": file}
         if row["status"] == "failed":
-            tqdm.write(f"failed: {row['message']}")
+            why = message.removeprefix(f"{file}: ")
+            row["message"] = f"{Path(file).name}: {why}"  # where it lies stands under "file"
+            tqdm.write(f"failed: {file}: {why}")
         self.results.add(row)
 
 

@@ -6,10 +6,11 @@ import os
 from pathlib import Path
 
 from ichseg.errors import IchsegError, ScanError
-from ichseg.io.nifti import is_nifti, read_header, scan_name
+from ichseg.io.nifti import SUFFIXES, is_nifti, read_header, scan_name
 from ichseg.io.volume import OWN_MASK
 
-OUTPUT_POSTFIXES = ("_ich", "_pseudo", "_probability")
+MASK_POSTFIXES = ("_ich", "_pseudo")
+OUTPUT_POSTFIXES = (*MASK_POSTFIXES, "_probability")
 
 
 def is_own_mask(path: Path) -> bool:
@@ -23,7 +24,9 @@ def is_own_mask(path: Path) -> bool:
 
 
 def find_scans(path: str | Path, exclude: str | Path | None = None) -> list[Path]:
-    """Every NIfTI scan at or below ``path``, sorted; links are not followed into folders, own masks are no scans.
+    """Every NIfTI scan at or below ``path``, sorted; own masks are no scans.
+
+    Hidden files and folders are passed by, and links are not followed into folders.
 
     Args:
         path: a NIfTI file or a folder.
@@ -34,7 +37,7 @@ def find_scans(path: str | Path, exclude: str | Path | None = None) -> list[Path
     """
     path = Path(path)
     if path.is_file():
-        return [path]
+        return _named_nifti(path)
     if not path.is_dir():
         raise IchsegError(f"{path}: no such file or folder")
     found = [file for file in _nifti_below(path, exclude) if file.is_dir() or not is_own_mask(file)]
@@ -44,14 +47,14 @@ def find_scans(path: str | Path, exclude: str | Path | None = None) -> list[Path
 
 
 def find_nifti(path: str | Path) -> list[Path]:
-    """Every NIfTI file at or below ``path``, sorted, whatever it holds.
+    """Every NIfTI file at or below ``path``, sorted, whatever it holds; but for that like :func:`find_scans`.
 
     Raises:
         IchsegError: ``path`` does not exist or holds none.
     """
     path = Path(path)
     if path.is_file():
-        return [path]
+        return _named_nifti(path)
     found = _nifti_below(path, None) if path.is_dir() else None
     if not found:
         raise IchsegError(f"{path}: no {'such file or folder' if found is None else '.nii or .nii.gz file here'}")
@@ -63,6 +66,12 @@ def find_masks(path: str | Path, exclude: str | Path | None = None) -> list[Path
     return [file for file in _nifti_below(Path(path), exclude) if file.is_file() and is_own_mask(file)]
 
 
+def _named_nifti(path: Path) -> list[Path]:
+    if not path.name.lower().endswith(SUFFIXES):
+        raise IchsegError(f"{path}: not named .nii or .nii.gz")
+    return [path]
+
+
 def _nifti_below(path: Path, exclude: str | Path | None) -> list[Path]:
     left_out = Path(exclude).resolve() if exclude is not None else None
     if left_out == path.resolve():
@@ -70,7 +79,7 @@ def _nifti_below(path: Path, exclude: str | Path | None) -> list[Path]:
     found = []
     for folder, subfolders, names in os.walk(path, followlinks=False):
         here = Path(folder)
-        subfolders[:] = sorted(s for s in subfolders if (here / s).resolve() != left_out)
+        subfolders[:] = sorted(s for s in subfolders if not s.startswith(".") and (here / s).resolve() != left_out)
         found += [here / n for n in names if is_nifti(n)]
         # A folder that calls itself a scan and holds none: to be named, not passed over.
         found += [here / s for s in subfolders if is_nifti(s) and not any((here / s).rglob("*.nii*"))]

@@ -12,7 +12,7 @@ SHEAR = 0.0087
 # Relative difference of pixdim and affine that is more than rounding.
 DISAGREEMENT = 0.02
 NO_ORIENTATION = "no orientation code in the header: left and right are unreliable"
-TILTED = "sheared grid (gantry tilt): volumes by the determinant of the affine"
+TILTED = "tilted gantry (sheared grid): volumes and masks allow for it"
 
 
 def slice_axis(affine: np.ndarray) -> int:
@@ -37,6 +37,17 @@ def shear(affine: np.ndarray) -> float:
     directions = np.asarray(affine, dtype=float)[:3, :3]
     unit = directions / np.linalg.norm(directions, axis=0)
     return float(np.abs(unit.T @ unit - np.eye(3)).max())
+
+
+def same_grid(
+    shape: tuple[int, ...], affine: np.ndarray, other_shape: tuple[int, ...], other_affine: np.ndarray
+) -> bool:
+    """True if two volumes have one shape and no voxel of one lies half a voxel or more from its place in the other."""
+    if tuple(shape) != tuple(other_shape):
+        return False
+    corners = np.array(np.meshgrid(*([0, n - 1] for n in shape), 1)).reshape(4, -1)
+    apart = np.abs((np.asarray(affine, dtype=float) - np.asarray(other_affine, dtype=float))[:3] @ corners)
+    return bool(apart.max() < min(spacing_mm(affine)) / 2)
 
 
 def usable(affine: np.ndarray) -> bool:

@@ -16,6 +16,8 @@ from nibabel.imageglobals import LoggingOutputSuppressor
 from ichseg.errors import ScanError
 
 SUFFIXES = (".nii.gz", ".nii")
+# The first four bytes say how long the header is: 348 in NIfTI-1, 540 in NIfTI-2, either end first.
+HEADER_SIZES = (b"\x5c\x01\0\0", b"\0\0\x01\x5c", b"\x1c\x02\0\0", b"\0\0\x02\x1c")
 GZIP_MAGIC = b"\x1f\x8b"
 # Deflate cannot pack more than this many bytes into one.
 MOST_PACKED = 1032
@@ -124,7 +126,9 @@ def _declared(path: Path, start: bytes) -> tuple[int, nib.Nifti1Header]:
     """Bytes up to the end of the voxels, and the header, by the header alone."""
     if len(start) < 348:
         raise ScanError(f"{path}: {len(start)} bytes are too few for a NIfTI file")
-    second = start[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c")
+    if start[:4] not in HEADER_SIZES and start[344:346] not in (b"n+", b"ni"):
+        raise ScanError(f"{path}: not a NIfTI file")
+    second = start[:4] in HEADER_SIZES[2:]
     image_class = nib.Nifti2Image if second else nib.Nifti1Image
     try:
         header = image_class.header_class.from_fileobj(io.BytesIO(start), check=False)

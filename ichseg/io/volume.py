@@ -18,6 +18,7 @@ from ichseg.io.nifti import SIZE_LIMIT, UNREADABLE, read_header, read_nifti
 AIR_HU = -1000.0
 SPACING_UNKNOWN = "in-plane spacing unknown"
 OWN_MASK = b"ichseg"
+LARGEST_CODE = 2**53
 SLAB_VOXELS = 2**18
 PACKING = 1  # gzip level: masks are mostly zeros
 
@@ -98,7 +99,7 @@ def checked_volume(
 
 
 def read_mask(path: str | Path, size_limit: int = SIZE_LIMIT) -> tuple[np.ndarray, np.ndarray]:
-    """Read a label volume: (X, Y, Z) integer codes and the affine.
+    """Read a label volume: (X, Y, Z) int16 codes (int64 if some are larger) and the affine.
 
     Raises:
         ScanError: the file cannot be read or holds no 3-D integer labels.
@@ -110,10 +111,15 @@ def read_mask(path: str | Path, size_limit: int = SIZE_LIMIT) -> tuple[np.ndarra
         raise ScanError(f"{path}: voxels of type {stored.dtype} are not label codes")
     slope, offset = _scaling(path, header)
     if stored.dtype.kind == "f" or (slope, offset) != (1.0, 0.0):
-        stored = stored.astype(np.float64) * slope + offset
+        with np.errstate(over="ignore", invalid="ignore"):
+            stored = stored.astype(np.float64) * slope + offset
         if not np.array_equal(np.rint(stored), stored):
             raise ScanError(f"{path}: a mask holds whole label codes, this file does not")
-    return stored.astype(np.int16), _affine(path, header)[0]
+    low, high = stored.min(), stored.max()
+    if low < -LARGEST_CODE or high > LARGEST_CODE:
+        raise ScanError(f"{path}: {low:g} to {high:g} are no label codes")
+    fits = np.iinfo(np.int16)
+    return stored.astype(np.int16 if fits.min <= low and high <= fits.max else np.int64), _affine(path, header)[0]
 
 
 def write_volume(path: str | Path, array: np.ndarray, affine: np.ndarray, note: str = "") -> None:

@@ -40,23 +40,27 @@ class FolderReport:
 
     Args:
         output_dir: folder of the run's outputs.
-        enabled: False writes ``report.json`` alone.
+        enabled: False writes ``report.json`` alone and removes the page of an earlier run.
         limit_mb: size of the page from which on volumes are left out of it.
     """
 
     def __init__(self, output_dir: str | Path, enabled: bool = True, limit_mb: float = 150.0) -> None:
         self.output_dir, self.enabled, self.limit_mb = Path(output_dir), enabled, limit_mb
 
-    def __call__(self, runner: Any) -> None:
-        """Called with the :class:`ichseg.inference.FolderRunner` that has ended."""
+    def __call__(self, runner: Any) -> Path | None:
+        """Called with the :class:`ichseg.inference.FolderRunner` that has ended; returns the page if there is one."""
         facts = run_facts(runner)
         suffix = "" if runner.journal is None else runner.journal.shard.suffix
         write_text(self.output_dir / f"report{suffix}.json", json.dumps(facts, indent=2, default=str) + "\n")
-        if self.enabled and not suffix:
-            write_report(self.output_dir, runner.results.rows, facts, self.limit_mb)
+        if suffix:
+            return None
+        if not self.enabled:
+            (self.output_dir / "report.html").unlink(missing_ok=True)  # it would show an earlier run
+            return None
+        return write_report(self.output_dir, runner.results.rows, facts, self.limit_mb)
 
 
-def merge_report(folder: str | Path, results: Any, limit_mb: float = 150.0) -> None:
+def merge_report(folder: str | Path, results: Any, limit_mb: float = 150.0) -> Path:
     """Write ``report.html`` and ``report.json`` of a folder whose parts were run apart.
 
     Args:
@@ -68,9 +72,10 @@ def merge_report(folder: str | Path, results: Any, limit_mb: float = 150.0) -> N
     parts = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("report-*of*.json"))]
     facts = dict(parts[-1]) if parts else {"ichseg": __version__, "finished": "", "device": ""}
     facts |= {"parts": len(parts), "seconds": round(sum(part["seconds"] for part in parts), 1),
+              "reused": sum(part["reused"] for part in parts),
               "scans": {status: results.count(status) for status in ORDER}}  # fmt: skip
     write_text(folder / "report.json", json.dumps(facts, indent=2, default=str) + "\n")
-    write_report(folder, results.rows, facts, limit_mb)
+    return write_report(folder, results.rows, facts, limit_mb)
 
 
 def run_facts(runner: Any) -> dict[str, Any]:
@@ -171,7 +176,7 @@ def _parts(rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> dict[
     told = [f'<span class="status-{s}">{n} {s}</span>' for s, n in counts.items() if n]
     bleeding = sum((row.get("volume_ml") or 0) > 0 for row in rows)
     weights = ", ".join(f"{name} {digest[:12]}" for name, digest in facts.get("weights", {}).items())
-    known = [f"ichseg {facts['ichseg']}", facts["finished"], f"{facts['seconds']} s on {facts['device']}", weights]
+    known = [f"ichseg {facts['ichseg']}", facts["finished"], _time(facts), weights]
     columns = [name for name in HEADINGS if any(row.get(name) not in (None, "") for row in rows) or name == "status"]
     heading = "".join(f'<th{_number_class(name)} scope="col">{html.escape(HEADINGS[name][0])}</th>' for name in columns)
     ordered = _by_interest(rows)
@@ -187,13 +192,24 @@ def _parts(rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> dict[
     }
 
 
+def _time(facts: Mapping[str, Any]) -> str:
+    """``12.3 s on cpu``, and how much of it is older."""
+    told = f"{facts['seconds']} s on {facts['device']}"
+    if facts.get("parts"):
+        told = f"{facts['parts']} parts, {facts['seconds']} s in all on {facts['device']}"
+    if reused := facts.get("reused"):
+        told = f"last run {told}, {reused} scan{'s' if reused > 1 else ''} from earlier runs"
+    return told
+
+
 def _attention(rows: Sequence[Mapping[str, Any]], status: str, title: str, kind: str) -> str:
     chosen = [row for row in rows if row["status"] == status]
     if not chosen:
         return ""
     by_message: dict[str, list[str]] = {}
     for row in chosen:
-        by_message.setdefault(_text(row.get("message", "")), []).append(_text(row["case"]))
+        message = row.get("message", "").removeprefix(f"{Path(row['file']).name}: ")
+        by_message.setdefault(_text(message), []).append(_text(row["case"]))
     lines = "".join(f"<li><b>{html.escape(', '.join(cases))}</b>: {html.escape(message)}</li>"
                     for message, cases in by_message.items())  # fmt: skip
     return f'<section class="attention{kind}"><h2>{title} ({len(chosen)})</h2><ul>{lines}</ul></section>'

@@ -143,6 +143,17 @@
     const all = byId("viewer-planes").value === "all";
     niivueView.setSliceType(all ? niivueView.sliceTypeMultiplanar : niivueView.sliceTypeAxial);
   };
+  // NiiVue gives millimeters to the right, to the front and to the head, and a value per volume.
+  const told = (where) => {
+    const [x, y, z] = where.mm;
+    const place = [[x, "right", "left"], [y, "front", "back"], [z, "head", "foot"]]
+      .map(([mm, up, down]) => `${Math.abs(mm).toFixed(0)} mm ${mm < 0 ? down : up}`).join(", ");
+    const [scan, mask] = where.values.map((one) => one.value);
+    const { offset, slope } = open.volume;
+    const [low, high] = [offset, offset + 255 * slope];
+    const gray = scan <= low + slope ? `${low} HU or less` : scan >= high - slope ? `${high} HU or more` : `about ${scan.toFixed(0)} HU`;
+    return `${place}: ${gray}${mask > 0 ? ", in the mask" : ""}`;
+  };
   const opacity = () => niivueView.setOpacity(1, byId("viewer-mask").value / 100);
   const close = () => {
     byId("viewer").hidden = true;
@@ -156,6 +167,7 @@
     document.body.style.overflow = "hidden";
     byId("viewer-name").textContent = about.case;
     byId("viewer-text").textContent = "loading ...";
+    byId("viewer-canvas").style.visibility = "hidden"; // a scan without its mask would look healthy
     byId("viewer-slice").max = open.slices;
     byId("viewer-slice").focus();
     if (!document.createElement("canvas").getContext("webgl2")) {
@@ -170,8 +182,9 @@
         });
         await niivueView.attachToCanvas(byId("viewer-canvas"));
         niivueView.onLocationChange = (where) => {
-          if (open) say(Math.min(open.slices - 1, Math.max(0, Math.floor(niivueView.scene.crosshairPos[2] * open.slices))));
-          byId("viewer-text").textContent = where.string ?? "";
+          if (!open || where.values.length < 2) return;
+          say(Math.min(open.slices - 1, Math.max(0, Math.floor(niivueView.scene.crosshairPos[2] * open.slices))));
+          byId("viewer-text").textContent = told(where);
         };
       }
       while (niivueView.volumes.length) niivueView.removeVolume(niivueView.volumes[0]);
@@ -185,6 +198,7 @@
       planes();
       niivueView.updateGLVolume();
       goTo(volume.reversed ? open.slices - volume.start : volume.start - 1);
+      byId("viewer-canvas").style.visibility = "visible";
       byId("viewer").dataset.ready = about.case;
       byId("viewer-text").textContent = "Wheel or slider: slices. Right drag: gray levels. Left click: Hounsfield units at a point.";
     } catch (error) {
@@ -199,12 +213,14 @@
 
   // report.html#scan=NAME goes to a scan, report.html#view=NAME opens it in the viewer.
   const follow = () => {
-    const [what, name] = decodeURIComponent(location.hash.slice(1)).split(/=(.*)/s);
+    const [what, text] = location.hash.slice(1).split(/=(.*)/s);
+    let name = text;
+    try { name = decodeURIComponent(text); } catch (error) { /* a bare % is one */ }
     const card = [...document.querySelectorAll(".card")].find((one) => one.dataset.name === name);
     if (!card) return;
+    if (what === "view") { card.querySelector("button").click(); return; }
     fill(card);
     card.scrollIntoView({ block: "start" });
-    if (what === "view") card.querySelector("button").click();
   };
   addEventListener("hashchange", follow);
   follow();

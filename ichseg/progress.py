@@ -1,0 +1,52 @@
+"""How far long work has come: a bar on a terminal, now and then a line in a log."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Collection, Iterable, Iterator
+from typing import Any
+
+from tqdm import tqdm
+
+logger = logging.getLogger(__name__)
+LINE_SECONDS = 60.0
+
+
+class Progress:
+    """Counts what is done, as a context.
+
+    Args:
+        total: how much there is.
+        what: what is done.
+        unit: of which thing.
+        leave: False takes the bar away at the end.
+    """
+
+    def __init__(self, total: int | None, what: str | None = None, unit: str = "scan", leave: bool = True) -> None:
+        self.total, self.what, self.unit, self.done = total, what, unit, 0
+        self.next = time.monotonic() + LINE_SECONDS
+        self.bar = tqdm(total=total, desc=what, unit=unit, leave=leave, disable=None)  # None: only on a terminal
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+    def update(self) -> None:
+        """One more is done."""
+        self.done += 1
+        self.bar.update()
+        if self.bar.disable and time.monotonic() > self.next:
+            self.next = time.monotonic() + LINE_SECONDS
+            of = "" if self.total is None else f" of {self.total}"
+            logger.info("%s%d%s %ss", f"{self.what}: " if self.what else "", self.done, of, self.unit)
+
+
+def progress(items: Iterable[Any], what: str | None = None, unit: str = "scan", leave: bool = True) -> Iterator[Any]:
+    """Pass ``items`` on and show how far it has come."""
+    with Progress(len(items) if isinstance(items, Collection) else None, what, unit, leave) as shown:
+        for item in items:
+            yield item
+            shown.update()
