@@ -338,6 +338,8 @@ def test_training_in_two_processes(bundle, phantoms, tmp_path):
 def test_mistyped_overrides_are_refused(tmp_path, capsys):
     overlay = tmp_path / "own.yaml"
     overlay.write_text("my_key: 1\n")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.nii").write_text("no scan")
     one = ("ich_segmentation", "inference.yaml")
     guard_bundle_run(*one, ["run", "--threshold", "0.3", "--network_def::architecture=paper", "--run_id", "x"])
     guard_bundle_run(*one, ["run", f"--config_file=['a.yaml','{overlay}']", "--my_key", "2"])
@@ -366,10 +368,13 @@ def test_mistyped_overrides_are_refused(tmp_path, capsys):
         (["--dataset_dirr", str(tmp_path)], "did you mean --dataset_dir?"),
         (
             ["--dataset_dir", str(tmp_path), "--output_dir", str(tmp_path / "out")],
-            "no .nii or .nii.gz file in this fol",
+            "no such file or folder",
         ),
         (["--dataset_dir", str(overlay), "--output_dir", str(tmp_path / "out")], "own.yaml: not named .nii or .nii.gz"),
-        (["--threshold", "7", "--output_dir", str(tmp_path / "out")], "between 0 and 1, not 7"),
+        (
+            ["--threshold", "7", "--dataset_dir", str(tmp_path / "in"), "--output_dir", str(tmp_path / "out")],
+            "between 0 and 1, not 7",
+        ),
     ):
         done = subprocess.run([*command, *words], capture_output=True, text=True, cwd=tmp_path, check=False)
         assert done.returncode == 2 and said in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr

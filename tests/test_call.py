@@ -144,7 +144,7 @@ def test_scans_of_masks_are_found_and_compared(made, tmp_path):
 def test_masks_that_are_none_are_told(made, tmp_path):
     scan, mask = made
     assert {row["status"] for row in measure_folder(scan).rows} == {"flagged"}
-    with pytest.warns(UserWarning, match="different values above 0.*a scan and no mask"):
+    with pytest.warns(UserWarning, match="a scan and no mask"):
         ichseg.measure(scan)
     array = np.asarray(nib.load(mask).dataobj)
     volume = ichseg.measure(mask)["volume_ml"]
