@@ -367,7 +367,7 @@ def test_mistyped_overrides_are_refused(tmp_path, capsys):
     for words, said in (
         (["--dataset_dirr", str(tmp_path)], "did you mean --dataset_dir?"),
         (
-            ["--dataset_dir", str(tmp_path), "--output_dir", str(tmp_path / "out")],
+            ["--dataset_dir", str(tmp_path / "none"), "--output_dir", str(tmp_path / "out")],
             "no such file or folder",
         ),
         (["--dataset_dir", str(overlay), "--output_dir", str(tmp_path / "out")], "own.yaml: not named .nii or .nii.gz"),
