@@ -61,6 +61,19 @@ def test_the_page_is_whole_and_harmless(out):
     assert data(page, f"case-{first}")["status"] == "flagged"  # what needs a look comes first
 
 
+def test_no_text_leaves_its_element(out, tmp_path):
+    """A folder named ``<`` makes a case of ``</script>``."""
+    copy = shutil.copytree(out, tmp_path / "out")
+    evil = "</script><script>document.title=3</script>"
+    rows = [json.loads(line) for line in (copy / "results.jsonl").read_text().splitlines()]
+    row = {**next(row for row in rows if row["status"] == "ok"), "case": evil, "message": evil}
+    kept = copy / "report_cases" / f"{evil}.json"
+    kept.parent.mkdir(parents=True)
+    shutil.copy(copy / "report_cases" / "good.json", kept)
+    page = write_report(copy, [row], json.loads((copy / "report.json").read_text())).read_text(encoding="utf-8")
+    assert data(page, "case-0")["case"] == evil and evil not in page
+
+
 def test_the_viewers_volume_is_the_scan(out):
     page = (out / "report.html").read_text(encoding="utf-8")
     number = next(n for n in range(4) if (data(page, f"case-{n}") or {}).get("case") == EVIL)

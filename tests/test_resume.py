@@ -78,6 +78,13 @@ def test_only_what_is_missing_or_changed_is_done(scans, tmp_path):
     assert reused(out) == ["a", "sub/a"]
     assert (out / "b_ich.nii.gz").read_bytes() == kept[out / "b_ich.nii.gz"]
     assert len(rows(out)) == 5 and (out / "new_ich.nii.gz").is_file()
+    plain = image(head(), AFFINE)
+    plain.to_filename(scans / "plain.nii")
+    assert run(scans, out) == 0 and len(reused(out)) == 5
+    plain.dataobj[20, 20, 3] += 1  # as many bytes, others
+    plain.to_filename(scans / "plain.nii")
+    assert run(scans, out) == 0 and len(reused(out)) == 5 and "reused" not in rows(out)["plain"]
+    (scans / "plain.nii").unlink()
     # a picture of the report counts as an output too
     (out / "report_cases" / "a.json").unlink()
     assert run(scans, out) == 0 and reused(out) == ["b", "c", "new", "sub/a"]

@@ -159,9 +159,7 @@ def image_like(array: np.ndarray, header: nib.Nifti1Header, name: str | Path) ->
     kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
     best = new.get_best_affine()
     # The header's own affine leaves its forms alone; one that is no affine would be written over them.
-    out = kind(np.asarray(array).reshape(shape), best if np.isfinite(best).all() else None, new)
-    out.header["sform_code"], out.header["qform_code"] = header["sform_code"], header["qform_code"]
-    return out
+    return kind(np.asarray(array).reshape(shape), best if np.isfinite(best).all() else None, new)
 
 
 def _one_volume(path: Path, stored: np.ndarray, what: str) -> np.ndarray:
