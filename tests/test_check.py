@@ -7,6 +7,7 @@ import os
 import pickle
 import shutil
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -39,6 +40,32 @@ HARMFUL = [
     "$lambda x: breakpoint()",
     "$(x := __builtins__)",
     "$1 +",
+    "$torch",
+    "$[torch][0].x",
+    "$(lambda: torch)().x",
+    "$@t.serialization.os.system('id')",
+    "$@imports::0.x",
+    "$@::imports::0",
+    "$__local_refs",
+    "$[0 for exec in ()] or exec('1')",
+    "$(lambda open: 0) and open('x', 'w')",
+    "$(lambda torch: 0)(1)",
+    "$'@f {exec(1)}'",
+    "$monai.data.dataset.Path('x').touch()",
+    "$torch.nn.modules.container.operator.attrgetter('a')",
+    "$torch.from_file('x', shared=True, size=1)",
+    "$np.lib.format.open_memmap('x', 'w+', 'u1', (3,))",
+    "$np.ones(3).tofile('x')",
+    "$np.testing",
+    "$math.x",
+    "$monai.utils.misc.save_obj({}, 'x')",
+    "$monai.networks.utils.save_state(@net, 'x')",
+    "$ichseg.io.write_text('x', 'y')",
+    "$monai.data.NumpyReader(allow_pickle=True)",
+    "$import math as eval",
+    "$import torch; exec('1')",
+    "$import monai.bundle",
+    "$from monai.data.dataset import Path",
 ]
 HARMLESS = [
     "$@bundle_root + '/models'",
@@ -52,23 +79,33 @@ HARMLESS = [
     "$@network.eval()",
     "$@a::b::0 and not @c",
     "$monai.handlers.from_engine(['pred', 'label'])",
+    "$list(sorted(glob.glob(@dataset_dir + '/imagesTr/*.nii.gz')))",
+    "$np.random.randint(3) + np.pi + math.sqrt(2)",
+    "$torch.nn.functional.softmax(@x, dim=1).to(torch.float32) + torch.zeros(2)",
+    "$monai.utils.CommonKeys.IMAGE",
+    "$x(@a)",
+    "$import glob",
 ]
+KNOWN = {"glob": {"glob"}, "math": {"math"}, "x": {"monai.handlers.from_engine"}, "ichseg": {"ichseg"}}
 
 
 @pytest.mark.parametrize("text", HARMFUL)
 def test_harmful_expressions(text):
-    assert doubts_of_expression(text)
+    assert doubts_of_expression(text, known=KNOWN)
 
 
 @pytest.mark.parametrize("text", HARMLESS)
 def test_harmless_expressions(text):
-    assert doubts_of_expression(text) == []
+    assert doubts_of_expression(text, known=KNOWN) == []
 
 
 def found(tmp_path, content, *allow):
     file = tmp_path / "one.yaml"
     file.write_text(yaml.safe_dump(content))
-    return {finding.key: finding.message for finding in check_path(file, allow)}
+    told: dict[str, str] = {}
+    for finding in check_path(file, allow):
+        told[finding.key] = f"{told.get(finding.key, '')}{finding.message}\n"
+    return told
 
 
 @pytest.mark.parametrize(
@@ -89,6 +126,17 @@ def found(tmp_path, content, *allow):
         ({"_target_": "torch.nn.Linear", "in_features": 1}, "out_features", "needs this key"),
         ({"_target_": "torch.nn.ReLU", "_disable_": True}, "_disable_", "did you mean '_disabled_'"),
         ({"_taget_": "torch.nn.ReLU"}, "_taget_", "special key"),
+        ({"_target_": "@which"}, "_target_", "taken from elsewhere"),
+        ({"_target_": "%configs/a.yaml::b"}, "_target_", "taken from elsewhere"),
+        ({"_target_": "torch.nn.Identity", "_mode_": "debug"}, "_mode_", "must be one of default, callable"),
+        ({"_target_": "ichseg.io.write_text", "path": "x", "text": ""}, "_target_", "is ichseg.io.atomic.write_text"),
+        ({"_target_": "monai.networks.utils.save_state", "src": 1, "path": "x"}, "_target_", "not on the list"),
+        ({"_target_": "PersistentDataset", "data": [], "transform": 1, "cache_dir": "x"}, "_target_", "not on the li"),
+        ({"_target_": "NumpyReader", "allow_pickle": True}, "allow_pickle", "lets a loader run"),
+        ({"a::_target_": "os.system"}, "a::_target_", "not on the list"),
+        ({"a'] or exec('1": 1}, "a'] or exec('1", "other characters"),
+        ({"x": "@imports::0"}, "x", "refers to an import"),
+        ({"x": "$import torch"}, "x", "imports a module outside"),
     ],
 )  # fmt: skip
 def test_targets(tmp_path, entry, key, said):
@@ -133,7 +181,44 @@ def test_a_tampered_bundle(tmp_path, capsys):
     assert f"{logging}: handler_consoleHandler::args:" in text
     assert f"{bundle / 'models' / 'model.pt'}: holds a pickled object: posix.system" in text
     assert f"{bundle / 'LICENSE'}: file not found" in text
-    assert not (tmp_path / "pwned").exists() and len(text.splitlines()) == 4
+    assert not (tmp_path / "pwned").exists() and len(text.splitlines()) == 5
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "told"),
+    [
+        ("configs/inference.yaml", {"training": [], "run": ["$exec('1')"]}, "run::0"),
+        ("configs/sub/more.yaml", {"run": "$exec('1')"}, "run"),
+        ("docs/more.json", {"run": "$exec('1')"}, "run"),
+        ("configs/metadata.json", {"version": "1", "evil": "$exec('1')"}, "evil"),
+        ("data/datalist.json", {"training": [{"case": "a", "image": "$exec('1')"}]}, "training::0::image"),
+    ],
+)
+def test_no_file_of_a_bundle_is_passed_by(tmp_path, file, content, told):
+    path = tmp_path / file
+    for folder in (tmp_path / "configs", path.parent):
+        folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+    (tmp_path / "configs" / "run.yaml").write_text(json.dumps({"run": f"%{file}::run"}))
+    for checked in (tmp_path, tmp_path / "configs" / "run.yaml"):  # a macro is followed
+        said = [(finding.file.name, finding.key) for finding in check_path(checked) if "'exec'" in finding.message]
+        assert (path.name, told) in said
+
+
+def test_other_files_of_a_bundle(tmp_path):
+    (tmp_path / "configs").mkdir()
+    np.save(tmp_path / "prior.npy", np.array([Evil()], dtype=object), allow_pickle=True)
+    np.savez(tmp_path / "pair.npz", a=np.ones(2), b=np.array([{}], dtype=object))
+    np.save(tmp_path / "good.npy", np.ones((2, 2)))
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps(1))
+    torch.save({"a": Evil()}, tmp_path / "elsewhere.pt")
+    handler = "[handler_x]\nclass=FileHandler\nargs={}\n"
+    (tmp_path / "a.conf").write_text(handler.format("('/root/.bashrc', 'a')"))
+    (tmp_path / "b.conf").write_text(handler.format("('../x', 'a')"))
+    (tmp_path / "c.conf").write_text(handler.format("('run.log', 'a')"))
+    (tmp_path / "d.conf").write_text(handler.format("()") + "kwargs={'a': exec('1')}\n")
+    told = {finding.file.name for finding in check_path(tmp_path)} - {"LICENSE", "metadata.json"}
+    assert told == {"prior.npy", "pair.npz", "x.pkl", "elsewhere.pt", "a.conf", "b.conf", "d.conf"}
 
 
 class Evil:

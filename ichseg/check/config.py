@@ -10,9 +10,19 @@ from typing import Any
 
 import yaml
 
-from ichseg.check.expressions import MACRO, REFERENCE, doubts_of_expression, imported_names
+from ichseg.check.expressions import (
+    HARMFUL_ARGUMENTS,
+    IMPORTS,
+    doubts_of_expression,
+    imported_names,
+    references_of,
+)
 from ichseg.check.findings import Finding
-from ichseg.check.targets import doubts_of_target
+from ichseg.check.targets import doubt_of_target, doubts_of_target
+
+CONFIG_SUFFIXES = (".yaml", ".yml", ".json")
+# MONAI puts keys into the Python that it evaluates.
+PLAIN_KEY = re.compile(r"\+?[\w .,/:#-]+")
 
 # "$@bundle_root + '/models/model.pt'": a file of the bundle that has to be there.
 BUNDLE_FILE = re.compile(r"\$\s*@bundle_root\s*\+\s*(['\"])/?(?P<file>[^'\"]+\.(?:pt|pth|ts|onnx|json|ya?ml|csv))\1\s*")
@@ -28,7 +38,11 @@ def read_config(path: Path) -> tuple[Any, list[Finding]]:
 
 
 def check_config(
-    path: Path, content: Mapping[str, Any], siblings: Collection[Mapping[str, Any]] = (), allow: Collection[str] = ()
+    path: Path,
+    content: Any,
+    siblings: Collection[Mapping[str, Any]] = (),
+    allow: Collection[str] = (),
+    references: bool = True,
 ) -> Iterator[Finding]:
     """Everything doubtful about a config.
 
@@ -37,44 +51,78 @@ def check_config(
         content: of the file.
         siblings: configs beside it, over which this one may be laid: references may point there.
         allow: further dotted paths that ``_target_`` may name.
+        references: tell those that lead nowhere.
     """
-    names = {name for one in (content, *siblings) for entry in _as_list(one.get("imports"))
-             if isinstance(entry, str) for name in imported_names(entry)}  # fmt: skip
+    configs = [one for one in (content, *siblings) if isinstance(one, Mapping)]
+    names: dict[str, set[str]] = {}
+    for text in (text for one in configs for text in _as_list(one.get(IMPORTS)) if isinstance(text, str)):
+        for name, meant in imported_names(text).items():
+            names.setdefault(name, set()).update(meant)
     for key, value in _walk(content):
-        if isinstance(value, Mapping) and "_target_" in value:
-            yield from (Finding(path, _join(key, part), doubt) for part, doubt in doubts_of_target(value, allow))
-        if isinstance(value, Mapping) and "_target_" not in value:
-            for part in value:
-                if isinstance(part, str) and part.startswith("_") and part.endswith("_") and len(part) > 2:
-                    yield Finding(path, _join(key, part), "a special key without '_target_' beside it")
+        if isinstance(value, Mapping):
+            yield from _mapping(path, key, value, allow)
         if isinstance(value, str):
-            yield from _text(path, key, value, names, (content, *siblings))
+            yield from _text(path, key, value, names)
+        if references and isinstance(value, str) and value.startswith(("$", "@")):
+            for name in references_of(value, key):
+                parts = name.split("::")
+                if parts[0] and not any(_reaches(config, parts) for config in configs):
+                    yield Finding(path, key, f"unknown key: @{name} is in no config here")
 
 
-def _text(
-    path: Path, key: str, value: str, names: Collection[str], configs: Collection[Mapping[str, Any]]
-) -> Iterator[Finding]:
+def _mapping(path: Path, key: str, value: Mapping[str, Any], allow: Collection[str]) -> Iterator[Finding]:
+    if "_target_" in value:
+        yield from (Finding(path, _join(key, part), doubt) for part, doubt in doubts_of_target(value, allow))
+    for part, inner in value.items():
+        here = _join(key, str(part))
+        if not isinstance(part, str):
+            continue
+        if PLAIN_KEY.fullmatch(part) is None:
+            yield Finding(path, here, "a key of other characters than names have")
+        last = re.split("::|#", part)[-1].lstrip("+")
+        if last == "_target_" and part != "_target_":  # a key of several parts replaces what stands elsewhere
+            doubt = doubt_of_target(inner, allow)
+            yield from () if doubt is None else [Finding(path, here, doubt)]
+        elif "_target_" not in value and last != "_target_" and re.fullmatch("_.+_", part) and part != "_meta_":
+            yield Finding(path, here, "a special key without '_target_' beside it")
+        if last in HARMFUL_ARGUMENTS and inner is not HARMFUL_ARGUMENTS[last]:
+            yield Finding(path, here, "lets a loader run what it reads")
+
+
+def _text(path: Path, key: str, value: str, names: Mapping[str, Collection[str]]) -> Iterator[Finding]:
     if value.startswith("$"):
-        yield from (Finding(path, key, f"expression {doubt}") for doubt in doubts_of_expression(value, names))
+        yield from (Finding(path, key, f"expression {doubt}") for doubt in doubts_of_expression(value, key, names))
         if (named := BUNDLE_FILE.fullmatch(value)) and not _root(path).joinpath(named["file"]).is_file():
             yield Finding(path, key, f"file not found: {named['file']} of the bundle")
+    if value.startswith("@") and any(name.split("::")[0] == IMPORTS for name in references_of(value, key)):
+        yield Finding(path, key, "refers to an import, which hands out a module")
     if value.startswith("%"):
         yield from _macro(path, key, value)
-    if value.startswith(("$", "@")):
-        for reference in REFERENCE.findall(value):
-            parts = re.split("::|#", reference.removeprefix("@"))
-            if parts[0] and not any(_reaches(config, parts) for config in configs):
-                yield Finding(path, key, f"unknown key: {reference} is in no config here")
 
 
 def _macro(path: Path, key: str, value: str) -> Iterator[Finding]:
-    file = re.split("::|#", value.removeprefix("%"))[0]
+    """A piece of another file: of one in the bundle, as all of these are examined."""
+    file, *parts = re.split("::|#", value.removeprefix("%"))
+    if IMPORTS in parts:
+        yield Finding(path, key, "copies an import, which hands out a module")
     if not file:
         return
-    if not MACRO.fullmatch(value) or Path(file).is_absolute() or ".." in Path(file).parts:
+    root = _root(path).resolve()
+    places = [(folder / file).resolve() for folder in (path.parent, _root(path))]
+    if Path(file).is_absolute() or any(root not in place.parents for place in places):
         yield Finding(path, key, f"takes text from outside the bundle: {file}")
-    elif not any((folder / file).is_file() for folder in (path.parent, path.parent.parent)):
+    elif Path(file).suffix.lower() not in CONFIG_SUFFIXES:
+        yield Finding(path, key, f"takes text from a file that is no config: {file}")
+    elif not any(place.is_file() for place in places):
         yield Finding(path, key, f"file not found: {file}")
+
+
+def macro_files(path: Path, content: Any) -> Iterator[Path]:
+    """The files of the bundle that a config takes pieces from."""
+    for _, value in _walk(content):
+        if isinstance(value, str) and value.startswith("%"):
+            file = re.split("::|#", value.removeprefix("%"))[0]
+            yield from ((folder / file).resolve() for folder in (path.parent, _root(path)) if (folder / file).is_file())
 
 
 def _root(path: Path) -> Path:

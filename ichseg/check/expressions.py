@@ -1,113 +1,181 @@
 """``$`` expressions of a config: MONAI evaluates them as Python, so they are read here before.
 
-Everything is refused that is not known to be harmless: an allow-list of names and modules, not a list of bad words.
+Everything is refused that is not known to be harmless: modules are never handed out, a dotted name is looked up in
+:mod:`ichseg.check.names`, and what is asked of a value has no name that reads, writes or runs.
 """
 
 from __future__ import annotations
 
 import ast
+import builtins
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 
-# "@a::b::0" is a reference, "%file.json::a" a piece of another file.
-REFERENCE = re.compile(r"@(?:::|#)*\w+(?:(?:::|#)\w+)*")
-MACRO = re.compile(r"%(?:::|#)*[\w./\\-]+(?:(?:::|#)\w+)*")
+from ichseg.check.names import MODULES, doubt_of_name
+
 HARMLESS_NAMES = frozenset((
     "abs", "all", "any", "bool", "dict", "divmod", "enumerate", "False", "filter", "float", "frozenset", "int",
-    "isinstance", "len", "list", "map", "max", "min", "None", "pow", "print", "range", "reversed", "round", "set",
-    "slice", "sorted", "str", "sum", "True", "tuple", "type", "zip",
+    "isinstance", "len", "list", "map", "max", "min", "None", "pow", "print", "range", "reversed", "round",
+    "set", "slice", "sorted", "str", "sum", "True", "tuple", "type", "zip",
 ))  # fmt: skip
-# Modules that an expression may import and use.
-HARMLESS_MODULES = frozenset(("glob", "ichseg", "ignite", "math", "monai", "np", "numpy", "scipy", "torch"))
-# Parts of those modules that read, write, fetch or run things, and ways out of them.
+# Parts of values that read, write or run things; "run" and "eval" are those of evaluators and networks.
 HARMFUL_PARTS = frozenset((
-    "__builtins__", "apps", "DataSource", "datasets", "from_file", "fromregex", "npyio",
-    "builtins", "bundle", "classes", "cli", "compile", "cpp_extension", "ctypes",
-    "ctypeslib", "distutils", "download_and_extract", "download_url", "eval", "exec", "f2py", "fromfile",
-    "frompyfunc", "genfromtxt", "get_torch_version_tuple", "hub", "importlib", "io", "jit", "launch", "load",
-    "load_library", "load_submodules", "loadtxt", "memmap", "multiprocessing", "open", "ops", "optional_import",
-    "os", "package", "pathlib", "pickle", "popen", "run", "run_bundle", "save", "savetxt", "savez",
-    "savez_compressed", "serialization", "shutil", "socket", "subprocess", "sys", "system", "testing", "tofile",
-    "utils", "weave",
+    "builtins", "ctypes", "dump", "dumps", "exec", "fromfile", "importlib", "load", "loads", "memmap",
+    "modules", "open", "os", "pathlib", "pickle", "popen", "rename", "rmdir", "save", "savez", "serialization",
+    "shutil", "subprocess", "sys", "system", "to_csv", "to_filename", "to_pickle", "tofile", "unlink", "write",
+    "write_bytes", "write_text",
 ))  # fmt: skip
+# Arguments that let loaders run what they read.
+HARMFUL_ARGUMENTS = {"allow_pickle": False, "weights_only": True}
+# What MONAI puts where an expression has "@a::b".
+REFERENCES = "__local_refs"
+IMPORTS = "imports"
+MONAI_NAMES = {"monai": {"monai"}, "np": {"numpy"}, "numpy": {"numpy"}, "torch": {"torch"}}
 
 
-def doubts_of_expression(text: str, known: Collection[str] = ()) -> list[str]:
+def doubts_of_expression(text: str, key: str = "", known: Mapping[str, Collection[str]] | None = None) -> list[str]:
     """One short sentence per reason not to evaluate an expression.
 
     Args:
         text: the expression, with or without its ``$``.
-        known: further names that the config imports.
+        key: where it stands in the config, for relative references.
+        known: further names that the config imports -> the dotted names they may mean.
     """
-    code = text.removeprefix("$").strip()
-    if MACRO.match(code):
-        return []
-    code = REFERENCE.sub("_reference", code)
     try:
-        tree: ast.AST = ast.parse(code, mode="exec" if code.startswith(("import ", "from ")) else "eval")
+        code = python_of(text, key)
+        tree = ast.parse(code, mode="exec")
     except (SyntaxError, ValueError) as error:
         return [f"is no Python expression ({getattr(error, 'msg', error)})"]
-    allowed = {*HARMLESS_NAMES, *HARMLESS_MODULES, *known, "_reference", *_bound(tree)}
-    found: list[str] = []
-    for node in ast.walk(tree):  # outermost first: of a.b.c the whole is told, not a.b again
-        for doubt in _doubts(node, allowed):
-            if not any(doubt.split("'")[:2] == other.split("'")[:2] or _begins(other, doubt) for other in found):
-                found.append(doubt)
-    return found
+    if tree.body and isinstance(tree.body[0], ast.Import | ast.ImportFrom):
+        doubts = list(_of_import(tree))
+        if doubts == [] and key and key.split("::")[0] != IMPORTS:
+            doubts.append("imports a module outside of 'imports'")
+        return doubts
+    if len(tree.body) != 1 or not isinstance(tree.body[0], ast.Expr):
+        return ["is more than an expression"]
+    return list(dict.fromkeys(_Reading(known or {}).of(tree.body[0].value)))
 
 
-def imported_names(text: str) -> set[str]:
-    """Names that an ``import`` in an expression binds, if its modules are harmless."""
+def python_of(text: str, key: str = "") -> str:
+    """The Python that MONAI makes of an expression: references are replaced as it does it, inside texts too.
+
+    Raises:
+        ValueError: a relative reference leads out of the config.
+    """
+    from monai.bundle import ConfigParser, ReferenceResolver
+
+    code = ConfigParser.resolve_relative_ids(key, text).removeprefix("$")
+    for reference in sorted(ReferenceResolver.id_matcher.findall(code), key=len, reverse=True):
+        code = code.replace(reference, f"{REFERENCES}['{reference[1:]}']")
+    return code.strip()
+
+
+def references_of(text: str, key: str) -> list[str]:
+    """The keys that a reference or an expression at ``key`` refers to, from the top of the config."""
+    from monai.bundle import ConfigParser, ReferenceResolver
+
+    try:
+        code = ConfigParser.resolve_relative_ids(key, text)
+    except ValueError:
+        return []  # told by the expression
+    found = [reference[1:] for reference in ReferenceResolver.id_matcher.findall(code)]
+    return found if text.startswith("$") else [name for name in found if code == f"@{name}"]
+
+
+def imported_names(text: str) -> dict[str, set[str]]:
+    """Names that an ``import`` in an expression binds -> the dotted names they mean."""
     try:
         tree = ast.parse(text.removeprefix("$").strip())
     except (SyntaxError, ValueError):
-        return set()
-    names = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            names |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
+        return {}
+    names: dict[str, set[str]] = {}
+    for node in tree.body[:1]:
+        for alias in node.names if isinstance(node, ast.Import | ast.ImportFrom) else ():
+            whole = f"{node.module}.{alias.name}" if isinstance(node, ast.ImportFrom) else alias.name
+            names.setdefault(alias.asname or alias.name, set()).add(whole)
     return names
 
 
-def _bound(tree: ast.AST) -> Iterator[str]:
-    """Names that the expression itself binds: arguments of lambdas, variables of comprehensions."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.arg):
-            yield node.arg
-        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            yield node.id
+def _of_import(tree: ast.Module) -> Iterator[str]:
+    for node in tree.body:
+        if not isinstance(node, ast.Import | ast.ImportFrom):
+            yield "does more than import"
+            continue
+        for alias in node.names:
+            whole = f"{node.module}.{alias.name}" if isinstance(node, ast.ImportFrom) else alias.name
+            if whole.split(".")[0] not in MODULES or (isinstance(node, ast.ImportFrom) and node.level):
+                yield f"imports '{whole}'"
+            elif "." in whole and not (isinstance(node, ast.Import) and _module_of_lists(whole)):
+                doubt = doubt_of_name(whole)
+                if doubt is not None:
+                    yield f"imports '{whole}': {doubt}"
+            if hasattr(builtins, alias.asname or alias.name):
+                yield f"imports something under the built-in name '{alias.asname or alias.name}'"
 
 
-def _doubts(node: ast.AST, allowed: Collection[str]) -> Iterator[str]:
-    if isinstance(node, ast.Import):
-        yield from (f"imports '{alias.name}'" for alias in node.names if not _harmless(alias.name))
-    elif isinstance(node, ast.ImportFrom):
-        if not _harmless(node.module or "."):
-            yield f"imports '{node.module}'"
-        yield from (f"imports '{alias.name}'" for alias in node.names if alias.name in HARMFUL_PARTS)
-    elif isinstance(node, ast.Name) and node.id not in allowed:
-        yield f"uses '{node.id}', which is not on the list of harmless names"
-    elif isinstance(node, ast.Attribute):
-        if node.attr.startswith("_"):
+def _module_of_lists(dotted: str) -> bool:
+    """True for modules of which names may be used: the names are judged where they are used."""
+    import inspect
+
+    from ichseg.check.names import ALLOWED, EXACTLY, REFUSED, below, resolved
+
+    listed = any(name.startswith(f"{dotted}.") for name in EXACTLY)
+    return inspect.ismodule(resolved(dotted)) and (listed or (below(dotted, ALLOWED) and not below(dotted, REFUSED)))
+
+
+class _Reading:
+    """One expression, from the outside in."""
+
+    def __init__(self, known: Mapping[str, Collection[str]]) -> None:
+        self.modules = {name: set(meant) for name, meant in MONAI_NAMES.items()}
+        for name, meant in known.items():
+            self.modules.setdefault(name, set()).update(meant)
+
+    def of(self, tree: ast.AST) -> Iterator[str]:
+        self.bound: set[str] = set()
+        for node in ast.walk(tree):
+            name = node.arg if isinstance(node, ast.arg) else None
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                name = node.id
+            if name is not None and (hasattr(builtins, name) or name in self.modules or name.startswith("__")):
+                yield f"gives '{name}' another meaning"
+            elif name is not None:
+                self.bound.add(name)
+        yield from self._node(tree)
+
+    def _node(self, node: ast.AST) -> Iterator[str]:
+        dotted = _dotted(node)
+        if dotted is not None and dotted[0] in self.modules and dotted[0] not in self.bound:
+            for meant in sorted(self.modules[dotted[0]]):
+                whole = ".".join([meant, *dotted[1:]])
+                doubt = doubt_of_name(whole)
+                if doubt is not None:
+                    yield doubt
+            return
+        if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id == REFERENCES:
+            if not (isinstance(node.slice, ast.Constant) and isinstance(node.slice.value, str)):
+                yield f"uses '{REFERENCES}', MONAI's own table"
+            elif node.slice.value.split("::")[0] == IMPORTS:
+                yield "refers to an import, which hands out a module"
+            return
+        if isinstance(node, ast.Name) and node.id not in HARMLESS_NAMES and node.id not in self.bound:
+            yield f"uses '{node.id}', which is not on the list of harmless names"
+        elif isinstance(node, ast.Attribute) and node.attr.startswith("_"):
             yield f"reaches for '{node.attr}'"
-        elif _of_a_module(node) and node.attr in HARMFUL_PARTS:
-            yield f"uses '{ast.unparse(node)}', which reads, writes, fetches or runs things"
-    elif isinstance(node, ast.Constant) and isinstance(node.value, str) and "__" in node.value:
-        yield "holds '__' in a text, a way around such checks"
+        elif isinstance(node, ast.Attribute) and node.attr in HARMFUL_PARTS:
+            yield f"uses '{node.attr}' of something, which may read, write or run things"
+        elif isinstance(node, ast.keyword) and node.arg in HARMFUL_ARGUMENTS:
+            yield f"sets '{node.arg}'"
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and re.search("__", node.value):
+            yield "holds '__' in a text, a way around such checks"
+        for child in ast.iter_child_nodes(node):
+            yield from self._node(child)
 
 
-def _begins(longer: str, doubt: str) -> bool:
-    return longer.startswith(doubt.partition("',")[0] + ".")
-
-
-def _harmless(module: str) -> bool:
-    parts = module.split(".")
-    return parts[0] in HARMLESS_MODULES and not HARMFUL_PARTS & set(parts[1:])
-
-
-def _of_a_module(node: ast.Attribute) -> bool:
-    """True for ``torch.a.b``, False for an attribute of a reference or of a value."""
-    inner: ast.AST = node
-    while isinstance(inner, ast.Attribute):
-        inner = inner.value
-    return isinstance(inner, ast.Name) and inner.id != "_reference"
+def _dotted(node: ast.AST) -> list[str] | None:
+    """``[a, b, c]`` of ``a.b.c``, else None."""
+    parts: list[str] = []
+    while isinstance(node, ast.Attribute):
+        parts.append(node.attr)
+        node = node.value
+    return [node.id, *reversed(parts)] if isinstance(node, ast.Name) else None

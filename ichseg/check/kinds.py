@@ -8,15 +8,15 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ichseg.check.config import check_config, read_config
+from ichseg.check.config import CONFIG_SUFFIXES, check_config, macro_files, read_config
 from ichseg.check.findings import Finding
-from ichseg.check.pickles import doubts_of_weights
+from ichseg.check.pickles import doubts_of_arrays, doubts_of_weights
 from ichseg.errors import IchsegError
 
-CONFIG_SUFFIXES = (".yaml", ".yml", ".json")
 WEIGHT_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
 METADATA_KEYS = ("version", "monai_version", "pytorch_version", "numpy_version", "task", "description", "authors",
                  "copyright", "network_data_format")  # fmt: skip
+DATALIST_TOP = {"training", "validation", "test", "name", "description", "license", "source", "numTraining", "folds"}
 DATALIST_KEYS = frozenset((
     "case", "image", "label", "label_slices", "slice_labels", "fold", "patient", "spacing_known", "scan", "source",
 ))  # fmt: skip
@@ -49,18 +49,30 @@ def check_path(path: str | Path, allow: Collection[str] = ()) -> list[Finding]:
     if path.suffix.lower() not in CONFIG_SUFFIXES:
         raise IchsegError(f"{path}: neither a bundle folder nor a config ({', '.join(CONFIG_SUFFIXES)}) nor weights "
                           f"({', '.join(WEIGHT_SUFFIXES)})")  # fmt: skip
+    return list(dict.fromkeys(_config(path, allow, set())))
+
+
+def _config(path: Path, allow: Collection[str], seen: set[Path]) -> Iterator[Finding]:
+    """A file of keys: MONAI evaluates what it takes from one, whatever the file is called or looks like."""
+    seen.add(path.resolve())
     content, found = read_config(path)
-    if found:
-        return found
+    yield from found
+    if not found and not isinstance(content, Mapping):
+        yield Finding(path, "", "holds no keys")
     if not isinstance(content, Mapping):
-        return [Finding(path, "", "holds no keys")]
+        return
+    is_datalist = isinstance(content.get("training"), list) and set(content) <= DATALIST_TOP
     if path.name == "metadata.json":
-        return list(_metadata(path, content))
-    if "training" in content and isinstance(content["training"], list):
-        return list(_datalist(path, content))
+        yield from _metadata(path, content)
+    elif is_datalist:
+        yield from _datalist(path, content)
     beside = [other for other in _configs(path.parent) if other != path] if path.parent.name == "configs" else []
     contents = [one for one in (read_config(other)[0] for other in beside) if isinstance(one, Mapping)]
-    return list(dict.fromkeys(check_config(path, content, contents, allow)))
+    plain = path.name == "metadata.json" or is_datalist  # nothing there refers to a config
+    yield from check_config(path, content, contents, allow, references=not plain)
+    for file in macro_files(path, content):
+        if file not in seen and file.suffix.lower() in CONFIG_SUFFIXES:
+            yield from _config(file, allow, seen)
 
 
 def _bundle(folder: Path, allow: Collection[str]) -> Iterator[Finding]:
@@ -72,13 +84,18 @@ def _bundle(folder: Path, allow: Collection[str]) -> Iterator[Finding]:
             yield Finding(folder / needed, "", "file not found; a bundle needs it")
     for path in (*_configs(configs), *(p for p in [configs / "metadata.json"] if p.is_file())):
         yield from check_path(path, allow)
-    for path in sorted(configs.glob("*.conf")):
-        yield from _logging(path)
-    for path in sorted((folder / "models").glob("*")):
-        if path.suffix.lower() in (*WEIGHT_SUFFIXES, ".ts"):
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        suffix = path.suffix.lower()
+        if suffix in (*WEIGHT_SUFFIXES, ".ts"):
             yield from check_path(path)
-    for path in sorted(folder.rglob("*.py")):
-        yield Finding(path, "", "code of the bundle's own, which is not examined")
+        elif suffix in (".conf", ".ini"):
+            yield from _logging(path)
+        elif suffix in (".npy", ".npz", ".pkl", ".pickle"):
+            yield from (Finding(path, "", doubt) for doubt in doubts_of_arrays(path))
+        elif suffix in (".py", ".pyc", ".so", ".dll", ".pyd"):
+            yield Finding(path, "", "code of the bundle's own, which is not examined")
+        elif suffix in CONFIG_SUFFIXES and path.parent != configs:
+            yield from _config(path, allow, set())
 
 
 def _configs(folder: Path) -> list[Path]:
@@ -136,3 +153,9 @@ def _logging(path: Path) -> Iterator[Finding]:
             yield Finding(path, f"{section}::class", f"'{kind}' is no handler of Python's logging")
         if not HANDLER_ARGUMENTS.fullmatch(arguments):
             yield Finding(path, f"{section}::args", "is evaluated, and is more than streams, texts and numbers")
+        elif any(
+            Path(text).is_absolute() or ".." in Path(text).parts for text in re.findall(r"['\"](.*?)['\"]", arguments)
+        ):
+            yield Finding(path, f"{section}::args", "writes to a file elsewhere")
+        if parser.has_option(section, "kwargs"):
+            yield Finding(path, f"{section}::kwargs", "is evaluated")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickletools
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -44,6 +46,25 @@ def doubts_of_weights(path: str | Path) -> list[str]:
     except OSError as error:
         raise IchsegError(f"{path}: cannot be read ({error.strerror or error})") from None
     return list(dict.fromkeys(found)) or _loaded(path)
+
+
+def doubts_of_arrays(path: Path) -> list[str]:
+    """One short sentence per reason not to load a file of NumPy arrays or a pickle."""
+    if path.suffix.lower() not in (".npy", ".npz"):
+        return ["a pickle: loading it runs it"]
+    try:
+        with zipfile.ZipFile(path) if zipfile.is_zipfile(path) else contextlib.nullcontext() as archive:
+            members = [path] if archive is None else [zipfile.Path(archive, name) for name in archive.namelist()]
+            for member in members:
+                with member.open("rb") as stream:
+                    if stream.read(6) != b"\x93NUMPY":
+                        return ["holds something that is no NumPy array"]
+                    stream.read(2)
+                    if re.search(rb"'descr':[^}]*[|<>=]?O", stream.read(4096).split(b"\n")[0]):
+                        return ["holds pickled objects: loading it may run them"]
+    except (OSError, zipfile.BadZipFile, zlib.error) as error:
+        return [f"cannot be read ({error})"]
+    return []
 
 
 def _of_archive(path: Path) -> Iterator[str]:
