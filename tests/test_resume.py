@@ -22,6 +22,7 @@ from ichseg.cli import main
 from ichseg.errors import IchsegError
 from ichseg.inference import Journal, Shard, list_scans, merge_parts
 from ichseg.inference.overlap import run_in_turn, run_overlapped
+from ichseg.io import file_hash, value_hash
 from ichseg.resources import bundle_folder
 
 WEIGHTS = bundle_folder("ich_segmentation") / "models" / "model.pt"
@@ -124,12 +125,78 @@ def test_an_edited_mask_is_set_aside(scans, tmp_path, caplog):
     assert (out / "a_ich.nii.gz").read_bytes() == made
     assert (out / "a_ich.nii.gz.bak").read_bytes() == b"somebody's work"
     assert "kept as a_ich.nii.gz.bak" in caplog.text and reused(out) == ["b", "c", "sub/a"]
-    assert "kept as a_ich.nii.gz.bak" in rows(out)["a"]["message"] and rows(out)["a"]["status"] == "flagged"
+    assert "a_ich.nii.gz.bak is what was" in rows(out)["a"]["message"] and rows(out)["a"]["status"] == "flagged"
     (out / "a_ich.nii.gz").write_bytes(b"more of it")
     assert run(scans, out) == 0
     assert (out / "a_ich.nii.gz.bak").read_bytes() == b"somebody's work"
     assert (out / "a_ich.nii.gz.bak2").read_bytes() == b"more of it"
     assert (out / "a_ich.nii.gz").read_bytes() == made
+
+
+def test_nothing_of_another_hand_is_overwritten(scans, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "a_ich.nii.gz").write_bytes(b"drawn by hand")  # in no journal
+    assert run(scans, out) == 0
+    assert (out / "a_ich.nii.gz.bak").read_bytes() == b"drawn by hand" and rows(out)["a"]["status"] == "flagged"
+    assert not list(out.rglob("*.bak2")) and run(scans, out, "--overwrite") == 0 and len(list(out.rglob("*.bak*"))) == 1
+    # a scan of the input whose name is that of another's mask
+    image(head(), AFFINE).to_filename(scans / "a_ich.nii.gz")
+    kept = (scans / "a_ich.nii.gz").read_bytes()
+    assert run(scans, scans) == 1 and (scans / "a_ich.nii.gz").read_bytes() == kept
+    assert "would replace" in rows(scans)["a"]["message"] and rows(scans)["a_ich"]["status"] == "ok"
+
+
+def test_a_run_that_was_killed_knows_its_own_files(scans, tmp_path):
+    out = tmp_path / "out"
+    assert run(scans, out) == 0
+    lines = (out / "journal.jsonl").read_text().splitlines(keepends=True)
+    (out / "journal.jsonl").write_text("".join(line for line in lines if '"outputs"' not in line))  # killed before
+    assert run(scans, out) == 0 and not reused(out) and not list(out.rglob("*.bak*"))
+
+
+@pytest.mark.parametrize("edit", ['"run"', '"sha256"', '"bytes"', '"lesions"', '"status"', "a_ich.nii.gz"])
+def test_edited_lines_of_the_journal_do_not_count(scans, tmp_path, edit):
+    out = tmp_path / "out"
+    assert run(scans, out) == 0
+    text = (out / "journal.jsonl").read_text()
+    assert edit in text
+    (out / "journal.jsonl").write_text(text.replace(edit, '"../../x"'))
+    assert run(scans, out) == 0 and len(reused(out)) < 4
+
+
+def test_a_journal_reaches_nothing_outside(scans, tmp_path):
+    out, other = tmp_path / "out", tmp_path / "precious"
+    other.write_bytes(b"precious")
+    assert run(scans, out) == 0
+    lines = [json.loads(line) for line in (out / "journal.jsonl").read_text().splitlines()]
+    evil = next(line for line in lines if line.get("case") == "a")
+    evil["outputs"] = {"../precious": {"bytes": 8, "sha256": file_hash(other)}}
+    evil["input"]["sha256"] = "0" * 64
+    evil.pop("sum")
+    with (out / "journal.jsonl").open("a") as stream:
+        stream.write(json.dumps({**evil, "sum": value_hash(evil)}) + "\n")
+    (scans / "a.nii.gz").write_bytes(b"no scan")
+    assert run(scans, out) == 1 and other.read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize(
+    "name", [b"line\xe2\x80\xa8sep.nii.gz", b"bad\xff.nii.gz", b"new\nline.nii.gz", b"\xc3\xa4.nii"]
+)
+def test_odd_names_resume_and_join(scans, tmp_path, name, capsys):
+    out = tmp_path / "out"
+    try:
+        image(head(), AFFINE).to_filename(scans / "x.nii")
+        (scans / "x.nii").rename(scans / os.fsdecode(name.replace(b".gz", b"")))
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    for _ in range(2):
+        assert run(scans, out) == 0
+    assert len(reused(out)) == 5
+    json.dumps([json.loads(line) for line in (out / "results.jsonl").read_text(encoding="ascii").splitlines()])
+    for part in ("1/2", "2/2"):
+        assert run(scans, tmp_path / "parts", "--shard", part) == 0
+    assert main(["merge", str(tmp_path / "parts")]) == 0
 
 
 def test_a_mask_of_an_input_that_is_no_more_is_removed(scans, tmp_path):
@@ -272,22 +339,35 @@ def test_parts_do_not_collide_and_join(scans, tmp_path, capsys):
         assert len(list(csv.DictReader(stream))) == 5
     for path in whole.glob("**/*_ich.nii.gz"):
         assert path.read_bytes() == (out / path.relative_to(whole)).read_bytes()
-    assert run(scans, out) == 1 and len(reused(out)) == 4  # a run of everything believes the parts
-    (out / "results-2of2.jsonl").unlink()
+    kept = (out / "results-2of2.jsonl").rename(tmp_path / "kept")
     assert main(["merge", str(out)]) == 1 and "results-2of2.jsonl: not there" in capsys.readouterr().err
+    kept.rename(out / "results-2of2.jsonl")
+    assert run(scans, out, "--shard", "1/2", "--threshold", "0.4") in (0, 1)
+    assert main(["merge", str(out)]) == 2 and "was made with other settings" in capsys.readouterr().err
+    assert run(scans, out) == 1 and len(reused(out)) == 4  # a run of everything believes the parts
+    # ... and takes their place: older tables are not to be joined over newer ones
+    assert main(["merge", str(out)]) == 2 and "nothing to join" in capsys.readouterr().err
 
 
 def test_merging_says_what_is_wrong(tmp_path):
     with pytest.raises(IchsegError, match=r"no results-KofN.jsonl here"):
         merge_parts(tmp_path)
-    (tmp_path / "results-1of2.jsonl").write_text('{"case": "a", "file": "a", "status": "ok"}\n')
+    good = {"case": "a", "file": "a", "status": "ok", "volume_ml": 0.0, "lesions": 0}
+    (tmp_path / "results-1of2.jsonl").write_text(json.dumps(good) + "\n")
     (tmp_path / "results-1of3.jsonl").write_text("")
     with pytest.raises(IchsegError, match="parts of 2 and of 3"):
         merge_parts(tmp_path)
     (tmp_path / "results-1of3.jsonl").unlink()
-    (tmp_path / "results-2of2.jsonl").write_text("{}\n")
-    with pytest.raises(IchsegError, match=r"results-2of2.jsonl: line 1 is not a row"):
+    (tmp_path / "report-1of2.json").write_text('{"run": "x"}')
+    (tmp_path / "results-2of2.jsonl").write_text("")
+    with pytest.raises(IchsegError, match=r"results-2of2.jsonl: its run has not ended"):
         merge_parts(tmp_path)
+    (tmp_path / "report-2of2.json").write_text('{"run": "x"}')
+    assert [row["case"] for row in merge_parts(tmp_path)[0].rows] == ["a"]
+    for wrong in ({}, {**good, "status": "great"}, {**good, "volume_ml": "x"}, {**good, "lesions": 2}, [], 1):
+        (tmp_path / "results-2of2.jsonl").write_text(json.dumps(wrong) + "\n")
+        with pytest.raises(IchsegError, match=r"results-2of2.jsonl: line 1 is not a row"):
+            merge_parts(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["0/2", "3/2", "1", "a/b", "1/0"])

@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import os
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -31,6 +32,7 @@ logger = logging.getLogger(__name__)
 class Journal:
     """``journal.jsonl`` in the output folder: a line per run and a line per case, appended and flushed at once.
 
+    Every line holds the hash of itself: one that was torn or edited does not count.
     A case is done if some line of it agrees with the case's input now (size and SHA-256), with what else the data
     dictionary says of it, with the weights, the settings and the version of this run, and if every file it left is
     there with the bytes it was written with. Nothing is believed because it exists.
@@ -63,6 +65,8 @@ class Journal:
         self.run = value_hash({"ichseg": __version__, "weights": sorted(self.weights.values()), **self.settings})
         self.path = self.folder / f"journal{self.shard.suffix}.jsonl"
         self.records: dict[str, list[dict[str, Any]]] = {}
+        self.written: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)  # output -> how it was left
+        self.begun: set[str] = set()  # outputs that a run began to write and may not have recorded
         self._stream: TextIO | None = None
 
     @contextlib.contextmanager
@@ -79,9 +83,9 @@ class Journal:
             if self.shard.count > 1:
                 self._lock(locks, self.folder / f".journal{self.shard.suffix}.lock", shared=False)
             remove_leftovers(self.folder, all_of_them=self.shard.count == 1)
-            self.records = self._read()
+            self._read()
             torn = self.path.is_file() and not _ends_a_line(self.path)
-            with self.path.open("a", encoding="utf-8", errors="surrogateescape") as self._stream:
+            with self.path.open("a", encoding="utf-8") as self._stream:
                 if torn:
                     self._stream.write("\n")
                 now = datetime.now(timezone.utc).isoformat(timespec="seconds")
@@ -124,6 +128,7 @@ class Journal:
         names = {os.path.relpath(path, self.folder): path for path in outputs}
         kept = {name: {"bytes": p.stat().st_size, "sha256": file_hash(p)} for name, p in sorted(names.items())}
         self._append({"case": item["case"], "run": self.run, "input": identity, "outputs": kept, "row": row})
+        self.begun.difference_update(kept)
 
     def other_cases(self, items: Sequence[Mapping[str, Any]]) -> list[str]:
         """Names of cases that are not among ``items`` and whose outputs are still there."""
@@ -150,26 +155,25 @@ class Journal:
                     removed.append(name)
         return removed
 
-    def set_aside(self, item: Mapping[str, Any]) -> list[str]:
-        """Rename outputs of a case that were changed since they were written, before they are remade.
+    def make_way(self, path: Path) -> str | None:
+        """Called before an output is written: a file there that no run has written is renamed, never overwritten.
 
         Returns:
-            their new names within the folder: ``NAME.bak``, and if that is taken ``NAME.bak2`` and so on.
+            its new name within the folder: ``NAME.bak``, and if that is taken ``NAME.bak2`` and so on; None if nothing
+            was in the way.
         """
-        written: dict[str, list[dict[str, Any]]] = {}
-        for record in self.records.get(str(item["case"]), ()):
-            for name, kept in record["outputs"].items():
-                written.setdefault(name, []).append(kept)
-        moved = []
-        for name, versions in written.items():
-            path = self.folder / name
-            if path.is_file() and not any(self._same(name, kept) for kept in versions):
-                number = 1
-                while (kept := path.with_name(f"{path.name}.bak{number if number > 1 else ''}")).exists():
-                    number += 1
-                path.replace(kept)
-                moved.append(os.path.relpath(kept, self.folder))
-                logger.warning("%s: changed since it was written; kept as %s", path, kept.name)
+        name = os.path.relpath(path, self.folder)
+        moved = None
+        if path.is_file() and name not in self.begun and not any(self._same(name, kept) for kept in self.written[name]):
+            number = 1
+            while (kept := path.with_name(f"{path.name}.bak{number if number > 1 else ''}")).exists():
+                number += 1
+            path.replace(kept)
+            moved = os.path.relpath(kept, self.folder)
+            logger.warning("%s: not as a run has written it; kept as %s", path, kept.name)
+        if name not in self.begun:
+            self._append({"begun": name})  # a run that is killed now knows the file for its own
+            self.begun.add(name)
         return moved
 
     def _intact(self, record: Mapping[str, Any]) -> bool:
@@ -182,23 +186,29 @@ class Journal:
         except OSError:
             return False
 
-    def _read(self) -> dict[str, list[dict[str, Any]]]:
-        found: dict[str, list[dict[str, Any]]] = {}
+    def _read(self) -> None:
+        """Take in all journals of the folder: what is no whole line of ours does not count."""
+        self.records, self.written, self.begun = {}, defaultdict(list), set()
         for path in sorted(self.folder.glob("journal*.jsonl")):
-            for line in path.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+            for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
                 try:
                     record = json.loads(line)
-                    if "case" in record:
-                        record["input"]["bytes"], record["row"]["status"], record["outputs"].items()
-                        found.setdefault(record["case"], []).append(record)
+                    whole = record.pop("sum") == value_hash(record)
                 except (ValueError, KeyError, TypeError, AttributeError):
                     continue  # a line that a killed run did not finish
-        return found
+                if whole and "begun" in record:
+                    self.begun.add(record["begun"])
+                elif whole and "case" in record and all(map(_inside, record["outputs"])):
+                    self.records.setdefault(record["case"], []).append(record)
+                    for name, kept in record["outputs"].items():
+                        self.written[name].append(kept)
+                        self.begun.discard(name)
 
     def _append(self, record: Mapping[str, Any]) -> None:
         if self._stream is None:
             raise RuntimeError("the journal is not open")
-        self._stream.write(json.dumps(record, ensure_ascii=False, default=str) + "\n")
+        record = json.loads(json.dumps(record, default=str))
+        self._stream.write(json.dumps({**record, "sum": value_hash(record)}) + "\n")
         self._stream.flush()
         os.fsync(self._stream.fileno())
 
@@ -223,6 +233,11 @@ def _network_hash(network: torch.nn.Module) -> str:
         found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
+
+
+def _inside(name: str) -> bool:
+    """True if a name stays within the folder it is relative to."""
+    return not Path(name).is_absolute() and ".." not in Path(name).parts
 
 
 def _ends_a_line(path: Path) -> bool:

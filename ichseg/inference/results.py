@@ -14,6 +14,7 @@ from typing import Any
 from ichseg.io import write_text
 from ichseg.metrics.lesions import MEASURES
 
+STATUSES = ("failed", "skipped", "flagged", "ok")
 COLUMNS = ("case", "status", *MEASURES, "seconds", "reused", "stage", "message", "file")
 TEXT_COLUMNS = ("case", "status", *MEASURES[:-2], "message")
 # Writing the tables may take this share of a run's time, not more: they grow with it.
@@ -67,8 +68,7 @@ class Results:
         for each in rows:
             writer.writerow({name: _cell(value) for name, value in each.items()})
         write_text(self.path, _encodable(table.getvalue()))
-        lines = "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in rows)
-        write_text(self.folder / f"{self.name}.jsonl", _encodable(lines))
+        write_text(self.folder / f"{self.name}.jsonl", "".join(json.dumps(each) + "\n" for each in rows))
         self._written = time.monotonic()
         self._took = self._written - started
 
@@ -89,6 +89,17 @@ class Results:
         lines = [[*shown], *([str(_cell(row.get(name, ""))) for name in shown] for row in self.rows)]
         widths = [max(len(line[n]) for line in lines) for n in range(len(shown))]
         return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def is_row(row: Any) -> bool:
+    """True if something read from a file is a row of results as they are written."""
+    if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("case", "file", "status")):
+        return False
+    if row["status"] not in STATUSES or not isinstance(row.get("message", ""), str):
+        return False
+    numbers = [name for name in MEASURES if name.endswith(("_ml", "_cm", "lesions", "_slice")) and "over" not in name]
+    needed = numbers if row.get("lesions") else ("volume_ml", "lesions")
+    return row["status"] in STATUSES[:2] or all(isinstance(row.get(name), int | float) for name in needed)
 
 
 def _cell(value: Any) -> Any:

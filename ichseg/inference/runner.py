@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import time
 from collections.abc import Callable
 from functools import partial
@@ -14,9 +15,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ichseg.errors import IchsegError, first_cause, one_line
+from ichseg.errors import IchsegError, ScanError, first_cause, one_line
 from ichseg.inference.journal import Journal
 from ichseg.inference.memory import return_freed_memory
+from ichseg.inference.merge import remove_parts
 from ichseg.inference.overlap import run_in_turn, run_overlapped
 from ichseg.inference.results import Results
 from ichseg.inference.scans import ScanDataset
@@ -69,6 +71,7 @@ class FolderRunner:
         self.output_dir, self.journal, self.overlap, self.summarize = Path(output_dir), journal, overlap, summarize
         self.seconds = 0.0
         self.results = Results(self.output_dir)
+        self._inputs: set[str] = set()
 
     def run(self) -> list[Row]:
         """Run every scan; returns the rows of the results, see :class:`ichseg.inference.Results`.
@@ -109,6 +112,7 @@ class FolderRunner:
         mine = [n for n, case in enumerate(self.dataset.data)
                 if self.journal is None or self.journal.shard.holds(str(case["case"]))]  # fmt: skip
         suffix = "" if self.journal is None else self.journal.shard.suffix
+        self._inputs = {os.path.realpath(str(case["image"])) for case in self.dataset.data if "skip" not in case}
         order = [str(self.dataset.data[n]["image"]) for n in mine]
         self.results = Results(self.output_dir, order, f"results{suffix}")
         todo = self._sort_out(mine)
@@ -116,6 +120,8 @@ class FolderRunner:
             finish = partial(self._finish, shown=shown)
             (run_overlapped if self.overlap else run_in_turn)(todo, self._read, self._work, finish)
         self.results.write()
+        if not suffix:
+            remove_parts(self.output_dir)
         if self.journal is not None and (gone := self.journal.other_cases(self.dataset.data)):
             logger.info("%s: also holds masks of %d scans that are not in this input, such as %s; they have no row",
                         self.output_dir, len(gone), gone[0])  # fmt: skip
@@ -179,10 +185,9 @@ class FolderRunner:
 
     def _mask(self, case: Item, work: Item) -> Row:
         item = work["item"]
-        flags = []
+        moved: list[str] = []
         try:
-            if self.journal is not None:
-                flags += [f"changed since it was written, kept as {name}" for name in self.journal.set_aside(case)]
+            item["before_write"] = partial(self._make_way, case, moved)
             with torch.no_grad():
                 item["pred"] = work.pop("pred")
                 work["item"] = item = self.postprocessing(item)
@@ -196,8 +201,18 @@ class FolderRunner:
             if isinstance(cause, OSError) and cause.errno in NO_ROOM:
                 raise cause from None
             return self._failure("write" if isinstance(cause, OSError) else "mask", work, error)
-        flags = [*item["image"].meta.get("flags", []), *item.get("flags", []), *flags]
+        flags = [*item["image"].meta.get("flags", []), *item.get("flags", [])]
+        flags += [f"{name} is what was there before, by another hand" for name in moved]
         return {"status": "flagged" if flags else "ok", **measured, "message": "; ".join(flags)}
+
+    def _make_way(self, case: Item, moved: list[str], path: Path) -> None:
+        """Before an output is written: nothing that is not a run's own is lost."""
+        if os.path.realpath(path) in self._inputs:
+            raise ScanError(
+                f"{case['image']}: its output would replace {path}, a scan of the input; use another folder"
+            )
+        if self.journal is not None and (name := self.journal.make_way(path)):
+            moved.append(name)
 
     def _failure(self, stage: str, work: Item, error: Exception) -> Row:
         path = str(self.dataset.data[work["number"]]["image"])

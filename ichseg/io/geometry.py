@@ -74,6 +74,8 @@ def believed_affine(header: nib.Nifti1Header) -> tuple[np.ndarray, list[str]]:
         flags.append(f"negative pixdim {_rounded(sizes)} taken as positive")
     repaired = header.copy()
     repaired["pixdim"][1:4] = np.abs(sizes)
+    # The standard reads a qfac of 0 as 1; nibabel takes nothing but 1 and -1.
+    repaired["pixdim"][0] = -1 if header["pixdim"][0] < 0 else 1
     sform, qform = _form(repaired, "sform"), _form(repaired, "qform")
     if sform is not None and usable(sform):
         affine = sform

@@ -9,6 +9,11 @@ SOFT_TISSUE_SHARE = 0.04
 BONE_KERNEL_HU = 25.0
 NOT_A_HEAD = "not a head?"
 HEAD_MM = (80.0, 400.0)
+SLICES_MM = (0.2, 20.0)
+# Calcium and metal end below it, even on scanners that go beyond 12 bits.
+MOST_HU = 70000.0
+# Brain is what most of the soft tissue of a head CT is.
+BRAIN_SHARE, BRAIN_HU = 0.02, (18.0, 54.0)
 SAMPLE = 2**21  # voxels that are enough to count tissue or to measure noise
 
 
@@ -22,6 +27,15 @@ def lost_intercept(array: np.ndarray) -> int:
         return 0
     some = array.ravel()[:: max(1, round(array.size / SAMPLE))]
     return 1024 if float(((some > 1000) & (some < 1100)).mean()) > SOFT_TISSUE_SHARE else 0
+
+
+def brain_level(array: np.ndarray) -> tuple[float, float]:
+    """Share of the voxels between 4 and 96, and the value that is most frequent among them."""
+    some = array.ravel()[:: max(1, round(array.size / SAMPLE))]
+    # What a window has clipped heaps up at its end.
+    counts, edges = np.histogram(some[some < array.max()], np.arange(4, 97, 4))
+    smooth = np.convolve(counts, [1, 1, 1], "same")
+    return float(counts.sum()) / len(some), float(edges[int(smooth.argmax())]) + 2
 
 
 def intensity_doubts(array: np.ndarray) -> list[str]:
@@ -38,6 +52,13 @@ def intensity_doubts(array: np.ndarray) -> list[str]:
     doubts = []
     if low > -200:
         doubts.append(f"nothing below {low:g}: clipped to a window, or not a CT")
+    if high > MOST_HU:
+        doubts.append(f"values up to {high:g} are not Hounsfield units")
+    share, level = brain_level(array)
+    if share < BRAIN_SHARE:
+        doubts.append("next to nothing has the gray level of brain: no Hounsfield units? The mask is not to be trusted")
+    elif not BRAIN_HU[0] <= level <= BRAIN_HU[1]:
+        doubts.append(f"brain near {level:.0f} instead of 35 HU: a wrong rescale slope? The mask is not to be trusted")
     # Brain is soft tissue whose neighbors are soft tissue: elsewhere neighbors differ for a reason.
     some = array[:, :: max(1, round(array.size / SAMPLE))]
     first, second = some[:-1], some[1:]
@@ -48,8 +69,11 @@ def intensity_doubts(array: np.ndarray) -> list[str]:
 
 
 def size_doubts(shape: tuple[int, ...], spacing: tuple[float, float, float], axis: int) -> list[str]:
-    """One short sentence if the field of view across the slices cannot be that of a head."""
+    """One short sentence if the field of view or the distance of the slices cannot be that of a head CT."""
+    doubts = []
+    if not SLICES_MM[0] <= spacing[axis] <= SLICES_MM[1]:
+        doubts.append(f"slices {spacing[axis]:g} mm apart: milliliters are doubtful")
     plane = [n * mm for number, (n, mm) in enumerate(zip(shape, spacing, strict=True)) if number != axis]
-    if HEAD_MM[0] <= min(plane) and max(plane) <= HEAD_MM[1]:
-        return []
-    return [f"a field of view of {plane[0]:.0f} x {plane[1]:.0f} mm: {NOT_A_HEAD}"]
+    if not (HEAD_MM[0] <= min(plane) and max(plane) <= HEAD_MM[1]):
+        doubts.append(f"a field of view of {plane[0]:.0f} x {plane[1]:.0f} mm: {NOT_A_HEAD}")
+    return doubts

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import io
 import math
 import zlib
 from pathlib import Path
@@ -131,7 +130,9 @@ def _declared(path: Path, start: bytes) -> tuple[int, nib.Nifti1Header]:
     second = start[:4] in HEADER_SIZES[2:]
     image_class = nib.Nifti2Image if second else nib.Nifti1Image
     try:
-        header = image_class.header_class.from_fileobj(io.BytesIO(start), check=False)
+        # The fixed part alone: extensions may be of any length, and nothing here needs them.
+        length = image_class.header_class.sizeof_hdr
+        header = image_class.header_class(start[:length], check=False)
         with LoggingOutputSuppressor():
             header.copy().check_fix(error_level=40)  # of a copy: what it mends, such as a size of 0, is to be seen
         dimensions = [int(n) for n in header["dim"]]
@@ -146,8 +147,8 @@ def _declared(path: Path, start: bytes) -> tuple[int, nib.Nifti1Header]:
     shape = dimensions[1 : dimensions[0] + 1]
     if min(shape) < 1:
         raise ScanError(f"{path}: the volume is empty or its size is not a size: {tuple(shape)}")
-    if not math.isfinite(offset) or offset < 0:
-        raise ScanError(f"{path}: vox_offset {offset} is not a place in the file")
+    if not math.isfinite(offset) or offset < length + 4:
+        raise ScanError(f"{path}: vox_offset {offset:g} is no place for voxels: the header takes {length + 4}")
     return int(offset) + math.prod(shape) * bits // 8, header
 
 

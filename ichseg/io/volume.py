@@ -19,6 +19,7 @@ AIR_HU = -1000.0
 SPACING_UNKNOWN = "in-plane spacing unknown"
 OWN_MASK = b"ichseg"
 LARGEST_CODE = 2**53
+SCALING_ERROR = 1e-6
 SLAB_VOXELS = 2**18
 PACKING = 1  # gzip level: masks are mostly zeros
 
@@ -113,8 +114,12 @@ def read_mask(path: str | Path, size_limit: int = SIZE_LIMIT) -> tuple[np.ndarra
     if stored.dtype.kind == "f" or (slope, offset) != (1.0, 0.0):
         with np.errstate(over="ignore", invalid="ignore"):
             stored = stored.astype(np.float64) * slope + offset
-        if not np.array_equal(np.rint(stored), stored):
+        codes = np.rint(stored)
+        # The slope is a float32: 255 times 1/255 is not quite 1.
+        most = SCALING_ERROR * max(1.0, float(np.abs(codes).max()))
+        if not np.isfinite(stored).all() or np.abs(codes - stored).max() > most:
             raise ScanError(f"{path}: a mask holds whole label codes, this file does not")
+        stored = codes
     low, high = stored.min(), stored.max()
     if low < -LARGEST_CODE or high > LARGEST_CODE:
         raise ScanError(f"{path}: {low:g} to {high:g} are no label codes")
@@ -155,9 +160,12 @@ def image_like(array: np.ndarray, header: nib.Nifti1Header, name: str | Path) ->
     new.set_data_dtype(array.dtype)
     new.set_slope_inter(1.0, 0.0)
     new["cal_min"], new["cal_max"], new["intent_code"] = 0, 0, 0
-    new["descrip"] = OWN_MASK
+    new["descrip"], new["vox_offset"] = OWN_MASK, 0
     kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
-    best = new.get_best_affine()
+    try:
+        best = new.get_best_affine()
+    except nib.spatialimages.HeaderDataError:  # such as a qfac of 0
+        best = np.full((4, 4), np.nan)
     # The header's own affine leaves its forms alone; one that is no affine would be written over them.
     return kind(np.asarray(array).reshape(shape), best if np.isfinite(best).all() else None, new)
 

@@ -64,6 +64,7 @@ class KeepForReportd(SaveImaged):
             source = Path(mask.meta["filename_or_obj"])
             folder = source.absolute().parent.relative_to(Path(self.root).absolute()) if self.root else Path()
             path = self.output_dir / FOLDER / folder / f"{scan_name(source)}.json"
+            item.get("before_write", bool)(path)
             write_text(path, json.dumps(kept))
             item["saved"] = [*item["saved"], path]
         return item

@@ -7,6 +7,7 @@ import html
 import importlib.metadata
 import json
 import platform
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -132,9 +133,8 @@ def write_report(
 
 def _pieces(folder: Path, rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> Iterator[str]:
     page = (VIEWER / "page.html").read_text(encoding="utf-8")
-    for name, text in _parts(rows, facts).items():
-        page = page.replace(f"@@{name}@@", text)
-    yield page
+    parts = _parts(rows, facts)
+    yield re.sub("@@([A-Z]+)@@", lambda place: parts[place[1]], page)  # in one go: a name may look like a place
     for number, row in _by_interest(rows):
         kept = _kept(folder, row)
         if kept is None:

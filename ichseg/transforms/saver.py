@@ -13,6 +13,8 @@ from monai.transforms import SaveImaged
 from ichseg.errors import ScanError
 from ichseg.io import scan_name, write_like
 
+BEFORE_WRITE = "before_write"
+
 
 class SaveImageMaskd(SaveImaged):
     """Save masks, or probabilities, as NIfTI in the geometry of the scan they belong to: ``<name>_<postfix>.nii.gz``.
@@ -29,7 +31,8 @@ class SaveImageMaskd(SaveImaged):
         dtype: of the voxels: ``uint8`` for masks, ``float32`` for probabilities.
         enabled: False saves nothing.
 
-    The paths written are added to the list under the key ``saved``.
+    The paths written are added to the list under the key ``saved``; what stands under ``before_write`` is called with
+    each path before.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class SaveImageMaskd(SaveImaged):
             values = np.asarray(item[key][0])
             if self.dtype.kind in "ui" and values.dtype.kind == "f":
                 values = np.rint(values)
+            item.get(BEFORE_WRITE, bool)(path)
             write_like(path, values.astype(self.dtype, copy=False), source)
             item["saved"] = [*item.get("saved", ()), path]
         return item
