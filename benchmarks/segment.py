@@ -3,7 +3,7 @@
     python benchmarks/segment.py                              # 20 phantoms of 34 slices of 512 pixels
     python benchmarks/segment.py --scans DATA/images          # the first 20 scans of a folder
     python benchmarks/segment.py --precision bf16             # ours only; what changes is in the masks
-    python benchmarks/segment.py --memory                     # peak memory of 200 scans against one, nothing else
+    python benchmarks/segment.py --memory                     # peak memory of 200 scans against 5 and one, nothing else
 
 Both sides are whole commands, from the start of Python to the last mask: 'ichseg segment', report included, and
 'python -m monai.bundle run' of stock_inference.yaml, with the same weights. They take turns; masks are compared.
@@ -31,6 +31,7 @@ from measuring import commit, machine, processor_times, ratio, steal_share
 from ichseg.data.phantom import prepare_phantom
 from ichseg.resources import bundle_folder
 
+FEW = 5
 HERE = Path(__file__).resolve().parent
 WEIGHTS = bundle_folder("ich_segmentation") / "models" / "model.pt"
 
@@ -86,16 +87,18 @@ def compare(work: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def memory(work: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Peak memory of ours with many scans against one of the same."""
-    one, many = work / "one", work / "many"
+    """Peak memory of ours with many scans against one of the same, and against a few: one alone overlaps with none."""
+    counts = {"one": 1, "few": FEW, "many": options.many}
     source = sorted(gathered(work, options, 1).glob("*.nii.gz"))[0]
-    for folder, count in ((one, 1), (many, options.many)):
-        folder.mkdir()
+    held = {}
+    for name, count in counts.items():
+        (work / name).mkdir()
         for number in range(count):
-            os.link(source, folder / f"scan_{number:03d}.nii.gz")
-    held = {name: measured(ours(work / name, work / f"{name}_masks", options.precision))[1] for name in ("one", "many")}
-    return {"many": options.many, "peak_mib": {name: round(mib) for name, mib in held.items()},
-            "many_to_one": round(held["many"] / held["one"], 3)}  # fmt: skip
+            os.link(source, work / name / f"scan_{number:03d}.nii.gz")
+        held[name] = measured(ours(work / name, work / f"{name}_masks", options.precision))[1]
+    return {"scans_of": counts, "peak_mib": {name: round(mib) for name, mib in held.items()},
+            "many_to_one": round(held["many"] / held["one"], 3),
+            "many_to_few": round(held["many"] / held["few"], 3)}  # fmt: skip
 
 
 def gathered(work: Path, options: argparse.Namespace, count: int) -> Path:

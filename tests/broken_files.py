@@ -83,6 +83,13 @@ def saved(array=None, affine=AFFINE, **header) -> Callable[[Path], object]:
     return lambda path: written(image(array, affine, **header).to_bytes())(path)
 
 
+def extended() -> bytes:
+    """A good scan with a header extension longer than the header, as AFNI writes them."""
+    made = image()
+    made.header.extensions.append(nib.nifti1.Nifti1Extension("afni", b"patient name" * 400))
+    return made.to_bytes()
+
+
 def cut_crc() -> bytes:
     packed = gzip.compress(good(), mtime=0)
     return packed[:-6] + bytes([packed[-6] ^ 255]) + packed[-5:]
@@ -96,7 +103,7 @@ def some_nan() -> np.ndarray:
 
 TILT = AFFINE + np.array([[0, 0, 0, 0], [0, 0, 1.6, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
 CORONAL = np.array([[-4.0, 0, 0, 0], [0, 0, -12, 0], [0, 4, 0, 0], [0, 0, 0, 1]])
-NO_QFORM = (QFORM_CODE, "h", 0)
+NO_QFORM, NO_SFORM = (QFORM_CODE, "h", 0), (QFORM_CODE + 2, "h", 0)
 NAN_ROW = (float("nan"),) * 12
 ZERO_ROW = (0.0,) * 12
 
@@ -130,9 +137,26 @@ CASES = [
     ],
     Case("15_intercept_nan.nii", "failed", "intercept", written(lambda: patched((SLOPE, "ff", (1.0, float("nan")))))),
     Case(
+        "15_intercept_twice.nii",
+        "flagged",
+        "gray level of brain",
+        written(lambda: patched((SLOPE, "ff", (1, -1024.0)))),
+    ),
+    Case("15_slope_two.nii", "flagged", "wrong rescale slope", written(lambda: patched((SLOPE, "ff", (2.0, 0.0))))),
+    Case("15_slope_million.nii", "flagged", "values up to", written(lambda: patched((SLOPE, "ff", (1e6, 0.0))))),
+    *[
+        Case(
+            f"16_offset_{value}.nii",
+            "failed",
+            "no place for voxels|too low",
+            written(lambda v=value: patched((VOX_OFFSET, "f", float(v)))),
+        )
+        for value in (0, 16, 348)
+    ],
+    Case(
         "16_offset_nan.nii",
         "failed",
-        "not a place|not a readable",
+        "no place|not a readable",
         written(lambda: patched((VOX_OFFSET, "f", float("nan")))),
     ),
     Case("17_pixdim_zero.nii", "failed", "voxels have no size", written(lambda: patched((PIXDIM + 8, "f", 0.0)))),
@@ -151,8 +175,11 @@ CASES = [
         for name, row in (("19_sform_zero", ZERO_ROW), ("20_sform_nan", NAN_ROW))
     ],
     Case("21_no_codes.nii", "flagged", "left and right", written(lambda: patched((QFORM_CODE, "hh", (0, 0))))),
+    Case("21_no_qfac.nii", "ok", "", written(lambda: patched((PIXDIM, "f", 0.0), NO_SFORM))),
     Case("22_tilt.nii.gz", "flagged", "tilted gantry", saved(affine=TILT)),
     Case("23_pixdim.nii", "flagged", "disagrees with the affine", written(lambda: patched((PIXDIM + 12, "f", 10.0)))),
+    Case("23_thin.nii", "flagged", "0.01 mm apart", saved(affine=AFFINE @ np.diag([1, 1, 0.002, 1]))),
+    Case("23_far.nii", "flagged", "1000 mm apart", saved(affine=AFFINE @ np.diag([1, 1, 200, 1]))),
     Case("24_three_volumes.nii.gz", "failed", "one 3-D volume", saved(np.stack([head()] * 3, -1))),
     Case("25_one_volume_4d.nii.gz", "ok", "", saved(head()[..., None])),
     Case("26_flat.nii.gz", "failed", "one 3-D volume", saved(head()[..., 0])),
@@ -183,6 +210,7 @@ CASES = [
     ),
     Case("33_not_a_head.nii.gz", "flagged", "not a head", saved(affine=np.diag([-12.0, -12, 5, 1]))),
     Case("34_coronal.nii.gz", "flagged", "not foot to head", saved(affine=CORONAL)),
+    Case("35_extensions.nii.gz", "ok", "", written(extended)),
     Case("35_one_slice.nii.gz", "ok", "", saved(head((48, 48, 1)))),
     Case("35_constant.nii.gz", "flagged", "no picture", saved(np.full(SHAPE, 40, np.int16))),
     Case("37 späce \u2013 ünïcode.nii.gz", "ok", "", saved()),

@@ -91,6 +91,13 @@ def test_bad_input_is_one_line(tmp_path):
         ichseg.segment(head(), AFFINE, threshold=3, **OPTIONS)
     with pytest.raises(ichseg.IchsegError, match="is written as"):
         ichseg.segment(tmp_path / "a.nii.gz", output=tmp_path / "x.png")
+    for call in (ichseg.measure, ichseg.segment):
+        with pytest.raises(TypeError, match="expected a path, a nibabel image or an array, not list"):
+            call([[1]])
+    bare = nib.Nifti1Image(head(), None)  # no affine: the grid of its voxel sizes
+    with pytest.warns(UserWarning, match="left and right are unreliable"):
+        assert ichseg.segment(bare, **OPTIONS).shape == head().shape
+    assert "side" not in ichseg.measure(bare)
     with pytest.raises(ichseg.IchsegError, match="weight file not found"):
         ichseg.segment(head(), AFFINE, weights=tmp_path / "none.pt")
 

@@ -38,7 +38,8 @@ def test_round_trip(scan):
     volume = read_volume(scan)
     assert volume.array.dtype == np.float32 and volume.array.min() == -1000 and volume.array.shape == (4, 5, 3)
     np.testing.assert_allclose(volume.affine, np.diag([-40, -40, 50, 1]))
-    assert volume.flags == ()
+    doubts = [flag.partition(":")[0] for flag in volume.flags]
+    assert doubts == ["next to nothing has the gray level of brain", "slices 50 mm apart"]
 
 
 def broken(kind, data):
@@ -154,6 +155,32 @@ def test_a_mask_holds_whole_codes(tmp_path):
     nib.save(nib.Nifti1Image(np.full((2, 2, 2), 0.5, np.float32), np.eye(4)), tmp_path / "p.nii")
     with pytest.raises(ScanError, match="whole label codes"):
         read_mask(tmp_path / "p.nii")
+    nib.save(nib.Nifti1Image(np.full((2, 2, 2), np.inf, np.float32), np.eye(4)), tmp_path / "p.nii")
+    with pytest.raises(ScanError, match="whole label codes"):
+        read_mask(tmp_path / "p.nii")
+
+
+@pytest.mark.parametrize("kind", ["u1", "i2"])
+def test_masks_that_were_saved_scaled(tmp_path, kind):
+    """nibabel scales floats to the range of the header's type: 1 becomes 255 times 0.00392."""
+    truth = np.zeros((6, 5, 4))
+    truth[1:3, 1:4, 2] = 1
+    header = nib.Nifti1Header()
+    header.set_data_dtype(kind)
+    nib.save(nib.Nifti1Image(truth, np.eye(4), header), tmp_path / "m.nii")
+    assert nib.load(tmp_path / "m.nii").dataobj.slope < 0.01
+    assert np.array_equal(read_mask(tmp_path / "m.nii")[0], truth)
+
+
+def test_extensions_of_a_header_stay_with_the_scan(tmp_path):
+    """They may name the patient."""
+    scan = nib.Nifti1Image(np.zeros((4, 5, 3), np.int16), np.diag([-0.5, -0.5, 5, 1]))
+    scan.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"patient name" * 400))
+    nib.save(scan, tmp_path / "scan.nii.gz")
+    write_like(tmp_path / "mask.nii.gz", np.ones((4, 5, 3), np.uint8), tmp_path / "scan.nii.gz")
+    mask = nib.load(tmp_path / "mask.nii.gz")
+    assert not mask.header.extensions and np.asarray(mask.dataobj).all() and np.array_equal(mask.affine, scan.affine)
+    assert b"patient name" not in gzip.decompress((tmp_path / "mask.nii.gz").read_bytes())
 
 
 def test_interrupted_writing_leaves_nothing(tmp_path):

@@ -74,6 +74,14 @@ def test_no_text_leaves_its_element(out, tmp_path):
     assert data(page, "case-0")["case"] == evil and evil not in page
 
 
+def test_a_name_like_a_place_of_the_page(out, tmp_path):
+    rows = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    rows[0] = {**rows[0], "case": "@@ROWS@@"}
+    copy = shutil.copytree(out, tmp_path / "out")
+    page = write_report(copy, rows, json.loads((out / "report.json").read_text())).read_text(encoding="utf-8")
+    assert page.count("<tbody>") == 1 and page.count("<tr data-open") == 3 and "@@ROWS@@" in page
+
+
 def test_the_viewers_volume_is_the_scan(out):
     page = (out / "report.html").read_text(encoding="utf-8")
     number = next(n for n in range(4) if (data(page, f"case-{n}") or {}).get("case") == EVIL)
@@ -153,7 +161,7 @@ def test_it_opens_in_a_browser(out, tmp_path, case):
     browser = next(filter(None, map(shutil.which, BROWSERS)))
     words = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-unsafe-swiftshader", "--disable-quic",
              "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
-             f"--user-data-dir={tmp_path}", "--virtual-time-budget=30000"]  # fmt: skip
+             f"--user-data-dir={tmp_path}", "--virtual-time-budget=120000"]  # fmt: skip
     address = f"file://{quote(str(out))}/report.html#view={quote(case)}"
     done = subprocess.run([browser, *words, "--dump-dom", address], capture_output=True, text=True, check=False)
     seen = re.sub(r"<script.*?</script>", "", done.stdout, flags=re.S)

@@ -29,14 +29,24 @@ def given_volume(image: Image, affine: np.ndarray | None) -> Volume:
         return read_volume(image)
     if isinstance(image, np.ndarray):
         return checked_volume(three_d(image, NAME), given_affine(affine), NAME)
+    believed, flags = affine_of(image)
+    volume = checked_volume(three_d(np.asanyarray(image.dataobj), NAME), believed, NAME)
+    return replace(volume, flags=(*flags, *volume.flags))
+
+
+def affine_of(image: nib.Nifti1Image) -> tuple[np.ndarray, list[str]]:
+    """The affine of a nibabel image, and what is doubtful about it.
+
+    Raises:
+        TypeError: it is none.
+        ScanError: it gives voxels no place.
+    """
     if not hasattr(image, "dataobj"):
         raise TypeError(f"expected a path, a nibabel image or an array, not {type(image).__name__}")
     try:
-        believed, flags = believed_affine(header_of(image))
+        return believed_affine(header_of(image))
     except ValueError as error:
         raise ScanError(f"{NAME}: {error}") from None
-    volume = checked_volume(three_d(np.asanyarray(image.dataobj), NAME), believed, NAME)
-    return replace(volume, flags=(*flags, *volume.flags))
 
 
 def header_of(image: nib.Nifti1Image) -> nib.Nifti1Header:

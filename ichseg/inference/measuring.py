@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ichseg.errors import IchsegError, ScanError
-from ichseg.inference.given import NAME, Image, given_affine, given_volume, three_d
+from ichseg.inference.given import NAME, Image, affine_of, given_affine, given_volume, three_d
 from ichseg.inference.results import Results
 from ichseg.inference.scans import scan_root
 from ichseg.io import find_nifti, read_mask, scan_name, slice_axis
@@ -51,7 +51,8 @@ def measure_with_doubts(
     elif isinstance(mask, np.ndarray):
         array, affine = three_d(mask, NAME), given_affine(affine)
     else:
-        array, affine = three_d(np.asanyarray(mask.dataobj), NAME), np.asarray(mask.affine)
+        affine = affine_of(mask)[0]
+        array = three_d(np.asanyarray(mask.dataobj), NAME)
     doubts = _mask_doubts(array)
     plane = None
     if image is not None:

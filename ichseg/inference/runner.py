@@ -173,6 +173,8 @@ class FolderRunner:
         unread = _failed("read", item["failed"]) if "failed" in item else None
         row = unread or work.get("row") or self._mask(case, work)
         row["seconds"] = round(time.perf_counter() - work["begun"], 2)
+        if self.journal is not None and work["identity"] is None and self.journal.records.get(str(case["case"])):
+            row["message"] += "; what an earlier run made of it stays"
         if self.journal is not None and work["identity"] is not None:
             if row["status"] == "failed":
                 if removed := self.journal.withdraw(case, work["identity"]):
