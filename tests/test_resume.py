@@ -241,6 +241,7 @@ def test_an_input_that_cannot_be_read_now_loses_nothing(scans, tmp_path):
     kept = (scans / "a.nii.gz").rename(tmp_path / "away.nii.gz")
     (scans / "a.nii.gz").symlink_to(tmp_path / "nowhere.nii.gz")
     assert run(scans, out) == 1 and (out / "a_ich.nii.gz").is_file()
+    assert rows(out)["a"]["message"].endswith("not there; what an earlier run made of it stays")
     (scans / "a.nii.gz").unlink()
     kept.rename(scans / "a.nii.gz")
     assert run(scans, out) == 0 and len(reused(out)) == 4

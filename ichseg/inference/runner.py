@@ -25,6 +25,7 @@ from ichseg.inference.scans import ScanDataset
 from ichseg.io import slice_axis
 from ichseg.metrics import measure_mask
 from ichseg.progress import Progress, progress
+from ichseg.transforms.saver import BEFORE_WRITE
 
 logger = logging.getLogger(__name__)
 
@@ -173,23 +174,27 @@ class FolderRunner:
         unread = _failed("read", item["failed"]) if "failed" in item else None
         row = unread or work.get("row") or self._mask(case, work)
         row["seconds"] = round(time.perf_counter() - work["begun"], 2)
-        if self.journal is not None and work["identity"] is None and self.journal.records.get(str(case["case"])):
-            row["message"] += "; what an earlier run made of it stays"
-        if self.journal is not None and work["identity"] is not None:
-            if row["status"] == "failed":
-                if removed := self.journal.withdraw(case, work["identity"]):
-                    row["message"] += f"; removed, as made of another scan of this name: {', '.join(removed)}"
-            else:
-                saved = [Path(path) for path in work["item"].get("saved", ())]
-                self.journal.record(case, work["identity"], row, saved)
+        if self.journal is not None:
+            self._write_down(self.journal, case, work, row)
         self._add(case, row)
         shown.update()
+
+    def _write_down(self, journal: Journal, case: Item, work: Item, row: Row) -> None:
+        """What a scan came to goes into the journal; what no longer holds is taken away."""
+        identity = work["identity"]
+        if row["status"] != "failed" and identity is not None:
+            journal.record(case, identity, row, [Path(path) for path in work["item"].get("saved", ())])
+        elif row["status"] == "failed" and identity is not None:
+            if removed := journal.withdraw(case, identity):
+                row["message"] += f"; removed, as made of another scan of this name: {', '.join(removed)}"
+        elif row["status"] == "failed" and journal.records.get(str(case["case"])):
+            row["message"] += "; what an earlier run made of it stays"
 
     def _mask(self, case: Item, work: Item) -> Row:
         item = work["item"]
         moved: list[str] = []
         try:
-            item["before_write"] = partial(self._make_way, case, moved)
+            item[BEFORE_WRITE] = partial(self._make_way, case, moved)
             with torch.no_grad():
                 item["pred"] = work.pop("pred")
                 work["item"] = item = self.postprocessing(item)

@@ -19,6 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ichseg.io import scan_name, slice_axis, spacing_mm, write_text
 from ichseg.report.montage import slice_picture, telling_slices
+from ichseg.transforms.saver import BEFORE_WRITE
 
 FOLDER = "report_cases"
 PICTURES, PICTURE_PIXELS, JPEG_QUALITY = 6, 224, 82
@@ -64,7 +65,7 @@ class KeepForReportd(SaveImaged):
             source = Path(mask.meta["filename_or_obj"])
             folder = source.absolute().parent.relative_to(Path(self.root).absolute()) if self.root else Path()
             path = self.output_dir / FOLDER / folder / f"{scan_name(source)}.json"
-            item.get("before_write", bool)(path)
+            item.get(BEFORE_WRITE, bool)(path)
             write_text(path, json.dumps(kept))
             item["saved"] = [*item["saved"], path]
         return item

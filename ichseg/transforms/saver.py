@@ -13,7 +13,7 @@ from monai.transforms import SaveImaged
 from ichseg.errors import ScanError
 from ichseg.io import scan_name, write_like
 
-BEFORE_WRITE = "before_write"
+BEFORE_WRITE = "before_write"  # a key of the data dictionary
 
 
 class SaveImageMaskd(SaveImaged):
