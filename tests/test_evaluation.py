@@ -15,6 +15,7 @@ from ichseg.cli import main
 from ichseg.data import load_datalist
 from ichseg.errors import IchsegError
 from ichseg.io import read_mask
+from ichseg.metrics import Calibration, limits_of_agreement
 from ichseg.report import COLUMNS, Tally, evaluate_masks, surface_agreement, true_scans
 
 AFFINE = np.diag([-0.5, -0.5, 5.0, 1.0])
@@ -215,3 +216,68 @@ def test_a_tally_of_nothing_is_nan_not_zero():
     for name in ("foreground_iou", "miou", "dice_per_scan", "CL", "FPL", "hd95_mm", "surface_dice", "miou_per_slice"):
         assert math.isnan(row[name]), name
     assert row["empty_slices"] == 2 and row["empty_slices_touched"] == 0 and row["volume_error_ml"] == 0
+
+
+def test_limits_of_agreement_by_hand():
+    found = limits_of_agreement([12.0, 9.0, 33.0, 5.0], [10.0, 10.0, 30.0, 5.0])
+    difference = np.array([2.0, -1.0, 3.0, 0.0])
+    spread = 1.96 * np.sqrt(((difference - 1) ** 2).sum() / 3)
+    assert found == {"scans": 4, "bias": 1.0, "lower": pytest.approx(1 - spread), "upper": pytest.approx(1 + spread)}
+    assert np.isnan(limits_of_agreement([], [])["bias"]) and np.isnan(limits_of_agreement([1], [2])["lower"])
+    with pytest.raises(ValueError, match="2 measured values, 1 true"):
+        limits_of_agreement([1, 2], [1])
+
+
+def test_calibration_by_hand():
+    calibration = Calibration(bins=4)
+    calibration.update(np.array([0.1, 0.1, 0.3]), np.array([0, 1, 0]))
+    calibration.update(np.array([[0.9, 1.0, 0.8, 0.8]]), np.array([[1, 1, 0, 1]]))
+    rows = calibration.rows()
+    assert [row["voxels"] for row in rows] == [2, 1, 0, 4]
+    assert [row["observed"] for row in rows][:2] == [0.5, 0] and np.isnan(rows[2]["observed"])
+    assert rows[3]["probability"] == pytest.approx(0.875) and rows[3]["observed"] == 0.75
+    assert calibration.error() == pytest.approx((0.3 * 1 + 0.125 * 4) / 5)
+    assert calibration.error(skip=0) == pytest.approx((0.4 * 2 + 0.3 * 1 + 0.125 * 4) / 7)
+    assert np.isnan(Calibration().error())
+    with pytest.raises(ValueError, match="are no probabilities"):
+        calibration.update(np.array([1.2]), np.array([1]))
+    with pytest.raises(ValueError, match="shape"):
+        calibration.update(np.array([1.0]), np.array([1, 0]))
+
+
+def test_a_true_probability_is_calibrated():
+    rng = np.random.default_rng(0)
+    p = rng.random(200_000)
+    calibration = Calibration()
+    calibration.update(p, rng.random(p.shape) < p)
+    assert calibration.error(skip=0) < 0.01
+    calibration.update(p, rng.random(p.shape) < p**3)  # too sure
+    assert calibration.error() > 0.05
+
+
+def test_agreement_and_calibration_of_masks(masks):
+    folder, truth, found = masks
+    evaluate_masks(folder / "found", folder / "truth", folder / "out")
+    told = json.loads((folder / "out" / "agreement.json").read_text())
+    ml = abs(np.linalg.det(AFFINE[:3, :3])) / 1000
+    difference = [(found[n].sum() - truth[n].sum()) * ml for n in "abc"]
+    assert told["scans"] == 3 and told["left_out_empty"] == 1
+    assert told["bias_ml"] == pytest.approx(np.mean(difference))
+    assert told["upper_ml"] == pytest.approx(np.mean(difference) + 1.96 * np.std(difference, ddof=1))
+    assert (folder / "out" / "agreement.png").stat().st_size > 5000
+    assert not (folder / "out" / "calibration.csv").exists()
+    probabilities = {n: np.where(found[n], 0.85, 0.15).astype(np.float32) for n in found}
+    turned = AFFINE @ np.array([[-1, 0, 0, 19], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    for name, values in probabilities.items():  # stored mirrored: turned back like the masks
+        path = folder / "found" / f"{name}_probability.nii.gz"
+        nib.save(nib.Nifti1Image(values[::-1], turned), path)
+    evaluate_masks(folder / "found", folder / "truth", folder / "out")
+    lines = rows(folder / "out" / "calibration.csv")
+    t, p = np.stack(list(truth.values())), np.stack(list(found.values()))
+    assert int(lines[8]["voxels"]) == p.sum() and float(lines[8]["observed"]) == pytest.approx(t[p].mean())
+    assert float(lines[1]["observed"]) == pytest.approx(t[~p].mean())
+    assert (folder / "out" / "calibration.png").stat().st_size > 5000
+    (folder / "found" / "a_probability.nii.gz").unlink()
+    (folder / "out" / "calibration.csv").unlink()
+    evaluate_masks(folder / "found", folder / "truth", folder / "out")
+    assert not (folder / "out" / "calibration.csv").exists()  # of some scans it would mislead

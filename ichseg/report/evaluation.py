@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from ichseg.methods import hu_rule
+from ichseg.metrics import Calibration
+from ichseg.report.agreement import write_agreement, write_calibration
 from ichseg.report.tables import write_csv, write_json
 from ichseg.report.tally import COLUMNS, SCAN_COLUMNS, Tally
 from ichseg.report.truth import compare, prediction_file, true_scans
@@ -37,7 +39,8 @@ def evaluate_masks(
     Args:
         predictions: folder of masks.
         truth: a datalist or a folder of masks; with ``folds``, ``cases``, ``images`` as in :func:`true_scans`.
-        output: folder for ``evaluation.csv``, ``evaluation.json`` and ``evaluation_scans.csv``; None writes nothing.
+        output: folder for ``evaluation.csv``, ``evaluation.json``, ``evaluation_scans.csv``, ``agreement.json`` and
+            ``.png``, and ``calibration.csv`` and ``.png`` if every scan has probabilities; None writes nothing.
         progress: wraps the iteration over scans.
         connectivity: what a lesion is: 4 or 8 in slices, 6, 18 or 26 in volumes (decision D18).
         tolerance_mm: of the surface Dice.
@@ -53,8 +56,12 @@ def evaluate_masks(
     tallies = {m: Tally(m, connectivity, tolerance_mm) for m in (PREDICTION, NOTHING, RULE)}
     if any(scan.image is None for scan in scans):
         del tallies[RULE]
+    calibration, with_probability = Calibration(), 0
     for scan, file in progress(list(zip(scans, files, strict=True))):
         pair = compare(scan, file)
+        if pair.probability is not None:
+            calibration.update(pair.probability, pair.truth)
+            with_probability += 1
         masks = {PREDICTION: pair.prediction, NOTHING: np.zeros_like(pair.truth)}
         if pair.hounsfield is not None and RULE in tallies:
             masks[RULE] = np.stack([hu_rule(hounsfield, pair.spacing[1:]) for hounsfield in pair.hounsfield])
@@ -67,6 +74,9 @@ def evaluate_masks(
         write_csv(Path(output) / "evaluation_scans.csv", SCAN_COLUMNS, per_scan)
         about = {"lesion_connectivity": connectivity, "surface_tolerance_mm": tolerance_mm}
         write_json(Path(output) / "evaluation.json", {**about, "methods": rows})
+        write_agreement(output, tallies[PREDICTION].scans)
+        if with_probability == len(scans):  # of some, it would be a figure of nobody knows what
+            write_calibration(output, calibration)
     return rows
 
 

@@ -115,6 +115,61 @@ def box_chart(
     _save(figure, path)
 
 
+def agreement_chart(
+    path: str | Path, measured: Sequence[float], true: Sequence[float], limits: Mapping[str, float]
+) -> None:
+    """Measured against true milliliters, and their difference against their mean (Bland and Altman).
+
+    Args:
+        path: PNG to write.
+        measured, true: mL per scan.
+        limits: of :func:`ichseg.metrics.limits_of_agreement`.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    most = max(*measured, *true) * 1.05
+    left.plot([0, most], [0, most], "k:", linewidth=1)
+    left.plot(true, measured, "o", color=COLORS[1], markersize=4, alpha=0.7)
+    left.set_aspect("equal")
+    _finish(left, f"{len(true)} scans", "true mL", "predicted mL")
+    mean, difference = np.add(measured, true) / 2, np.subtract(measured, true)
+    right.plot(mean, difference, "o", color=COLORS[1], markersize=4, alpha=0.7)
+    for name, style in (("bias", "-"), ("lower", "--"), ("upper", "--")):
+        if np.isfinite(limits[name]):
+            right.axhline(limits[name], color="black", linestyle=style, linewidth=1)
+            right.annotate(f"{name} {limits[name]:+.1f}", (1, limits[name]), xycoords=("axes fraction", "data"),
+                           xytext=(-3, 3), textcoords="offset points", ha="right", fontsize=8)  # fmt: skip
+    _finish(right, "bias and 95 % limits of agreement", "mean of both, mL", "predicted minus true, mL")
+    _save(figure, path)
+
+
+def reliability_chart(path: str | Path, rows: Sequence[Mapping[str, float]], error: float) -> None:
+    """Share of voxels that bleed against their predicted probability, and how many voxels there are.
+
+    Args:
+        path: PNG to write.
+        rows: of :meth:`ichseg.metrics.Calibration.rows`.
+        error: calibration error above the lowest bin.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 6.5), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [3, 1]})
+    filled = [row for row in rows if row["voxels"]]
+    above.plot([0, 1], [0, 1], "k:", linewidth=1)
+    above.plot([row["probability"] for row in filled], [row["observed"] for row in filled], "o-", color=COLORS[1])
+    above.set_ylim(-0.02, 1.02)
+    _finish(above, f"calibration error {error:.3f} (above the lowest bin)", "", "share of voxels that bleed")
+    width = rows[0]["to"] - rows[0]["from"]
+    below.bar([row["from"] for row in rows], [row["voxels"] for row in rows], width, align="edge", color=COLORS[0],
+              edgecolor="white")  # fmt: skip
+    below.set_yscale("log")
+    _finish(below, "", "predicted probability", "voxels")
+    _save(figure, path)
+
+
 def _panels(rows: int) -> tuple[Any, list[Any]]:
     from matplotlib.figure import Figure  # no pyplot: nothing global, no display needed
 

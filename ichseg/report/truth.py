@@ -43,7 +43,7 @@ class TrueScan:
 
 @dataclass
 class Compared:
-    """Masks of one scan, slices first."""
+    """Masks of one scan, slices first; ``probability`` if there is a ``<stem>_probability.nii.gz`` beside the mask."""
 
     truth: np.ndarray
     prediction: np.ndarray
@@ -51,6 +51,7 @@ class Compared:
     spacing: tuple[float, float, float]
     whole: bool
     voxel_ml: float
+    probability: np.ndarray | None = None
 
 
 def true_scans(
@@ -144,6 +145,12 @@ def compare(scan: TrueScan, prediction: str | Path) -> Compared:
             raise IchsegError(f"{prediction}: shape {found.shape}, but {name} has {shape}")
         if not np.allclose(found_affine, other, atol=0.1):
             logger.warning("%s: another affine than %s; compared voxel by voxel", prediction, name)
+    probability = None
+    for file in _named(Path(prediction).parent, f"{_shortened(scan_name(prediction))}_probability"):
+        values = read_volume(file)
+        probability = _turned(values.array, values.affine, affine)[0]
+        if probability.shape != found.shape:
+            raise IchsegError(f"{file}: shape {probability.shape}, but the mask has {found.shape}")
     axis = slice_axis(affine)
     chosen = list(range(found.shape[axis])) if scan.slices is None else list(scan.slices)
     spacing = spacing_mm(affine)
@@ -158,6 +165,7 @@ def compare(scan: TrueScan, prediction: str | Path) -> Compared:
         hounsfield=None if volume is None else taken(volume.array),
         spacing=(float(spacing[axis]), float(in_plane[0]), float(in_plane[1])),
         whole=len(chosen) == found.shape[axis],
+        probability=None if probability is None else taken(probability),
         voxel_ml=abs(float(np.linalg.det(affine[:3, :3]))) / 1000,  # also under gantry tilt
     )
 
