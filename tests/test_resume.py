@@ -153,6 +153,12 @@ def test_a_run_that_was_killed_knows_its_own_files(scans, tmp_path):
     lines = (out / "journal.jsonl").read_text().splitlines(keepends=True)
     (out / "journal.jsonl").write_text("".join(line for line in lines if '"outputs"' not in line))  # killed before
     assert run(scans, out) == 0 and not reused(out) and not list(out.rglob("*.bak*"))
+    # what somebody puts there meanwhile is not the run's own
+    (out / "journal.jsonl").write_text("".join(line for line in lines if '"outputs"' not in line))
+    (out / "a_ich.nii.gz").write_bytes((scans / "a.nii.gz").read_bytes())
+    assert run(scans, out) == 0
+    assert (out / "a_ich.nii.gz.bak").read_bytes() == (scans / "a.nii.gz").read_bytes()
+    assert len(list(out.rglob("*.bak*"))) == 1
 
 
 @pytest.mark.parametrize("edit", ['"run"', '"sha256"', '"bytes"', '"lesions"', '"status"', "a_ich.nii.gz"])

@@ -18,7 +18,9 @@ import torch
 from ichseg.errors import IchsegError
 from ichseg.inference.shard import Shard
 from ichseg.io.atomic import remove_leftovers
+from ichseg.io.folder import is_own_mask
 from ichseg.io.hashing import file_hash, value_hash
+from ichseg.io.nifti import is_nifti
 from ichseg.version import __version__
 
 try:
@@ -164,7 +166,7 @@ class Journal:
         """
         name = os.path.relpath(path, self.folder)
         moved = None
-        if path.is_file() and name not in self.begun and not any(self._same(name, kept) for kept in self.written[name]):
+        if path.is_file() and not self._left_by_a_run(path, name):
             number = 1
             while (kept := path.with_name(f"{path.name}.bak{number if number > 1 else ''}")).exists():
                 number += 1
@@ -175,6 +177,11 @@ class Journal:
             self._append({"begun": name})  # a run that is killed now knows the file for its own
             self.begun.add(name)
         return moved
+
+    def _left_by_a_run(self, path: Path, name: str) -> bool:
+        """True if a file is as it was recorded, or is ours and was begun by a run that did not get to recording it."""
+        unrecorded = name in self.begun and (not is_nifti(path) or is_own_mask(path))
+        return unrecorded or any(self._same(name, kept) for kept in self.written[name])
 
     def _intact(self, record: Mapping[str, Any]) -> bool:
         return all(self._same(name, kept) for name, kept in record["outputs"].items())
