@@ -6,16 +6,18 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from scipy import ndimage
 
 from ichseg.cli import main
 from ichseg.data import SUBTYPES, load_datalist
 from ichseg.data.brain import intracranial_mask
-from ichseg.data.implants import implant_hemorrhage, implant_volume, prepare_implants
+from ichseg.data.implants import LOOKALIKES, draw_lookalikes, implant_hemorrhage, implant_volume, prepare_implants
 from ichseg.data.phantom import phantom_scan, prepare_phantom
 from ichseg.errors import IchsegError
 from ichseg.io import read_mask, read_volume
+from ichseg.transforms import RandImplantHemorrhaged
 
 SPACING = (5.0, 1.8, 1.8)
 
@@ -115,3 +117,48 @@ def test_benchmark(tmp_path, capsys):
     with pytest.raises(IchsegError, match="no scan without hemorrhage"):
         prepare_implants(tmp_path / "data" / "bleeding.json", tmp_path / "none", None)
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("kind", list(LOOKALIKES))
+def test_lookalikes_brighten_the_brain_and_nothing_else(healthy, kind):
+    brain = intracranial_mask(healthy)
+    changed = []
+    for seed in range(6):
+        image = draw_lookalikes(healthy, np.random.default_rng(seed), [kind])
+        assert image.shape == healthy.shape and image.dtype == np.float32
+        assert np.array_equal(image[~brain], healthy[~brain]) and image.max() <= healthy.max()
+        assert (image >= healthy - 1e-3).all()  # nothing gets darker
+        changed.append(int((image > healthy + 5).sum()))
+        assert np.array_equal(image, draw_lookalikes(healthy, np.random.default_rng(seed), [kind]))
+    assert 0 < max(changed) < (0.4 if kind == "beam hardening" else 0.1) * brain.sum()
+
+
+def test_the_falx_lies_on_the_midline_however_the_head_is_turned():
+    scan = phantom_scan(5, (), size=128, slices=12)
+    healthy = scan.image[:, :, 6].astype(np.float32)
+    for quarter in (0, 1):  # axes may be stored either way
+        head = np.rot90(healthy, quarter).copy()
+        for seed in range(4):
+            rows, columns = np.nonzero(draw_lookalikes(head, np.random.default_rng(seed), ["falx"]) > head + 6)
+            center = ndimage.center_of_mass(intracranial_mask(head))
+            # the first axis of the scan runs to the left: the falx has one place along it
+            across = (rows - center[0], columns - center[1])[quarter]
+            assert len(across) and np.abs(across).mean() < 6
+
+
+def test_lookalikes_need_a_brain_and_a_known_kind(healthy):
+    assert draw_lookalikes(np.full((64, 64), -1000.0, np.float32), np.random.default_rng(0)) is None
+    assert draw_lookalikes(healthy, np.random.default_rng(0)) is not None
+    with pytest.raises(ValueError, match="kind 'tumor' is unknown; choose of calcification, falx"):
+        draw_lookalikes(healthy, np.random.default_rng(0), ["tumor"])
+
+
+def test_lookalikes_change_no_label(healthy):
+    window = torch.from_numpy(((healthy + 15) / 130).clip(0, 1))[None].float()
+    draw = RandImplantHemorrhaged(prob=0, lookalike_prob=1, mask_key="mask").set_random_state(0)
+    for label in (torch.tensor(0), torch.tensor(1)):
+        item = draw({"image": window, "label": label})
+        assert item["label"] == label and not torch.equal(item["image"], window)
+        assert item["image"].min() >= 0 and item["image"].max() <= 1 and float(item["mask"].amax()) == -float(label)
+    never = RandImplantHemorrhaged(prob=0).set_random_state(0)
+    assert torch.equal(never({"image": window, "label": torch.tensor(0)})["image"], window)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from monai.transforms import MapTransform, RandomizableTransform
 
-from ichseg.data.implants import implant_hemorrhage
+from ichseg.data.implants import draw_lookalikes, implant_hemorrhage
 from ichseg.transforms.volumes import plain
 
 
@@ -25,6 +25,8 @@ class RandImplantHemorrhaged(RandomizableTransform, MapTransform):
         mask_key: where to put the mask (1, H, W): 1 in the implant, 0 elsewhere, -1 all over a slice with real
             hemorrhage, whose mask is not known; None keeps no mask.
         level, width: the window the slice was scaled with, in HU.
+        lookalike_prob: chance that a slice, of whatever label, first gets what looks like hemorrhage and is none, see
+            :func:`ichseg.data.implants.draw_lookalikes`.
     """
 
     def __init__(
@@ -35,29 +37,38 @@ class RandImplantHemorrhaged(RandomizableTransform, MapTransform):
         mask_key: str | None = None,
         level: float = 50.0,
         width: float = 130.0,
+        lookalike_prob: float = 0.0,
     ) -> None:
         MapTransform.__init__(self, [image_key, label_key])
         RandomizableTransform.__init__(self, prob)
         self.image_key, self.label_key, self.mask_key = image_key, label_key, mask_key
-        self.low, self.width = level - width / 2, width
+        self.low, self.width, self.lookalike_prob = level - width / 2, width, lookalike_prob
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         item = dict(data)
         self.randomize(None)
         seed = int(self.R.randint(2**31))
+        if self.lookalike_prob and self.R.uniform() < self.lookalike_prob:
+            drawn = draw_lookalikes(self._hounsfield(item), np.random.default_rng(self.R.randint(2**31)))
+            if drawn is not None:
+                item[self.image_key] = self._windowed(drawn)
         label = torch.as_tensor(item[self.label_key])
         bleeding = float(label.max()) > 0
         if self.mask_key is not None:
             item[self.mask_key] = torch.full_like(plain(item[self.image_key]), -1.0 if bleeding else 0.0)
         if not self._do_transform or bleeding:
             return item
-        hounsfield = plain(item[self.image_key])[0].numpy() * self.width + self.low
-        made = implant_hemorrhage(hounsfield, np.random.default_rng(seed))
+        made = implant_hemorrhage(self._hounsfield(item), np.random.default_rng(seed))
         if made is not None:
-            image = torch.from_numpy((made[0] - self.low) / self.width).float().clamp(0, 1)
-            item[self.image_key] = image[None]
+            item[self.image_key] = self._windowed(made[0])
             spatial = label.ndim > 1
             if self.mask_key is not None:
                 item[self.mask_key] = torch.from_numpy(made[1])[None].float()
             item[self.label_key] = torch.from_numpy(made[1])[None].to(label) if spatial else torch.ones_like(label)
         return item
+
+    def _hounsfield(self, item: Mapping[Hashable, Any]) -> np.ndarray:
+        return plain(item[self.image_key])[0].numpy() * self.width + self.low
+
+    def _windowed(self, hounsfield: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy((hounsfield - self.low) / self.width).float().clamp(0, 1)[None]

@@ -2,5 +2,6 @@
 
 from ichseg.data.implants.benchmark import prepare_implants
 from ichseg.data.implants.implant import SHARES, implant_hemorrhage, implant_volume
+from ichseg.data.implants.lookalikes import LOOKALIKES, draw_lookalikes
 
-__all__ = ["SHARES", "implant_hemorrhage", "implant_volume", "prepare_implants"]
+__all__ = ["LOOKALIKES", "SHARES", "draw_lookalikes", "implant_hemorrhage", "implant_volume", "prepare_implants"]

@@ -9,6 +9,20 @@ from scipy import ndimage
 
 from ichseg.data.brain import intracranial_mask
 
+MID_BRAIN_MM2 = 16000.0
+LEAST_BRAIN = 0.04  # of the slice
+
+
+def sized_head(hounsfield: np.ndarray) -> Head | None:
+    """One slice (H, W) as a head whose scale is guessed from the area of its brain; None where there is too little."""
+    head = Head(hounsfield[None], pixel=1.0, step=1.0)
+    pixels = float(head.areas[0])
+    if pixels < LEAST_BRAIN * hounsfield.size:
+        return None
+    sized = Head(hounsfield[None], pixel=float(np.sqrt(MID_BRAIN_MM2 / pixels)), step=5.0)
+    sized.brain = head.brain
+    return sized
+
 
 class Head:
     """A stack of slices; everything about a slice is worked out when it is first asked for.

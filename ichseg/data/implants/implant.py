@@ -10,13 +10,12 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-from ichseg.data.implants.head import Head
+from ichseg.data.implants.head import Head, sized_head
 from ichseg.data.implants.lesions import Lesion, draw_lesion
 from ichseg.data.subtypes import SUBTYPES
 
 # How often each subtype is drawn.
 SHARES = {"EDH": 0.2, "IPH": 0.3, "IVH": 0.12, "SAH": 0.13, "SDH": 0.25}
-MID_BRAIN_MM2 = 16000.0
 SMALLEST_MM2 = 12.0
 LAYERS_PER_SLICE = 5
 
@@ -37,13 +36,8 @@ def implant_hemorrhage(
         the new slice (H, W) float32, its exact mask (H, W) bool, and the subtype; or None where the slice has no
         room for it (too little brain, no ventricle to fill).
     """
-    head = Head(hounsfield[None], pixel=1.0, step=1.0)
-    pixels = float(head.areas[0])
-    if pixels < 0.04 * hounsfield.size:
-        return None
-    sized = Head(hounsfield[None], pixel=float(np.sqrt(MID_BRAIN_MM2 / pixels)), step=5.0)
-    sized.brain = head.brain
-    made = _implant(sized, 0, rng, _drawn(rng, subtype))
+    head = sized_head(hounsfield)
+    made = None if head is None else _implant(head, 0, rng, _drawn(rng, subtype))
     return None if made is None else (made[0][0], made[1][0], made[2])
 
 
