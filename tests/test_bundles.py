@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import gc
 import json
+import math
 import re
 import subprocess
 import sys
@@ -318,6 +320,15 @@ def test_the_papers_unet(phantoms, tmp_path):
         == 0
     )
     assert (found / "phantom_000_ich.nii.gz").is_file()
+
+
+def test_slice_labels_train_the_segmenter_too(phantoms, tmp_path):
+    values = {"dataset_dir": str(phantoms), "epochs": 1, "batch_size": 4, "val_folds": [4]}
+    values |= {"supervision": "implants", "implant_probability": 0.5, "lookalike_probability": 0.5}
+    out = overlaid("ich_segmentation", "train.yaml", "slice_label_weight: 0.3", tmp_path, **values)
+    assert (out / "model.pt").is_file()
+    line = next(csv.DictReader((out / "history.csv").open()))
+    assert math.isfinite(float(line["val_loss"]))
 
 
 @pytest.mark.parametrize("bundle", ["ich_slice_classification", "ich_segmentation"])

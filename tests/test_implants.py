@@ -160,5 +160,8 @@ def test_lookalikes_change_no_label(healthy):
         item = draw({"image": window, "label": label})
         assert item["label"] == label and not torch.equal(item["image"], window)
         assert item["image"].min() >= 0 and item["image"].max() <= 1 and float(item["mask"].amax()) == -float(label)
+    unknown = {"image": window, "label": torch.full_like(window, -1)}  # it bleeds nobody knows where: no implant
+    item = RandImplantHemorrhaged(prob=1).set_random_state(0)(unknown)
+    assert torch.equal(item["image"], window) and (item["label"] == -1).all()
     never = RandImplantHemorrhaged(prob=0).set_random_state(0)
     assert torch.equal(never({"image": window, "label": torch.tensor(0)})["image"], window)

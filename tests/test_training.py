@@ -7,12 +7,13 @@ import math
 import pytest
 import torch
 from ignite.engine import Engine
+from monai.losses import DiceCELoss
 from torch import nn
 
 from ichseg.data import balanced_sampler, load_masked
 from ichseg.errors import IchsegError
 from ichseg.networks import DeeplySupervised, slice_classifier
-from ichseg.training import ImplantLoss, TrainingCheckpoint, batch_with_mask, score_and_label
+from ichseg.training import ImplantLoss, TrainingCheckpoint, WeakSegmentationLoss, batch_with_mask, score_and_label
 
 
 class Fake:
@@ -137,3 +138,28 @@ def test_supervision_by_implants_reads_no_mask_and_only_negative_slices(phantoms
     assert all(scans[0]["slice_labels"][i] == 0 for i in scans[0]["label_slices"]) and scans[0]["label_slices"]
     with pytest.raises(IchsegError, match="supervision must be one of pseudo, masks, implants"):
         load_masked(phantoms / "datalist.json", supervision="pixels")
+
+
+def test_slice_labels_teach_where_no_mask_does():
+    torch.manual_seed(0)
+    plain = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False, batch=True)
+    logits = torch.randn(4, 2, 20, 20, requires_grad=True)
+    mask = torch.zeros(4, 1, 20, 20)
+    mask[1, 0, 3:9, 3:9] = 1
+    assert WeakSegmentationLoss(plain)(logits, mask) == plain(logits, mask)
+    unknown = mask.clone()
+    unknown[3] = -1
+    assert WeakSegmentationLoss(plain)(logits, unknown) == plain(logits[:3], mask[:3])  # no weight: left out
+    (gradient,) = torch.autograd.grad(WeakSegmentationLoss(plain)(logits, unknown), logits)
+    assert not gradient[3].any() and gradient[:3].any()
+    loss = WeakSegmentationLoss(plain, weight=2.0, share=0.01)
+    top = (logits[:, 1] - logits[:, 0]).flatten(1).sort(dim=1).values[:, -4:].mean(dim=1)
+    slices = nn.functional.binary_cross_entropy_with_logits(top, torch.tensor([0.0, 1, 0, 1]))
+    assert torch.isclose(loss(logits, unknown), plain(logits[:3], mask[:3]) + 2 * slices)
+    (gradient,) = torch.autograd.grad(loss(logits, unknown), logits)
+    touched = gradient[3, 1] != 0  # the four most suspicious pixels, pushed up
+    assert touched.sum() == 4 and (gradient[3, 1][touched] < 0).all()
+    assert torch.isfinite(loss(logits, torch.full_like(mask, -1))) and loss(logits[:1], mask[:1]) > 0
+    for wrong in ({"weight": -1}, {"share": 0}, {"share": 2}):
+        with pytest.raises(ValueError, match="weight must be at least 0"):
+            WeakSegmentationLoss(plain, **wrong)

@@ -166,6 +166,17 @@ def test_slice_dataset_keeps_annotated_slices_only(phantoms):
     assert empty and {i for _, i in SliceDataset([claimed], steps, None, "mask", False).index} == set(range(8)) - set(
         empty
     )
+    # ... or kept with a mask of -1 all over, and so are positive slices nobody has annotated
+    kept = SliceDataset([claimed], steps, None, "mask", False, keep_unmasked=True)
+    assert len(kept) == 8 and kept.positive.all()
+    assert (
+        [i for i in range(8) if bool((kept[i]["label"] == -1).all())] == empty == np.flatnonzero(kept.unmasked).tolist()
+    )
+    assert all(kept[i]["label"].min() == 0 for i in range(8) if i not in empty)
+    some = scan | {"slice_labels": [0, 0, 1, 1, 0, 0, 0, 0]}
+    assert [i for _, i in SliceDataset([some], steps, None, "mask", False).index] == [1, 5]
+    kept = SliceDataset([some], steps, None, "mask", False, keep_unmasked=True)
+    assert [i for _, i in kept.index] == [1, 2, 3, 5] and kept.unmasked.tolist() == [False, True, True, False]
     with pytest.raises(IchsegError, match="datalist gives 3 slice_labels"):
         SliceDataset([scan | {"slice_labels": [0, 1, 0]}], loading(), progress=False)
 

@@ -44,6 +44,8 @@ class SliceDataset(Dataset):
             leaves out slices that ``label_slices`` of the datalist says are not annotated, and slices labeled
             positive whose mask is empty.
         progress: show a progress bar while reading.
+        keep_unmasked: with ``"mask"``, keep slices labeled positive whose mask is not known or empty: their ``label``
+            is -1 everywhere, see :class:`ichseg.training.WeakSegmentationLoss`.
 
     Items: ``image`` (1, H, W) float32, ``label``, ``case``, ``slice_index`` (in stored order).
 
@@ -58,23 +60,27 @@ class SliceDataset(Dataset):
         augment: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
         target: str = "slice",
         progress: bool = True,
+        keep_unmasked: bool = False,
     ) -> None:
         from ichseg.progress import progress as shown
 
         if target not in ("slice", "mask"):
             raise IchsegError(f"target must be slice or mask, not '{target}'")
-        self.augment, self.target = augment, target
-        images, labels = [], []
+        self.augment, self.target, self.keep_unmasked = augment, target, keep_unmasked
+        images, labels, unmasked = [], [], []
         self.index: list[tuple[str, int]] = []
         for scan in shown(data, "reading scans") if progress else data:
-            image, label, stored = self._read(scan, transform)
+            image, label, stored, unknown = self._read(scan, transform)
             images.append(image)
             labels.append(label)
+            unmasked += unknown
             self.index += [(scan["case"], i) for i in stored]
-        self.images, self.labels = torch.cat(images), torch.cat(labels)
+        self.images, self.labels, self.unmasked = torch.cat(images), torch.cat(labels), torch.tensor(unmasked)
 
-    def _read(self, scan: dict[str, Any], transform: Callable) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
-        """Slices (n, 1, H, W), their labels, and where each slice stands in the file."""
+    def _read(
+        self, scan: dict[str, Any], transform: Callable
+    ) -> tuple[torch.Tensor, torch.Tensor, list[int], list[bool]]:
+        """Slices (n, 1, H, W), their labels, where each slice stands in the file, and which masks are not known."""
         try:
             item = transform(dict(scan))
         except Exception as error:  # any reader or transform error, told with the file it concerns
@@ -91,13 +97,16 @@ class SliceDataset(Dataset):
             # A slice labeled positive whose mask is empty has hemorrhage nobody knows where: it teaches nothing but
             # to miss. (Pseudo-masks miss some, and a lesion of a few pixels can vanish in resizing.)
             bleeding = scan.get("slice_labels", [0] * len(image))
-            kept = [at for at, i in enumerate(stored) if i in annotated and (not bleeding[i] or bool(mask[at].any()))]
-            return image[kept], mask[kept], [stored[at] for at in kept]
+            unmasked = [bool(bleeding[i]) and not (i in annotated and bool(mask[at].any()))
+                        for at, i in enumerate(stored)]  # fmt: skip
+            kept = [at for at, i in enumerate(stored)
+                    if (self.keep_unmasked if unmasked[at] else i in annotated)]  # fmt: skip
+            return image[kept], mask[kept], [stored[at] for at in kept], [unmasked[at] for at in kept]
         given = scan.get("slice_labels")
         if given is None or len(given) != len(image):
             count = "no" if given is None else str(len(given))
             raise IchsegError(f"{scan['image']}: {len(image)} slices, but the datalist gives {count} slice_labels")
-        return image, torch.tensor([given[i] for i in stored]), stored
+        return image, torch.tensor([given[i] for i in stored]), stored, [False] * len(stored)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -105,6 +114,8 @@ class SliceDataset(Dataset):
     def __getitem__(self, i: int) -> dict[str, Any]:
         case, slice_index = self.index[i]
         label = self.labels[i].float() if self.target == "mask" else self.labels[i]
+        if self.unmasked[i]:
+            label = torch.full_like(label, -1)
         item = {"image": self.images[i].float(), "label": label}
         if self.augment is not None:
             augmented = self.augment(dict(item))
@@ -116,7 +127,7 @@ class SliceDataset(Dataset):
     @property
     def positive(self) -> torch.Tensor:
         """(n,) bool: slices with hemorrhage, by mask or label."""
-        return self.labels.flatten(1).any(1) if self.target == "mask" else self.labels > 0
+        return self.labels.flatten(1).any(1) | self.unmasked if self.target == "mask" else self.labels > 0
 
 
 def _naming(path: str, message: str) -> str:

@@ -5,12 +5,14 @@ from ichseg.training.distributed import is_rank_zero, join_process_group, leave_
 from ichseg.training.history import EpochHistory, PrintMetrics
 from ichseg.training.implant_loss import ImplantLoss, batch_with_mask
 from ichseg.training.outputs import logits_and_labels, score_and_label
+from ichseg.training.weak_loss import WeakSegmentationLoss
 
 __all__ = [
     "EpochHistory",
     "ImplantLoss",
     "PrintMetrics",
     "TrainingCheckpoint",
+    "WeakSegmentationLoss",
     "batch_with_mask",
     "is_rank_zero",
     "join_process_group",

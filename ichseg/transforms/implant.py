@@ -16,7 +16,7 @@ from ichseg.transforms.volumes import plain
 class RandImplantHemorrhaged(RandomizableTransform, MapTransform):
     """Turn some negative slices into positive ones, see :func:`ichseg.data.implants.implant_hemorrhage`.
 
-    Slices that carry real hemorrhage (label above 0) are never touched.
+    Slices that carry real hemorrhage (label above 0, or a mask of -1) are never touched.
 
     Args:
         image_key: windowed slice (1, H, W) in [0, 1].
@@ -53,7 +53,7 @@ class RandImplantHemorrhaged(RandomizableTransform, MapTransform):
             if drawn is not None:
                 item[self.image_key] = self._windowed(drawn)
         label = torch.as_tensor(item[self.label_key])
-        bleeding = float(label.max()) > 0
+        bleeding = bool((label != 0).any())  # -1: it bleeds nobody knows where
         if self.mask_key is not None:
             item[self.mask_key] = torch.full_like(plain(item[self.image_key]), -1.0 if bleeding else 0.0)
         if not self._do_transform or bleeding:

@@ -123,7 +123,7 @@ def _midline(head: Head) -> tuple[np.ndarray, np.ndarray]:
     center = np.array(head.center(0))
     step = max(1, round(COARSE_MM / head.pixel))
     coarse = ndimage.gaussian_filter(head.hounsfield[0].clip(-20, 100), step / 2)[::step, ::step]
-    places = np.stack(np.indices(coarse.shape), -1) * step * head.pixel - center
+    places = np.moveaxis(np.indices(coarse.shape), 0, -1) * step * head.pixel - center
     best, found = np.inf, np.array([1.0, 0.0])
     for angle in np.linspace(0, np.pi, ANGLES, endpoint=False):
         along = np.array([np.sin(angle), np.cos(angle)])
