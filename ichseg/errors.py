@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+# Exit codes of every command, whichever way it was started.
+DONE, SOME_FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
 
 class IchsegError(Exception):
     """Wrong usage or set-up: the command ends with exit code 2 and this one line."""

@@ -12,11 +12,10 @@ from typing import Any
 
 import yaml
 
-from ichseg.errors import IchsegError, is_set_up, one_line
+from ichseg.errors import INTERRUPTED, USAGE, IchsegError, is_set_up, one_line
 from ichseg.launch import check_value
 from ichseg.resources import bundle_folder
 
-USAGE, INTERRUPTED = 2, 130
 # What ``monai.bundle run`` itself takes.
 RUN_ARGUMENTS = ("run_id", "init_id", "final_id", "meta_file", "config_file", "logging_file", "tracking", "args_file",
                  "workflow_type", "workflow_name", "workflow", "bundle_root", "help")  # fmt: skip

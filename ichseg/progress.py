@@ -14,19 +14,18 @@ LINE_SECONDS = 60.0
 
 
 class Progress:
-    """Counts what is done, as a context.
+    """Counts the scans that are done, as a context.
 
     Args:
-        total: how much there is.
+        total: how many there are.
         what: what is done.
-        unit: of which thing.
         leave: False takes the bar away at the end.
     """
 
-    def __init__(self, total: int | None, what: str | None = None, unit: str = "scan", leave: bool = True) -> None:
-        self.total, self.what, self.unit, self.done = total, what, unit, 0
+    def __init__(self, total: int | None, what: str | None = None, leave: bool = True) -> None:
+        self.total, self.what, self.done = total, what, 0
         self.next = time.monotonic() + LINE_SECONDS
-        self.bar = tqdm(total=total, desc=what, unit=unit, leave=leave, disable=None)  # None: only on a terminal
+        self.bar = tqdm(total=total, desc=what, unit="scan", leave=leave, disable=None)  # None: only on a terminal
 
     def __enter__(self) -> Progress:
         return self
@@ -41,12 +40,12 @@ class Progress:
         if self.bar.disable and time.monotonic() > self.next:
             self.next = time.monotonic() + LINE_SECONDS
             of = "" if self.total is None else f" of {self.total}"
-            logger.info("%s%d%s %ss", f"{self.what}: " if self.what else "", self.done, of, self.unit)
+            logger.info("%s%d%s scans", f"{self.what}: " if self.what else "", self.done, of)
 
 
-def progress(items: Iterable[Any], what: str | None = None, unit: str = "scan", leave: bool = True) -> Iterator[Any]:
+def progress(items: Iterable[Any], what: str | None = None, leave: bool = True) -> Iterator[Any]:
     """Pass ``items`` on and show how far it has come."""
-    with Progress(len(items) if isinstance(items, Collection) else None, what, unit, leave) as shown:
+    with Progress(len(items) if isinstance(items, Collection) else None, what, leave) as shown:
         for item in items:
             yield item
             shown.update()

@@ -210,6 +210,10 @@ def test_other_files_of_a_bundle(tmp_path):
     np.save(tmp_path / "prior.npy", np.array([Evil()], dtype=object), allow_pickle=True)
     np.savez(tmp_path / "pair.npz", a=np.ones(2), b=np.array([{}], dtype=object))
     np.save(tmp_path / "good.npy", np.ones((2, 2)))
+    # a header as long as this has a line break in its length, before it says what the array holds
+    padded = b"{'descr': '|O', 'fortran_order': False, 'shape': (1,)}".ljust(0x0A36 - 1) + b"\n"
+    (tmp_path / "long.npy").write_bytes(b"\x93NUMPY\x01\x00\x36\x0a" + padded + pickle.dumps([Evil()]))
+    (tmp_path / "none.npy").write_bytes(b"no array")
     (tmp_path / "x.pkl").write_bytes(pickle.dumps(1))
     torch.save({"a": Evil()}, tmp_path / "elsewhere.pt")
     handler = "[handler_x]\nclass=FileHandler\nargs={}\n"
@@ -218,7 +222,17 @@ def test_other_files_of_a_bundle(tmp_path):
     (tmp_path / "c.conf").write_text(handler.format("('run.log', 'a')"))
     (tmp_path / "d.conf").write_text(handler.format("()") + "kwargs={'a': exec('1')}\n")
     told = {finding.file.name for finding in check_path(tmp_path)} - {"LICENSE", "metadata.json"}
-    assert told == {"prior.npy", "pair.npz", "x.pkl", "elsewhere.pt", "a.conf", "b.conf", "d.conf"}
+    assert told == {
+        "prior.npy",
+        "pair.npz",
+        "long.npy",
+        "none.npy",
+        "x.pkl",
+        "elsewhere.pt",
+        "a.conf",
+        "b.conf",
+        "d.conf",
+    }
 
 
 class Evil:

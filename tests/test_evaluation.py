@@ -277,7 +277,11 @@ def test_agreement_and_calibration_of_masks(masks):
     assert int(lines[8]["voxels"]) == p.sum() and float(lines[8]["observed"]) == pytest.approx(t[p].mean())
     assert float(lines[1]["observed"]) == pytest.approx(t[~p].mean())
     assert (folder / "out" / "calibration.png").stat().st_size > 5000
-    (folder / "found" / "a_probability.nii.gz").unlink()
+    wrong = folder / "found" / "a_probability.nii.gz"
+    nib.save(nib.Nifti1Image(probabilities["a"] * 2, AFFINE), wrong)
+    with pytest.raises(IchsegError, match=r"a_probability.nii.gz: values from 0.3 to 1.7 are no probabilities"):
+        evaluate_masks(folder / "found", folder / "truth")
+    wrong.unlink()
     (folder / "out" / "calibration.csv").unlink()
     evaluate_masks(folder / "found", folder / "truth", folder / "out")
     assert not (folder / "out" / "calibration.csv").exists()  # of some scans it would mislead

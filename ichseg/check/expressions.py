@@ -141,7 +141,7 @@ class _Reading:
 
     def _node(self, node: ast.AST) -> Iterator[str]:
         dotted = _dotted(node)
-        if dotted is not None and dotted[0] in self.modules and dotted[0] not in self.bound:
+        if dotted is not None and dotted[0] in self.modules:  # nothing else can be called so
             for meant in sorted(self.modules[dotted[0]]):
                 whole = ".".join([meant, *dotted[1:]])
                 doubt = doubt_of_name(whole)

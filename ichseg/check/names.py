@@ -55,6 +55,10 @@ TORCH_FILES = frozenset(("from_file",))
 MODULES = ("glob", "ichseg", "ignite", "math", "monai", "numpy", "torch")
 
 
+class Lacking(str):
+    """What is wrong with a name that means nothing."""
+
+
 def doubt_of_component(target: str, allow: Collection[str] = ()) -> str | None:
     """Why a class or function may not be named in ``_target_``, or None.
 
@@ -68,10 +72,10 @@ def doubt_of_component(target: str, allow: Collection[str] = ()) -> str | None:
     found = resolved(target)
     if isinstance(found, Lacking):
         return found
-    # A public alias of something that is refused is refused as well.
-    home = f"{getattr(found, '__module__', '')}.{getattr(found, '__qualname__', '')}"
     if own:
         return None
+    # A public alias of something that is refused is refused as well.
+    home = f"{getattr(found, '__module__', '')}.{getattr(found, '__qualname__', '')}"
     refused = below(home, REFUSED) or not below(home, ALLOWED)
     if refused or inspect.ismodule(found) or (not inspect.isclass(found) and not below(home, FUNCTIONS)):
         return f"'{target}' is {home.strip('.') or 'no class'}, which is not on the list of what a config may name"
@@ -88,7 +92,7 @@ def doubt_of_name(dotted: str) -> str | None:
     if any(part.startswith("_") for part in rest.split(".")):
         return f"reaches for '{dotted}'"
     if dotted in EXACTLY or root == "math":
-        return None if exists(dotted) else f"uses '{dotted}', which does not exist"
+        return f"uses {found}" if isinstance(found := resolved(dotted), Lacking) else None
     if root == "numpy":
         return None if _harmless_numpy(rest.split(".")) else f"uses '{dotted}', which is not on the list of numpy"
     found = resolved(dotted)
@@ -98,10 +102,6 @@ def doubt_of_name(dotted: str) -> str | None:
         return None
     doubt = doubt_of_component(dotted)
     return None if doubt is None else f"uses {doubt}"
-
-
-class Lacking(str):
-    """What is wrong with a name that means nothing."""
 
 
 @functools.cache
@@ -146,11 +146,6 @@ def near(key: str, names: Collection[str]) -> str:
     """``; did you mean ...?`` if there is a name like the key."""
     close = difflib.get_close_matches(key, list(names), 1)
     return f"; did you mean '{close[0]}'?" if close else ""
-
-
-def exists(dotted: str) -> bool:
-    """True if a dotted name exists."""
-    return not isinstance(resolved(dotted), Lacking)
 
 
 def _harmless_numpy(parts: list[str]) -> bool:

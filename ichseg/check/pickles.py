@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import pickletools
-import re
 import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
+
+import numpy as np
 
 from ichseg.errors import IchsegError
 
@@ -24,6 +25,10 @@ DTYPES = frozenset((
     "bfloat16", "bool", "complex128", "complex64", "float16", "float32", "float64", "int16", "int32", "int64",
     "int8", "uint8",
 ))  # fmt: skip
+ARRAY_HEADERS: dict[Any, Any] = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 UNPACKED_RATIO = 8  # torch stores tensors unpacked: more than this is no weight file
 
 
@@ -57,11 +62,13 @@ def doubts_of_arrays(path: Path) -> list[str]:
             members = [path] if archive is None else [zipfile.Path(archive, name) for name in archive.namelist()]
             for member in members:
                 with member.open("rb") as stream:
-                    if stream.read(6) != b"\x93NUMPY":
-                        return ["holds something that is no NumPy array"]
-                    stream.read(2)
-                    if re.search(rb"'descr':[^}]*[|<>=]?O", stream.read(4096).split(b"\n")[0]):
+                    reader = ARRAY_HEADERS.get(np.lib.format.read_magic(stream))
+                    if reader is None:
+                        return ["NumPy arrays of a version that is not examined"]
+                    if reader(stream)[2].hasobject:
                         return ["holds pickled objects: loading it may run them"]
+    except ValueError:
+        return ["holds something that is no NumPy array"]
     except (OSError, zipfile.BadZipFile, zlib.error) as error:
         return [f"cannot be read ({error})"]
     return []
@@ -82,6 +89,7 @@ def _of_archive(path: Path) -> Iterator[str]:
             for member in pickles:
                 with archive.open(member) as stream:
                     yield from _of_pickle(stream, member.file_size)  # type: ignore[arg-type]
+    # what zipfile raises of damaged, unknown-compressed and encrypted (RuntimeError) archives
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         yield f"damaged archive ({error})"
 

@@ -10,11 +10,9 @@ from collections.abc import Sequence
 
 from ichseg.cli.commands import BACKBONE_CHOICES, EXPERIMENT_CHOICES
 from ichseg.cli.parser import build_parser
-from ichseg.errors import first_cause, is_set_up, one_line
+from ichseg.errors import INTERRUPTED, USAGE, first_cause, is_set_up, one_line
 
 __all__ = ["BACKBONE_CHOICES", "EXPERIMENT_CHOICES", "main"]
-
-DONE, SOME_FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

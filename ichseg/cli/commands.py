@@ -10,11 +10,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ichseg.errors import IchsegError
+from ichseg.errors import DONE, SOME_FAILED, IchsegError
 from ichseg.launch import run_bundle, settings_beside
 from ichseg.resources import bundle_folder
 
-DONE, SOME_FAILED = 0, 1
 # ichseg.networks.BACKBONES, without importing torch; a test keeps them equal.
 BACKBONE_CHOICES = ("resnet34", "resnet50", "densenet121", "densenet169", "vgg16", "vgg19", "convnextv2_tiny")
 PAPER_PAIR = ("resnet34", "resnet50")

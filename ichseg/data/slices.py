@@ -11,6 +11,7 @@ from torch.utils.data import Dataset, WeightedRandomSampler
 
 from ichseg.errors import IchsegError, one_line
 from ichseg.io import slice_axis
+from ichseg.progress import progress as with_progress
 
 
 def slice_labels_in_order(labels: Sequence[int], stored_affine: np.ndarray, shown_affine: np.ndarray) -> np.ndarray:
@@ -62,14 +63,12 @@ class SliceDataset(Dataset):
         progress: bool = True,
         keep_unmasked: bool = False,
     ) -> None:
-        from ichseg.progress import progress as shown
-
         if target not in ("slice", "mask"):
             raise IchsegError(f"target must be slice or mask, not '{target}'")
         self.augment, self.target, self.keep_unmasked = augment, target, keep_unmasked
         images, labels, unmasked = [], [], []
         self.index: list[tuple[str, int]] = []
-        for scan in shown(data, "reading scans") if progress else data:
+        for scan in with_progress(data, "reading scans") if progress else data:
             image, label, stored, unknown = self._read(scan, transform)
             images.append(image)
             labels.append(label)

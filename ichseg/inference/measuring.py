@@ -14,12 +14,11 @@ from ichseg.inference.given import NAME, Image, affine_of, given_affine, given_v
 from ichseg.inference.results import Results
 from ichseg.inference.scans import scan_root
 from ichseg.io import find_nifti, read_mask, scan_name, slice_axis
-from ichseg.io.folder import MASK_POSTFIXES
+from ichseg.io.folder import MASK_POSTFIXES, PROBABILITY_POSTFIX
 from ichseg.io.geometry import NO_ORIENTATION, same_grid
 from ichseg.metrics import measure_mask
 from ichseg.transforms.measuring import midline_of
 
-PROBABILITY = "_probability"
 MOST_CODES = 64
 
 
@@ -88,7 +87,7 @@ def measure_folder(
         IchsegError: a folder is not there or holds no mask.
     """
     root = Path(scan_root(masks))
-    found = [path for path in find_nifti(masks) if not scan_name(path).endswith(PROBABILITY)]
+    found = [path for path in find_nifti(masks) if not scan_name(path).endswith(PROBABILITY_POSTFIX)]
     scans = None if images is None else _scans_by_case(Path(images))
     results = Results(output if output is not None else root, [str(path) for path in found], "measures")
     names = {_case(path, root) for path in found}

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ichseg.errors import IchsegError, ScanError, first_cause, one_line
+from ichseg.errors import SOME_FAILED, IchsegError, ScanError, first_cause, one_line
 from ichseg.inference.journal import Journal
 from ichseg.inference.memory import return_freed_memory
 from ichseg.inference.merge import remove_parts
@@ -105,9 +105,9 @@ class FolderRunner:
         return self.results.count("failed")
 
     def exit_if_failed(self) -> None:
-        """End the process with exit code 1 if any scan failed; the last step of a bundle run."""
+        """End the process with its exit code if any scan failed; the last step of a bundle run."""
         if self.failures:
-            raise SystemExit(1)
+            raise SystemExit(SOME_FAILED)
 
     def _run(self) -> None:
         mine = [n for n, case in enumerate(self.dataset.data)

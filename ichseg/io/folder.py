@@ -10,7 +10,8 @@ from ichseg.io.nifti import SUFFIXES, is_nifti, read_header, scan_name
 from ichseg.io.volume import OWN_MASK
 
 MASK_POSTFIXES = ("_ich", "_pseudo")
-OUTPUT_POSTFIXES = (*MASK_POSTFIXES, "_probability")
+PROBABILITY_POSTFIX = "_probability"
+OUTPUT_POSTFIXES = (*MASK_POSTFIXES, PROBABILITY_POSTFIX)
 
 
 def is_own_mask(path: Path) -> bool:

@@ -11,7 +11,7 @@ from ichseg.report.plots import agreement_chart, reliability_chart
 from ichseg.report.tables import write_csv, write_json
 
 
-def write_agreement(output: str | Path, scans: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def write_agreement(output: str | Path, scans: Sequence[Mapping[str, Any]]) -> None:
     """Write ``agreement.json`` and ``agreement.png``: bias and limits of agreement of milliliters.
 
     Scans that are empty in truth and in prediction are left out: they agree perfectly and would narrow the limits.
@@ -19,25 +19,19 @@ def write_agreement(output: str | Path, scans: Sequence[Mapping[str, Any]]) -> d
     Args:
         output: a folder.
         scans: rows with ``true_ml`` and ``predicted_ml``.
-
-    Returns:
-        what is in ``agreement.json``, see :func:`ichseg.metrics.limits_of_agreement`.
     """
     shown = [scan for scan in scans if scan["true_ml"] > 0 or scan["predicted_ml"] > 0]
     measured, true = [scan["predicted_ml"] for scan in shown], [scan["true_ml"] for scan in shown]
     found = limits_of_agreement(measured, true)
-    about: dict[str, Any] = {"scans": found["scans"], "left_out_empty": len(scans) - len(shown),
+    about = {"scans": found["scans"], "left_out_empty": len(scans) - len(shown),
                              **{f"{name}_ml": found[name] for name in ("bias", "lower", "upper")}}  # fmt: skip
     write_json(Path(output) / "agreement.json", about)
     if shown:
         agreement_chart(Path(output) / "agreement.png", measured, true, found)
-    return about
 
 
-def write_calibration(output: str | Path, calibration: Calibration) -> float:
-    """Write ``calibration.csv`` and ``calibration.png``; returns the calibration error above the lowest bin."""
+def write_calibration(output: str | Path, calibration: Calibration) -> None:
+    """Write ``calibration.csv`` and ``calibration.png``."""
     rows = calibration.rows()
     write_csv(Path(output) / "calibration.csv", list(rows[0]), rows)
-    error = calibration.error()
-    reliability_chart(Path(output) / "calibration.png", rows, error)
-    return error
+    reliability_chart(Path(output) / "calibration.png", rows, calibration.error())

@@ -14,6 +14,7 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from ichseg.data import load_masked
 from ichseg.errors import IchsegError
 from ichseg.io import find_scans, read_mask, read_volume, scan_name, slice_axis, spacing_mm
+from ichseg.io.folder import PROBABILITY_POSTFIX
 
 logger = logging.getLogger(__name__)
 PREDICTION_ENDINGS = ("_ich", "_pseudo", "")
@@ -146,8 +147,11 @@ def compare(scan: TrueScan, prediction: str | Path) -> Compared:
         if not np.allclose(found_affine, other, atol=0.1):
             logger.warning("%s: another affine than %s; compared voxel by voxel", prediction, name)
     probability = None
-    for file in _named(Path(prediction).parent, f"{_shortened(scan_name(prediction))}_probability"):
+    for file in _named(Path(prediction).parent, _shortened(scan_name(prediction)) + PROBABILITY_POSTFIX):
         values = read_volume(file)
+        low, high = float(values.array.min()), float(values.array.max())
+        if low < 0 or high > 1:
+            raise IchsegError(f"{file}: values from {low:g} to {high:g} are no probabilities")
         probability = _turned(values.array, values.affine, affine)[0]
         if probability.shape != found.shape:
             raise IchsegError(f"{file}: shape {probability.shape}, but the mask has {found.shape}")

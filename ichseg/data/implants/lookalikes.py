@@ -43,7 +43,7 @@ def draw_lookalikes(
         kinds = rng.choice(list(LOOKALIKES), size=int(rng.integers(1, 4)), replace=False).tolist()
     image = head.hounsfield[0].copy()
     grain = image - head.smooth(0)  # the scanner's own noise stays
-    for kind in kinds or ():
+    for kind in kinds:
         bright, alpha = LOOKALIKES[kind](head, rng)
         alpha = ndimage.gaussian_filter(alpha.astype(np.float32), rng.uniform(0.4, 0.9) / head.pixel) * head.brain[0]
         image = image + alpha * (np.maximum(bright + grain, image) - image)
