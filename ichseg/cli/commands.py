@@ -17,7 +17,8 @@ from ichseg.resources import bundle_folder
 # ichseg.networks.BACKBONES, without importing torch; a test keeps them equal.
 BACKBONE_CHOICES = ("resnet34", "resnet50", "densenet121", "densenet169", "vgg16", "vgg19", "convnextv2_tiny")
 PAPER_PAIR = ("resnet34", "resnet50")
-# ichseg.experiments.EXPERIMENTS likewise.
+# ichseg.presets.PRESETS and ichseg.experiments.EXPERIMENTS likewise.
+PRESET_CHOICES = ("recommended", "paper")
 EXPERIMENT_CHOICES = ("table1", "table2", "table3", "table4", "figure7", "figure8")
 
 # Options of prepare -> their default and whom they are for.
@@ -73,6 +74,35 @@ def prepare(args: argparse.Namespace) -> int:
     return DONE
 
 
+def train(args: argparse.Namespace) -> int:
+    from ichseg.data.datalist import load_datalist
+    from ichseg.data.folds import check_folds
+
+    scans = load_datalist(args.datalist, require=("slice_labels",))
+    if not args.cross_validate:
+        check_folds(args.datalist, training=args.train_folds, validation=args.val_folds, test=args.test_folds)
+    from ichseg.presets import Plan, cross_validate, train_preset
+
+    plan = Plan(
+        datalist=Path(args.datalist).resolve(),
+        output=Path(args.output).resolve(),
+        train_folds=args.train_folds,
+        val_folds=args.val_folds,
+        test_folds=args.test_folds,
+        members=args.members,
+        settings=tuple(args.set),
+        overrides={key: getattr(args, key) for key in ("size", "epochs", "batch_size") if getattr(args, key)},
+        device=args.device,
+        precision=args.precision,
+        progress=_progress,
+    )
+    if args.cross_validate:
+        print(f"wrote {cross_validate(args.preset, plan, {s['fold'] for s in scans if 'fold' in s})}")
+        return DONE
+    print(f"wrote {train_preset(args.preset, plan)} and {plan.output / 'results'}")
+    return DONE
+
+
 def train_classifier(args: argparse.Namespace) -> int:
     backbones = args.backbone or PAPER_PAIR
     if len(backbones) > 1 and any(setting.startswith("init_weights=") for setting in args.set):
@@ -123,8 +153,7 @@ def train_segmenter(args: argparse.Namespace) -> int:
 
 
 def segment(args: argparse.Namespace) -> int:
-    overrides = {
-        **({} if args.weights is None else settings_beside(args.weights)),
+    given = {
         "dataset_dir": Path(args.input).resolve(),
         "output_dir": Path(args.output).resolve(),
         "weights": Path(args.weights or bundle_folder("ich_segmentation") / "models" / "model.pt").resolve(),
@@ -137,8 +166,10 @@ def segment(args: argparse.Namespace) -> int:
         "batch_size": args.batch_size,
         "precision": args.precision,
         "device_name": args.device,
-        **({} if args.size is None else {"size": args.size}),
+        "size": args.size,
     }
+    beside = {} if args.weights is None else settings_beside(args.weights)
+    overrides = {**beside, **{key: value for key, value in given.items() if value is not None}}
     run_bundle("ich_segmentation", "inference.yaml", overrides, args.set)
     return DONE
 

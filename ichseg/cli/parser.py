@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from ichseg.cli import commands
-from ichseg.cli.commands import BACKBONE_CHOICES, EXPERIMENT_CHOICES
+from ichseg.cli.commands import BACKBONE_CHOICES, EXPERIMENT_CHOICES, PRESET_CHOICES
 from ichseg.version import __version__
 
 EXAMPLES = """examples:
@@ -16,6 +16,7 @@ EXAMPLES = """examples:
   ichseg check BUNDLE                                look at a bundle, config, datalist or weights first
   ichseg prepare bcihm DOWNLOAD DATA                 convert a public data set
   ichseg prepare nifti SCANS LABELS.csv DATA         your own scans and slice labels
+  ichseg train --datalist DATA/datalist.json --output runs/recommended
   ichseg train-classifier --datalist DATA/datalist.json --output runs/classifiers
   ichseg pseudo-label --datalist DATA/datalist.json --classifiers runs/classifiers --output runs/pseudo
   ichseg train-segmenter --datalist DATA/datalist.json --pseudo-labels runs/pseudo --output runs/unet
@@ -97,6 +98,29 @@ def build_parser() -> argparse.ArgumentParser:
         help="may be repeated; default: the paper's, resnet34 and resnet50",
     )
     _training_options(classifier)
+
+    train = command(
+        "train",
+        commands.train,
+        "Train a whole preset from slice labels, segment the held-out scans and measure; resumes where it stopped.",
+        "ichseg train --datalist DATA/datalist.json --output runs/recommended\n"
+        "  ichseg train --datalist DATA/datalist.json --output runs/crossed --cross-validate --precision bf16\n"
+        "  ichseg train --datalist DATA/datalist.json --output runs/paper --preset paper --device cuda",
+    )
+    train.add_argument("--datalist", required=True, metavar="JSON")
+    train.add_argument("--output", required=True, metavar="DIR", help="model.pt, masks/ and results/ go there")
+    train.add_argument(
+        "--preset",
+        choices=PRESET_CHOICES,
+        default="recommended",
+        help="recommended (default): one network, implants and slice labels; paper: the published configuration",
+    )
+    train.add_argument("--members", type=int, default=1, help="recommended: networks to average (default 1)")
+    train.add_argument("--test-folds", default="4", help="neither trained on nor watched (default 4)")
+    train.add_argument(
+        "--cross-validate", action="store_true", help="once per fold, each held out in turn; figures over all scans"
+    )
+    _training_options(train)
 
     pseudo = command(
         "pseudo-label",
@@ -270,8 +294,8 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _training_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--size", type=int, help="slices are resized to this many pixels per side (default 384)")
-    parser.add_argument("--epochs", type=int, help="at most (default 200, with early stopping)")
+    parser.add_argument("--size", type=int, help="pixels per side of the network's slices (default: the config's)")
+    parser.add_argument("--epochs", type=int, help="at most (default: the config's)")
     parser.add_argument("--train-folds", default="0-2", help="default: 0-2")
     parser.add_argument("--val-folds", default="3", help="default: 3")
     _run_options(parser)

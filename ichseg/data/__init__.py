@@ -1,8 +1,9 @@
 """Data sets: manifests, folds, datalists, one module per public data set, the phantom, slices.
 
-torch is imported only with :class:`SliceDataset`, so preparing data stays light.
+torch is imported only with what trains, so preparing data stays light.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ichseg.data.bcihm import prepare_bcihm
@@ -14,19 +15,36 @@ from ichseg.data.nifti import prepare_nifti
 from ichseg.data.subtypes import SUBTYPE_NAMES, SUBTYPES
 
 if TYPE_CHECKING:
+    from ichseg.data.implants.pool import implant_pool
+    from ichseg.data.mixture import SliceMixture
+    from ichseg.data.packed import PackedSlices, pack_scans
     from ichseg.data.slices import SliceDataset, balanced_sampler
+
+# Names that bring torch -> their module.
+_LATE = {
+    "PackedSlices": "packed",
+    "SliceDataset": "slices",
+    "SliceMixture": "mixture",
+    "balanced_sampler": "slices",
+    "implant_pool": "implants.pool",
+    "pack_scans": "packed",
+}
 
 __all__ = [
     "SUBTYPES",
     "SUBTYPE_NAMES",
+    "PackedSlices",
     "SliceDataset",
+    "SliceMixture",
     "assign_folds",
     "attach_pseudo_labels",
     "balanced_sampler",
+    "implant_pool",
     "load_datalist",
     "load_manifest",
     "load_masked",
     "manifest_names",
+    "pack_scans",
     "prepare_bcihm",
     "prepare_bhsd",
     "prepare_nifti",
@@ -35,8 +53,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("SliceDataset", "balanced_sampler"):
-        from ichseg.data import slices
-
-        return getattr(slices, name)
+    if name in _LATE:
+        return getattr(import_module(f"ichseg.data.{_LATE[name]}"), name)
     raise AttributeError(f"module 'ichseg.data' has no attribute '{name}'")

@@ -14,7 +14,8 @@ def intracranial_mask(hounsfield: np.ndarray) -> np.ndarray:
 
     Soft tissue is cut from the scalp by an erosion; the largest piece, grown back and filled, is the brain.
     """
-    soft = (hounsfield > -8) & (hounsfield < 92)
+    # Where a scan was clipped at 0 HU, air and fat are its least value.
+    soft = (hounsfield > max(-8.0, float(hounsfield.min()))) & (hounsfield < 92)
     pieces, count = ndimage.label(ndimage.binary_erosion(soft, iterations=3))
     if count == 0:
         return np.zeros(hounsfield.shape, bool)

@@ -1,4 +1,4 @@
-"""Networks: slice classifiers with named stages, and weights from files. The U-Net is MONAI's own."""
+"""Networks: slice classifiers with named stages, U-Nets, and weights from files."""
 
 from ichseg.networks.classifiers import (
     BACKBONES,
@@ -9,6 +9,7 @@ from ichseg.networks.classifiers import (
     slice_classifier,
     stages,
 )
+from ichseg.networks.context import ContextUNet, NetworkEnsemble, slice_scores, suspicion
 from ichseg.networks.convnext import ConvNeXtV2
 from ichseg.networks.pretrained import WeightReport, load_pretrained, match_weights
 from ichseg.networks.segmenters import ARCHITECTURES, segmenter
@@ -21,8 +22,10 @@ __all__ = [
     "BACKBONES",
     "VGG",
     "ClassifierEnsemble",
+    "ContextUNet",
     "ConvNeXtV2",
     "DeeplySupervised",
+    "NetworkEnsemble",
     "WeightReport",
     "cam_layers",
     "deepest_layer",
@@ -33,5 +36,7 @@ __all__ = [
     "read_checkpoint",
     "segmenter",
     "slice_classifier",
+    "slice_scores",
     "stages",
+    "suspicion",
 ]

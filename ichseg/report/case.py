@@ -32,7 +32,8 @@ class KeepForReportd(SaveImaged):
 
     Args:
         keys: the mask (1, X, Y, Z) on the grid of its file; one key.
-        image_key: the windowed scan (1, X, Y, Z) in [0, 1], axes to the left, back and head of the patient.
+        image_key: the windowed scan (C, X, Y, Z) in [0, 1], of which the first channel is shown; axes to the left, back
+            and head of the patient.
         output_dir: folder of the masks.
         data_root_dir: as of the masks.
         level, width: the window of the scan in HU.

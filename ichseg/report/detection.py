@@ -13,7 +13,7 @@ from ichseg.data import SUBTYPES, load_datalist
 from ichseg.io import read_mask, scan_name, slice_axis
 from ichseg.metrics import hemorrhage_volume, roc_auc
 from ichseg.report.tables import write_json
-from ichseg.report.truth import prediction_file
+from ichseg.report.truth import prediction_file, probability_beside
 
 
 def evaluate_slices(
@@ -36,7 +36,8 @@ def evaluate_slices(
 
     Returns:
         slices, positive_slices, positive_slices_touched and negative_slices_touched (shares), slice_auc and
-        patient_auc of the segmented area and volume as scores; and, where ``slice_labels.csv`` beside the datalist
+        patient_auc of the segmented area and volume as scores; where every mask has its probabilities beside it,
+        slice_auc_probability and patient_auc_probability of the largest one in a slice and in a patient; and, where ``slice_labels.csv`` beside the datalist
         tells subtypes, the share of each subtype's slices that is touched.
 
     Raises:
@@ -44,18 +45,26 @@ def evaluate_slices(
     """
     subtypes = _read_subtypes(Path(datalist).parent / "slice_labels.csv")
     by_subtype: dict[str, list[bool]] = {name: [] for name in SUBTYPES.values()}
-    areas, labels = [], []
+    areas, labels, peaks = [], [], []
+    highest: dict[str, float] = {}
     volumes: dict[str, float] = {}
     patients: dict[str, bool] = {}
     for scan in progress(load_datalist(datalist, folds, require=("slice_labels",), cases=cases)):
-        mask, affine = read_mask(prediction_file(predictions, scan_name(scan["image"]), scan["case"]))
-        areas.append((np.moveaxis(mask, slice_axis(affine), 0) > 0).sum(axis=(1, 2)))
+        file = prediction_file(predictions, scan_name(scan["image"]), scan["case"])
+        mask, affine = read_mask(file)
+        axis = slice_axis(affine)
+        areas.append((np.moveaxis(mask, axis, 0) > 0).sum(axis=(1, 2)))
+        probability = probability_beside(file, mask.shape, affine)
+        if probability is not None:
+            peaks.append(np.moveaxis(probability, axis, 0).max(axis=(1, 2)))
         labels.append(np.asarray(scan["slice_labels"]))
         for name, index in subtypes.get(scan["case"], []):
             by_subtype[name].append(bool(areas[-1][index] > 0))
         patient = scan.get("patient", scan["case"])
         volumes[patient] = volumes.get(patient, 0.0) + hemorrhage_volume(mask, affine)["volume_ml"]
         patients[patient] = patients.get(patient, False) or bool(labels[-1].any())
+        if probability is not None:
+            highest[patient] = max(highest.get(patient, 0.0), float(peaks[-1].max()))
     area, label = np.concatenate(areas), np.concatenate(labels).astype(bool)
     result: dict[str, float | int] = {
         "scans": len(areas),
@@ -66,6 +75,9 @@ def evaluate_slices(
         "slice_auc": roc_auc(area, label),
         "patient_auc": roc_auc([volumes[p] for p in patients], list(patients.values())),
     }
+    if len(peaks) == len(areas):
+        result["slice_auc_probability"] = roc_auc(np.concatenate(peaks), label)
+        result["patient_auc_probability"] = roc_auc([highest[p] for p in patients], list(patients.values()))
     result |= {f"touched_{name}": float(np.mean(hits)) for name, hits in by_subtype.items() if hits}
     if output is not None:
         write_json(Path(output) / "detection.json", result)

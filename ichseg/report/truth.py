@@ -146,15 +146,7 @@ def compare(scan: TrueScan, prediction: str | Path) -> Compared:
             raise IchsegError(f"{prediction}: shape {found.shape}, but {name} has {shape}")
         if not np.allclose(found_affine, other, atol=0.1):
             logger.warning("%s: another affine than %s; compared voxel by voxel", prediction, name)
-    probability = None
-    for file in _named(Path(prediction).parent, _shortened(scan_name(prediction)) + PROBABILITY_POSTFIX):
-        values = read_volume(file)
-        low, high = float(values.array.min()), float(values.array.max())
-        if low < 0 or high > 1:
-            raise IchsegError(f"{file}: values from {low:g} to {high:g} are no probabilities")
-        probability = _turned(values.array, values.affine, affine)[0]
-        if probability.shape != found.shape:
-            raise IchsegError(f"{file}: shape {probability.shape}, but the mask has {found.shape}")
+    probability = probability_beside(prediction, found.shape, affine)
     axis = slice_axis(affine)
     chosen = list(range(found.shape[axis])) if scan.slices is None else list(scan.slices)
     spacing = spacing_mm(affine)
@@ -172,6 +164,28 @@ def compare(scan: TrueScan, prediction: str | Path) -> Compared:
         probability=None if probability is None else taken(probability),
         voxel_ml=abs(float(np.linalg.det(affine[:3, :3]))) / 1000,  # also under gantry tilt
     )
+
+
+def probability_beside(prediction: str | Path, shape: tuple[int, ...], affine: np.ndarray) -> np.ndarray | None:
+    """What ``<stem>_probability.nii.gz`` beside a mask holds, turned to the mask's axes; None if it is not there.
+
+    Args:
+        prediction: the mask's file.
+        shape, affine: of the grid that is wanted.
+
+    Raises:
+        IchsegError: it holds no probabilities, or has another shape.
+    """
+    for file in _named(Path(prediction).parent, _shortened(scan_name(prediction)) + PROBABILITY_POSTFIX):
+        values = read_volume(file)
+        low, high = float(values.array.min()), float(values.array.max())
+        if low < 0 or high > 1:
+            raise IchsegError(f"{file}: values from {low:g} to {high:g} are no probabilities")
+        probability = _turned(values.array, values.affine, affine)[0]
+        if probability.shape != shape:
+            raise IchsegError(f"{file}: shape {probability.shape}, but the mask has {shape}")
+        return probability
+    return None
 
 
 def _turned(mask: np.ndarray, affine: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

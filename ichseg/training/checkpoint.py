@@ -24,8 +24,8 @@ class TrainingCheckpoint:
     """Ignite handler for the trainer; put it after the ValidationHandler.
 
     After every epoch it writes ``checkpoint.pt`` (all that is needed to go on) and, when the validation metric
-    is the best so far, ``model.pt`` (a plain state dict). Both appear whole or not at all. If ``checkpoint.pt``
-    exists when training starts, training goes on from it.
+    is the best so far or with ``keep="last"``, ``model.pt`` (a plain state dict). Both appear whole or not at all. If
+    ``checkpoint.pt`` exists when training starts, training goes on from it.
 
     Args:
         folder: where the two files go.
@@ -37,7 +37,8 @@ class TrainingCheckpoint:
         patience: stop after this many epochs without a new best.
         scheduler: a learning-rate scheduler whose state is kept, if there is one.
         settings: what a user of the weights must know (size, window, ...); written beside them as ``model.json``.
-        export: the part of the network whose weights become ``model.pt``; all of it if None.
+        export: whose weights become ``model.pt``: a part of the network, or an average of it; all of it if None.
+        keep: ``"best"`` by the metric, or ``"last"``: the metric is only watched, and nothing stops early.
     """
 
     def __init__(
@@ -52,9 +53,13 @@ class TrainingCheckpoint:
         scheduler: Any = None,
         settings: dict[str, Any] | None = None,
         export: nn.Module | None = None,
+        keep: str = "best",
     ) -> None:
         if mode not in ("min", "max"):
             raise ValueError(f"mode must be min or max, not {mode}")
+        if keep not in ("best", "last"):
+            raise ValueError(f"keep must be best or last, not {keep}")
+        self.keep = keep
         self.folder = Path(folder)
         self.network = network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
         self.export = self.network if export is None else export
@@ -79,6 +84,7 @@ class TrainingCheckpoint:
                 raise IchsegError(f"{path}: trained with {key} {before}, now {value}; choose another output folder")
         try:
             self.network.load_state_dict(state["network"])
+            self.export.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
         except (KeyError, ValueError, RuntimeError):
             raise IchsegError(
@@ -89,7 +95,7 @@ class TrainingCheckpoint:
         # Other random numbers than those the first epochs had.
         torch.manual_seed(torch.initial_seed() % 2**32 + int(state["epoch"]))
         self.best, self.since_best = state["best"], state["since_best"]
-        finished = self.since_best >= self.patience
+        finished = self._patience_is_over()
         engine.state.epoch = int(engine.state.max_epochs or 0) if finished else int(state["epoch"])
         engine.state.iteration = engine.state.epoch * (engine.state.epoch_length or 0)
         logger.info("resumed %s after epoch %d%s", path, state["epoch"], " (finished)" if finished else "")
@@ -106,7 +112,7 @@ class TrainingCheckpoint:
         self.best = max(self.best, score)
         self.since_best = 0 if improved else self.since_best + 1
         if is_rank_zero():
-            if improved:
+            if improved or self.keep == "last":
                 with atomic_path(self.folder / "model.pt") as temporary:
                     torch.save(self.export.state_dict(), temporary)
                 if self.settings is not None:
@@ -123,6 +129,9 @@ class TrainingCheckpoint:
                     "settings": self.settings,
                 }
                 torch.save(state, temporary)
-        if self.since_best >= self.patience:
+        if self._patience_is_over():
             logger.info("no better %s for %d epochs: stopping", self.metric, self.patience)
             engine.terminate()
+
+    def _patience_is_over(self) -> bool:
+        return self.keep == "best" and self.since_best >= self.patience

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ichseg.networks import suspicion
+
 
 class WeakSegmentationLoss(nn.Module):
     """A loss of masks, plus cross entropy between the slice label and the most suspicious pixels (multiple instances).
@@ -33,8 +35,7 @@ class WeakSegmentationLoss(nn.Module):
         known = mask.flatten(1).amin(dim=1) >= 0
         total = self.loss(logits[known], mask[known]) if known.any() else 0.0 * logits.sum()
         if self.weight:
-            suspicion = (logits[:, 1] - logits[:, 0]).flatten(1).float()
-            most = suspicion.topk(max(1, round(self.share * suspicion.shape[1])), dim=1).values.mean(dim=1)
+            most = suspicion(logits[:, 1] - logits[:, 0], self.share)
             bleeds = (mask.flatten(1).abs().amax(dim=1) > 0).to(most.dtype)
             total = total + self.weight * nn.functional.binary_cross_entropy_with_logits(most, bleeds)
         return torch.as_tensor(total)

@@ -12,11 +12,14 @@ from ichseg.transforms.crf import DenseCRF, DenseCRFd
 from ichseg.transforms.foreground import HemorrhageMask, HemorrhageMaskd, HemorrhageProbability, HemorrhageProbabilityd
 from ichseg.transforms.fusion import SpatialContextFusion, SpatialContextFusiond
 from ichseg.transforms.gating import GateSlicesd, KeepIntracranial, KeepIntracraniald
+from ichseg.transforms.head import HeadCrop, HeadCropd, head_box
 from ichseg.transforms.implant import RandImplantHemorrhaged
 from ichseg.transforms.measuring import MeasureHemorrhaged, RemoveSmallLesions, RemoveSmallLesionsd
+from ichseg.transforms.neighbors import NeighborSlices, NeighborSlicesd
 from ichseg.transforms.reader import HeadCTReader
 from ichseg.transforms.resize import SliceResize, SliceResized
 from ichseg.transforms.saver import SaveImageMaskd
+from ichseg.transforms.scoring import SliceScoredProbability, SliceScoredProbabilityd
 from ichseg.transforms.window import BrainWindow, BrainWindowd, gray_range
 
 __all__ = [
@@ -28,6 +31,8 @@ __all__ = [
     "DenseCRFd",
     "GateSlicesd",
     "HeadCTReader",
+    "HeadCrop",
+    "HeadCropd",
     "HemorrhageMask",
     "HemorrhageMaskd",
     "HemorrhageProbability",
@@ -37,6 +42,8 @@ __all__ = [
     "LayerAggregation",
     "LayerAggregationd",
     "MeasureHemorrhaged",
+    "NeighborSlices",
+    "NeighborSlicesd",
     "RandImplantHemorrhaged",
     "RemoveSmallLesions",
     "RemoveSmallLesionsd",
@@ -45,7 +52,10 @@ __all__ = [
     "ShallowFeatureCAMd",
     "SliceResize",
     "SliceResized",
+    "SliceScoredProbability",
+    "SliceScoredProbabilityd",
     "SpatialContextFusion",
     "SpatialContextFusiond",
     "gray_range",
+    "head_box",
 ]

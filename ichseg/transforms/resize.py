@@ -39,12 +39,12 @@ class SliceResize(InvertibleTransform):
         """(C, X, Y, Z) -> the same with resized slices; a plain tensor has its slices along the last axis."""
         axis = volume_slice_axis(volume)
         before = tuple(volume.shape[1:])
-        resized = _resize(volume, axis, self.size, self.mode)
+        resized = resize_slices(volume, axis, self.size, self.mode)
         if not isinstance(volume, MetaTensor):
             return resized
         affine = np.asarray(volume.affine)
         resized = cast(MetaTensor, resized)
-        resized.affine = torch.as_tensor(_scaled(affine, before, tuple(resized.shape[1:])))
+        resized.affine = torch.as_tensor(moved_and_scaled(affine, (0, 0, 0), before, tuple(resized.shape[1:])))
         self.push_transform(resized, orig_size=before, extra_info={"mode": self.mode, "axis": axis, "affine": affine})
         return resized
 
@@ -54,7 +54,7 @@ class SliceResize(InvertibleTransform):
         info = record[TraceKeys.EXTRA_INFO]
         shape, axis = list(record[TraceKeys.ORIG_SIZE]), int(info["axis"])
         mode = "nearest" if "nearest" in str(info["mode"]) else "bilinear"
-        restored = cast(MetaTensor, _resize(data, axis, shape[:axis] + shape[axis + 1 :], mode))
+        restored = cast(MetaTensor, resize_slices(data, axis, shape[:axis] + shape[axis + 1 :], mode))
         restored.affine = torch.as_tensor(np.asarray(info["affine"]))
         return restored
 
@@ -88,7 +88,8 @@ class SliceResized(MapTransform, InvertibleTransform):
         return item
 
 
-def _resize(volume: torch.Tensor, axis: int, size: Sequence[int], mode: str) -> torch.Tensor:
+def resize_slices(volume: torch.Tensor, axis: int, size: Sequence[int], mode: str) -> torch.Tensor:
+    """(C, X, Y, Z) with slices along spatial ``axis`` -> the same with slices of ``size``."""
     slices = plain(volume).movedim(1 + axis, 0)  # (slices, C, H, W)
     if tuple(slices.shape[2:]) == tuple(size):
         return like(slices.float().movedim(0, 1 + axis), volume)
@@ -105,9 +106,17 @@ def _resize(volume: torch.Tensor, axis: int, size: Sequence[int], mode: str) -> 
     return like(resized, volume)
 
 
-def _scaled(affine: np.ndarray, before: Sequence[int], after: Sequence[int]) -> np.ndarray:
-    """Affine after resizing: voxel edges, not centers, of the two grids coincide."""
+def moved_and_scaled(
+    affine: np.ndarray, starts: Sequence[float], before: Sequence[int], after: Sequence[int]
+) -> np.ndarray:
+    """Affine after cutting a window and resizing it: voxel edges, not centers, of the two grids coincide.
+
+    Args:
+        affine: (4, 4) before.
+        starts: first voxel of the window along each axis.
+        before, after: shape of the window before and after resizing.
+    """
     factors = np.asarray(before, dtype=float) / np.asarray(after, dtype=float)
     change = np.diag([*factors, 1.0])
-    change[:3, 3] = (factors - 1) / 2
+    change[:3, 3] = np.asarray(starts, dtype=float) + (factors - 1) / 2
     return affine @ change

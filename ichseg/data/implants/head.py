@@ -31,10 +31,12 @@ class Head:
         hounsfield: (slices, H, W) HU, from the skull base upward.
         pixel: mm per pixel in plane.
         step: mm between slices.
+        back: direction (rows, columns) of the patient's back, if it is known.
     """
 
-    def __init__(self, hounsfield: np.ndarray, pixel: float, step: float) -> None:
+    def __init__(self, hounsfield: np.ndarray, pixel: float, step: float, back: tuple[int, int] | None = None) -> None:
         self.hounsfield = np.asarray(hounsfield, dtype=np.float32)
+        self.back = back
         self.pixel, self.step = pixel, step
         self._depth: dict[int, np.ndarray] = {}
         self._smooth: dict[int, np.ndarray] = {}

@@ -42,7 +42,11 @@ def implant_hemorrhage(
 
 
 def implant_volume(
-    hounsfield: np.ndarray, spacing: tuple[float, float, float], rng: np.random.Generator, subtype: str | None = None
+    hounsfield: np.ndarray,
+    spacing: tuple[float, float, float],
+    rng: np.random.Generator,
+    subtype: str | None = None,
+    back: tuple[int, int] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, str] | None:
     """Draw one hemorrhage into a scan, through as many slices as it reaches.
 
@@ -54,17 +58,20 @@ def implant_volume(
         spacing: mm between slices, rows and columns.
         rng: source of chance.
         subtype: as in :func:`implant_hemorrhage`.
+        back: direction (rows, columns) of the patient's back, where blood settles in ventricles; None: not known, and
+            ventricles fill as a whole.
 
     Returns:
         the new scan (slices, H, W) float32 within the old one's range of HU, its exact mask (slices, H, W) bool, and
         the subtype; or None where there is no room for it.
     """
-    head = Head(hounsfield, pixel=(spacing[1] + spacing[2]) / 2, step=spacing[0])
+    head = Head(hounsfield, pixel=(spacing[1] + spacing[2]) / 2, step=spacing[0], back=back)
     roomy = [int(i) for i in np.flatnonzero(head.areas > 0.5 * head.areas.max())] if head.areas.max() > 0 else []
     if not roomy:
         return None
     subtype = _drawn(rng, subtype)
-    if subtype == "IVH":  # the lateral ventricles; further down, deep fluid is mostly cistern
+    # Mostly the lateral ventricles; further down, deep fluid may be the fourth one, or a cistern.
+    if subtype == "IVH" and rng.uniform() < 0.6:
         roomy = [index for index in roomy if head.upper(index)]
     return _implant(head, int(rng.choice(roomy)), rng, subtype)
 

@@ -49,7 +49,7 @@ def _hematomas(head: Head, middle: int, rng: np.random.Generator) -> Lesion | No
     bodies = []
     for _ in range(int(rng.integers(2, 6)) if several else 1):
         at = int(rng.integers(len(rows)))
-        radius = rng.uniform(2.5, 6) if several else float(np.exp(rng.uniform(np.log(4), np.log(26))))
+        radius = rng.uniform(2, 6) if several else _between(rng, 2.5, 26)
         bodies.append(
             _Ellipsoid(
                 (rows[at] * head.pixel, columns[at] * head.pixel),
@@ -71,8 +71,8 @@ def _hematomas(head: Head, middle: int, rng: np.random.Generator) -> Lesion | No
 
 def _crescent(head: Head, middle: int, rng: np.random.Generator) -> Lesion:
     """A layer along the inner table, thickest in its middle."""
-    direction, half = rng.uniform(-np.pi, np.pi), rng.uniform(0.4, 1.4)
-    thickest, reach = rng.uniform(3, 13), rng.uniform(12, 40)
+    direction, half = rng.uniform(-np.pi, np.pi), rng.uniform(0.25, 1.4)
+    thickest, reach = _between(rng, 2, 13), rng.uniform(8, 40)
     rough = _uneven(head, rng, 12.0, 0.15)
     center = head.center(middle)
     rows, columns = head.coordinates
@@ -96,8 +96,9 @@ def _lens(head: Head, middle: int, rng: np.random.Generator) -> Lesion | None:
     at = int(rng.integers(len(rows)))
     row, column = rows[at] * head.pixel, columns[at] * head.pixel
     normal = np.arctan2(row - center[0], column - center[1])
-    wide = rng.uniform(12, 38)
-    body = _Ellipsoid((row, column), wide, rng.uniform(0.35, 0.65), wide * rng.uniform(0.5, 0.9), normal + np.pi / 2)
+    wide = _between(rng, 5, 38)
+    deep = min(_between(rng, 2, 22), 0.7 * wide)  # many are slivers of a few millimeters
+    body = _Ellipsoid((row, column), wide, deep / wide, wide * rng.uniform(0.5, 0.9), normal + np.pi / 2)
     rough = _uneven(head, rng, 12.0, 0.08)
     return Lesion(1.2 * body.height, lambda index, z: head.brain[index] & body.inside(head, z, rough(z)))
 
@@ -112,14 +113,26 @@ def _filled_fluid(head: Head, middle: int, rng: np.random.Generator, ventricles:
     reach = rng.uniform(12, 45)
     near = _Ellipsoid((rows[at] * head.pixel, columns[at] * head.pixel), reach, 1.0, reach * rng.uniform(0.4, 0.8), 0.0)
 
+    # A patient lies on the back: blood settles there, with a level as any fluid.
+    settled = ventricles and head.back is not None and rng.uniform() < 0.5
+    behind = _behind(head, (rows[at], columns[at])) if settled else None
+    level = rng.uniform(-6, 6)
+
     def inside(index: int, z: float) -> np.ndarray:
         mask = _fluid(head, index, deep, ventricles) & near.inside(head, z, 0.0)
         if ventricles:
-            return mask
+            return mask if behind is None else mask & (behind > level)
         grown = max(round(1 / head.pixel), 1)
         return ndimage.binary_dilation(mask, iterations=grown) & head.brain[index] if mask.any() else mask
 
     return Lesion(near.height, inside)
+
+
+def _behind(head: Head, place: tuple[int, int]) -> np.ndarray:
+    """(H, W) mm towards the patient's back from a pixel."""
+    rows, columns = head.coordinates
+    back = head.back or (0, 0)
+    return (rows - place[0] * head.pixel) * back[0] + (columns - place[1] * head.pixel) * back[1]
 
 
 def _fluid(head: Head, index: int, deep: float, ventricles: bool) -> np.ndarray:
@@ -129,6 +142,11 @@ def _fluid(head: Head, index: int, deep: float, ventricles: bool) -> np.ndarray:
     if not ventricles and head.upper(index):
         fluid &= head.depth(index) <= deep
     return ndimage.binary_opening(fluid, iterations=max(round(1 / head.pixel), 1)) if ventricles else fluid
+
+
+def _between(rng: np.random.Generator, low: float, high: float) -> float:
+    """As often between 2 and 4 as between 4 and 8: small ones are many, large ones are there."""
+    return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 
 def _uneven(head: Head, rng: np.random.Generator, length: float, amount: float) -> Callable[[float], np.ndarray]:

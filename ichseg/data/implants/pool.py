@@ -1,0 +1,172 @@
+"""A stock of implants, drawn once and pasted into slices for as long as training lasts."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch.utils.data import DataLoader, Dataset
+
+from ichseg.data.implants.implant import implant_volume
+from ichseg.data.packed import PackedScans, grey, hounsfield
+from ichseg.errors import IchsegError
+from ichseg.io import atomic_path, value_hash
+from ichseg.progress import progress as with_progress
+
+BACK = (0, 1)  # packed slices are turned: rows to the left, columns to the back
+# How many lesions a scan gets; and how often to try where a head has no room for the kind that was drawn.
+LESIONS, LESION_SHARES, TRIES = (1, 2, 3), (0.6, 0.25, 0.15), 8
+
+
+@dataclass
+class Implant:
+    """What differs from one packed scan, in the box that holds it.
+
+    Attributes:
+        scan: number of the scan.
+        corner: first slice (within the scan), row and column of the box.
+        grey: (d, h, w) uint8, the scan with the implant.
+        mask: (d, h, w) bool.
+        slices: slices of the scan with something of the mask, counted over all packed slices; only such as had no
+            hemorrhage of their own.
+    """
+
+    scan: int
+    corner: tuple[int, int, int]
+    grey: np.ndarray
+    mask: np.ndarray
+    slices: np.ndarray
+
+
+class ImplantPool:
+    """Implants into the scans of a pack, and the slices that carry them.
+
+    Args:
+        packed: the scans.
+        implants: at least one.
+    """
+
+    def __init__(self, packed: PackedScans, implants: list[Implant]) -> None:
+        if not implants:
+            raise IchsegError("no room for an implant in any of the training scans")
+        self.packed, self.implants = packed, implants
+        self.index = [(number, int(s)) for number, implant in enumerate(implants) for s in implant.slices]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, place: int) -> tuple[np.ndarray, np.ndarray]:
+        """A slice and its neighbors with the implant in them, (3, H, W) uint8, and the slice's mask (H, W) bool."""
+        number, index = self.index[place]
+        implant = self.implants[number]
+        first = int(self.packed.starts[implant.scan])
+        depth, height, width = implant.grey.shape
+        z0, y0, x0 = implant.corner
+        around = self.packed.with_neighbors(index)
+        image = self.packed.grey[list(around)]
+        mask = np.zeros(image.shape[1:], bool)
+        for channel, at in enumerate(around):
+            z = at - first - z0
+            if 0 <= z < depth:
+                image[channel, y0 : y0 + height, x0 : x0 + width] = implant.grey[z]
+                if channel == 0:
+                    mask[y0 : y0 + height, x0 : x0 + width] = implant.mask[z]
+        return image, mask
+
+
+def implant_pool(
+    packed: PackedScans, per_scan: int = 30, seed: int = 0, workers: int = 0, file: str | Path | None = None
+) -> ImplantPool:
+    """Draw implants into every scan of a pack, or read what was drawn before.
+
+    Args:
+        packed: the scans; slices with hemorrhage of their own get implants beside them, but are not used.
+        per_scan: variants of each scan, each with one to three lesions.
+        seed: of the implants.
+        workers: processes that draw; 0: this one.
+        file: keeps them; one made of the same scans with the same values is read.
+
+    Raises:
+        IchsegError: there is no room in any scan.
+    """
+    key = value_hash([packed.cases, packed.grey.shape, int(packed.grey.sum(dtype=np.int64)), per_scan, seed])
+    implants = None if file is None else _read(Path(file), key)
+    if implants is None:
+        jobs = DataLoader(_Drawn(packed, per_scan, seed), batch_size=None, num_workers=workers)
+        implants = [one for one in with_progress(jobs, "drawing implants") if one is not None]
+        if file is not None:
+            _write(Path(file), key, implants)
+    return ImplantPool(packed, implants)
+
+
+class _Drawn(Dataset):
+    """The implants, drawn when asked for."""
+
+    def __init__(self, packed: PackedScans, per_scan: int, seed: int) -> None:
+        self.packed, self.per_scan, self.seed = packed, per_scan, seed
+
+    def __len__(self) -> int:
+        return len(self.packed.cases) * self.per_scan
+
+    def __getitem__(self, place: int) -> Implant | None:
+        variant, number = divmod(place, len(self.packed.cases))
+        rng = np.random.default_rng([self.seed, number, variant])
+        where = self.packed.scan(number)
+        spacing = (float(self.packed.step_mm[number]), *2 * [float(self.packed.pixel_mm[number])])
+        image = hounsfield(self.packed.grey[where])
+        mask, wanted, made = np.zeros(image.shape, bool), int(rng.choice(LESIONS, p=LESION_SHARES)), 0
+        for _ in range(TRIES):
+            if made == wanted:
+                break
+            drawn = implant_volume(image, spacing, rng, back=BACK)  # type: ignore[arg-type]
+            if drawn is not None:
+                image, mask, made = drawn[0], mask | drawn[1], made + 1
+        after, before = grey(image), self.packed.grey[where]
+        changed = np.argwhere((after != before) | mask)
+        own = self.packed.labels[where] > 0
+        usable = np.flatnonzero(mask.any(axis=(1, 2)) & ~own)
+        if not len(changed) or not len(usable):
+            return None
+        low, high = changed.min(axis=0), changed.max(axis=0) + 1
+        box = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+        corner = (int(low[0]), int(low[1]), int(low[2]))
+        return Implant(number, corner, after[box], mask[box], usable + where.start)
+
+
+def _write(file: Path, key: str, implants: list[Implant]) -> None:
+    header = {
+        "key": key,
+        "implants": [[one.scan, *one.corner, *one.grey.shape, len(one.slices)] for one in implants],
+    }
+    with atomic_path(file) as temporary, temporary.open("wb") as stream:
+        np.savez(
+            stream,
+            header=np.array(json.dumps(header)),
+            grey=np.concatenate([one.grey.ravel() for one in implants]),
+            mask=np.packbits(np.concatenate([one.mask.ravel() for one in implants])),
+            slices=np.concatenate([one.slices for one in implants]),
+        )
+
+
+def _read(file: Path, key: str) -> list[Implant] | None:
+    if not file.is_file():
+        return None
+    try:
+        with np.load(file, allow_pickle=False) as found:
+            header = json.loads(str(found["header"]))
+            if header["key"] != key:
+                return None
+            values, slices = found["grey"], found["slices"]
+            masks = np.unpackbits(found["mask"], count=len(values)).astype(bool)
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+        return None  # damaged: drawn anew
+    implants, at, touched = [], 0, 0
+    for scan, z, y, x, d, h, w, count in header["implants"]:
+        n = d * h * w
+        implants.append(Implant(scan, (z, y, x), values[at : at + n].reshape(d, h, w),
+                                masks[at : at + n].reshape(d, h, w), slices[touched : touched + count]))  # fmt: skip
+        at, touched = at + n, touched + count
+    return implants

@@ -1,0 +1,112 @@
+"""Members into one weight file, and their slice scores into a probability."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+from torch import Tensor
+
+from ichseg.context import fuse
+from ichseg.data.packed import PackedScans, PackedSlices, read_pack
+from ichseg.errors import IchsegError
+from ichseg.io import atomic_path, write_text
+from ichseg.networks import load_weights, read_checkpoint, segmenter, slice_scores
+from ichseg.progress import progress
+
+logger = logging.getLogger(__name__)
+# A negative slice that is touched costs trust: so many of them may be, on the scans the score is fitted on.
+MOST_NEGATIVES = 0.02
+THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(1, 17))
+BATCH = 8
+
+
+def join_members(files: Sequence[Path], output: Path) -> None:
+    """Write one weight file for :class:`ichseg.networks.NetworkEnsemble` and its ``model.json``.
+
+    Args:
+        files: ``model.pt`` of each member, its settings beside it.
+        output: ``model.pt`` of all of them.
+
+    Raises:
+        IchsegError: the members differ in their settings.
+    """
+    settings = [json.loads(file.with_suffix(".json").read_text(encoding="utf-8")) for file in files]
+    if any(other != settings[0] for other in settings):
+        raise IchsegError(f"{output}: its members were trained with different settings; choose another output folder")
+    joined: dict[str, Tensor] = {}
+    for number, file in enumerate(files):
+        joined |= {f"members.{number}.{name}": value for name, value in read_checkpoint(file).items()}
+    with atomic_path(output) as temporary:
+        torch.save(joined, temporary)
+    write_text(output.with_suffix(".json"), json.dumps({**settings[0], "members": len(files)}) + "\n")
+
+
+def fit_score(weights: Path, pack: Path, folds: Sequence[int], device: str = "cpu") -> dict[str, Any]:
+    """Fit the slice's probability and the threshold on slice labels, and write them into ``model.json``.
+
+    Platt scaling of the scores that :class:`ichseg.transforms.SliceScoredProbability` uses; and the smallest threshold
+    at which at most 2 % of the slices labeled negative have a pixel of probability above it.
+
+    Args:
+        weights: of the joined members, with ``model.json`` beside them.
+        pack: of :func:`ichseg.data.pack_scans`, with the folds.
+        folds: scans nothing was trained on.
+        device: where the network runs.
+    """
+    beside = weights.with_suffix(".json")
+    settings = json.loads(beside.read_text(encoding="utf-8"))
+    network = segmenter(settings["architecture"], settings["channels"], settings["members"], flip=True)
+    load_weights(network, weights).eval().to(device)
+    packed = read_pack(pack).of_folds(folds)
+    scores, peaks = score_scans(network, packed, settings["window_level"], settings["window_width"], device)
+    labels = packed.labels > 0
+    slope, offset = platt(scores, labels)
+    probability = peaks / (1 + np.exp(-(slope * scores + offset)))
+    negatives = np.sort(probability[~labels])
+    touched = {t: float((negatives > t).mean()) for t in THRESHOLDS}
+    threshold = next((t for t in THRESHOLDS if touched[t] <= MOST_NEGATIVES), THRESHOLDS[-1])
+    fitted = {"score_slope": round(slope, 4), "score_offset": round(offset, 4), "threshold": threshold}
+    logger.info("fitted on fold(s) %s: %s", ",".join(map(str, folds)), fitted)
+    write_text(beside, json.dumps({**settings, **fitted}) + "\n")
+    return fitted
+
+
+@torch.no_grad()
+def score_scans(
+    network: torch.nn.Module, packed: PackedScans, level: float, width: float, device: str = "cpu"
+) -> tuple[np.ndarray, np.ndarray]:
+    """(slices,) fused scores, and (slices,) the largest probability of a pixel, of every slice of a pack."""
+    slices = PackedSlices(packed, level, width)
+    own, peaks = [], []
+    for start in progress(range(0, len(slices), BATCH), "scoring slices"):
+        some = [slices[i]["image"] for i in range(start, min(start + BATCH, len(slices)))]
+        logits = network(torch.stack(some).contiguous(memory_format=torch.channels_last).to(device)).float().cpu()
+        own.append(slice_scores(logits))
+        peaks.append((logits[:, 1] - logits[:, 0]).flatten(1).amax(dim=1).sigmoid())
+    alone = torch.cat(own)
+    fused = [fuse(alone[packed.scan(i), None, None])[:, 0, 0] for i in range(len(packed.cases))]
+    return torch.cat(fused).numpy().astype(float), torch.cat(peaks).numpy().astype(float)
+
+
+def platt(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """Slope and offset with which ``sigmoid(slope * score + offset)`` is most likely to have given the labels.
+
+    Platt 1999, "Probabilistic outputs for support vector machines"; his smoothed targets keep the fit finite where
+    scores tell labels apart without error.
+    """
+    positive, negative = int(labels.sum()), int((~labels).sum())
+    target = np.where(labels, (positive + 1) / (positive + 2), 1 / (negative + 2))
+
+    def loss(values: np.ndarray) -> float:
+        logits = values[0] * scores + values[1]
+        return float((np.logaddexp(0, logits) - target * logits).mean())
+
+    slope, offset = minimize(loss, [1.0, 0.0], method="Nelder-Mead").x
+    return float(slope), float(offset)

@@ -1,0 +1,200 @@
+"""From a datalist to a model and its figures, by the name of a preset."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ichseg.data import load_datalist
+from ichseg.data.folds import check_folds, parse_folds
+from ichseg.errors import IchsegError
+from ichseg.io import value_hash, write_text
+from ichseg.launch import run_bundle, settings_beside
+from ichseg.presets.join import fit_score, join_members
+from ichseg.report import evaluate_masks, evaluate_slices
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a preset is to make, and of what.
+
+    Attributes:
+        datalist: with ``slice_labels`` and ``fold``; masks under ``label``, if there are any, are only compared with.
+        output: folder; running the same plan again goes on.
+        train_folds, val_folds, test_folds: apart from each other. Nothing is trained on the last two.
+        members: networks of the recommended preset, averaged.
+        settings: ``KEY=VALUE`` for the training config.
+        overrides: values of the training config, as :func:`ichseg.launch.run_bundle` takes them.
+        device, precision: of training.
+        progress: wraps the iteration over scans.
+    """
+
+    datalist: Path
+    output: Path
+    train_folds: str = "0-2"
+    val_folds: str = "3"
+    test_folds: str = "4"
+    members: int = 1
+    settings: tuple[str, ...] = ()
+    overrides: dict[str, Any] = field(default_factory=dict)
+    device: str | None = None
+    precision: str | None = None
+    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter
+
+    @property
+    def held_out(self) -> str:
+        """The folds nothing is trained on."""
+        return f"{self.val_folds},{self.test_folds}"
+
+
+def train_preset(name: str, plan: Plan) -> Path:
+    """Train a preset on a plan's folds, segment the held-out scans and measure the masks.
+
+    Args:
+        name: ``"recommended"`` or ``"paper"``.
+        plan: what and of what.
+
+    Returns:
+        the weights, ``output/model.pt``; beside them ``masks/`` of the held-out scans and ``results/``.
+
+    Raises:
+        IchsegError: an unknown preset, or folds that are not there or overlap.
+    """
+    if name not in PRESETS:
+        raise IchsegError(f"preset '{name}' is unknown; choose one of {', '.join(PRESETS)}")
+    check_folds(plan.datalist, training=plan.train_folds, validation=plan.val_folds, test=plan.test_folds)
+    weights = PRESETS[name](plan)
+    evaluate(plan, segment(plan, weights), plan.output / "results", plan.held_out)
+    return weights
+
+
+def cross_validate(name: str, plan: Plan, folds: Iterable[int]) -> Path:
+    """Train a preset once per fold, the fold before it watching, and measure all held-out masks together.
+
+    Args:
+        name, plan: as for :func:`train_preset`; the folds of the plan do not count.
+        folds: of the datalist.
+
+    Returns:
+        folder ``output/results`` of the pooled figures; ``output/fold_K/`` holds what was trained for fold K.
+    """
+    every = sorted(folds)
+    if len(every) < 3:
+        raise IchsegError(f"{plan.datalist}: cross-validation needs at least 3 folds, there are {len(every)}")
+    masks = plan.output / "masks"
+    for place, test in enumerate(every):
+        watching = every[place - 1]
+        training = ",".join(str(fold) for fold in every if fold not in (test, watching))
+        one = replace(plan, output=plan.output / f"fold_{test}", train_folds=training, val_folds=str(watching),
+                      test_folds=str(test))  # fmt: skip
+        made = segment(one, PRESETS[name](one), str(test))
+        masks.mkdir(parents=True, exist_ok=True)
+        for file in sorted(made.glob("*.nii.gz")):
+            shutil.copyfile(file, masks / file.name)
+    evaluate(plan, masks, plan.output / "results", None)
+    return plan.output / "results"
+
+
+def recommended(plan: Plan) -> Path:
+    """The recommended preset: members trained on implants and slice labels, joined, their score fitted."""
+    files = []
+    for member in range(plan.members):
+        folder = plan.output / f"member_{member}"
+        overrides = {**_training(plan, folder), "cache_dir": str(plan.output), "seed": member}
+        files.append(_trained("train_recommended.yaml", folder, overrides, plan.settings))
+    weights = plan.output / "model.pt"
+    join_members(files, weights)
+    fit_score(weights, plan.output / "slices.npz", parse_folds(plan.val_folds))
+    return weights
+
+
+def paper(plan: Plan) -> Path:
+    """The paper's configuration, 384 x 384: two classifiers, pseudo-masks, the 31 million parameter U-Net."""
+    classifiers = {}
+    for backbone in ("resnet34", "resnet50"):
+        folder = plan.output / "classifiers" / backbone
+        overrides = {**_training(plan, folder), "backbone": backbone}
+        classifiers[backbone] = _trained("train.yaml", folder, overrides, (), "ich_slice_classification")
+    pseudo = plan.output / "pseudo"
+    run_bundle(
+        "ich_pseudo_segmentation",
+        "generate.yaml",
+        {
+            **settings_beside(*classifiers.values()),
+            "datalist": plan.datalist,
+            "output_dir": pseudo,
+            "classifiers": classifiers,
+            "folds": f"{plan.train_folds},{plan.val_folds}",
+            "device_name": plan.device,
+            "precision": plan.precision,
+        },
+        [],
+    )
+    overrides = {**_training(plan, plan.output), "pseudo_dir": pseudo, "supervision": "pseudo", "architecture": "paper"}
+    return _trained("train.yaml", plan.output, overrides, plan.settings)
+
+
+PRESETS: dict[str, Callable[[Plan], Path]] = {"recommended": recommended, "paper": paper}
+
+
+def segment(plan: Plan, weights: Path, folds: str | None = None) -> Path:
+    """Masks and probabilities of the plan's held-out scans, or of some folds, in ``output/masks``."""
+    masks = plan.output / "masks"
+    overrides = {
+        **settings_beside(weights),
+        "dataset_dir": plan.datalist.parent,
+        "data_root_dir": "",  # masks lie flat in the folder, as names in a datalist are unique
+        "output_dir": masks,
+        "weights": weights,
+        "save_probabilities": True,
+        "device_name": plan.device,
+        "dataset::data": {
+            "_target_": "ichseg.data.load_datalist",
+            "path": plan.datalist,
+            "folds": list(parse_folds(plan.held_out if folds is None else folds)),
+        },
+    }
+    run_bundle("ich_segmentation", "inference.yaml", overrides, [])
+    return masks
+
+
+def evaluate(plan: Plan, masks: Path, results: Path, folds: str | None) -> dict[str, Any]:
+    """Tables and pictures of the masks against what is known of the scans, written to ``results``."""
+    scans = load_datalist(plan.datalist, folds)
+    options: dict[str, Any] = {"output": results, "folds": folds, "progress": plan.progress}
+    if any("label" in scan for scan in scans):
+        evaluate_masks(masks, plan.datalist, **options)
+    return evaluate_slices(masks, plan.datalist, **options)
+
+
+def _training(plan: Plan, folder: Path) -> dict[str, Any]:
+    return {
+        "datalist": plan.datalist,
+        "output_dir": folder,
+        "train_folds": list(parse_folds(plan.train_folds)),
+        "val_folds": list(parse_folds(plan.val_folds)),
+        "device_name": plan.device,
+        "precision": plan.precision,
+        **plan.overrides,
+    }
+
+
+def _trained(
+    config: str, folder: Path, overrides: dict[str, Any], settings: Iterable[str], bundle: str = "ich_segmentation"
+) -> Path:
+    """The weights, trained now unless they are there."""
+    weights, mark = folder / "model.pt", folder / "complete"
+    made_with = value_hash([bundle, config, overrides, list(settings)])
+    if mark.is_file():
+        if mark.read_text(encoding="utf-8") != made_with:
+            raise IchsegError(f"{folder}: trained with other settings or folds; choose another output folder")
+        return weights
+    run_bundle(bundle, config, overrides, list(settings))
+    write_text(mark, made_with)
+    return weights

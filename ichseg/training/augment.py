@@ -1,0 +1,68 @@
+"""Turned, shifted, scaled, noisier: what a batch of head CT slices may look like as well."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+@dataclass
+class Augmentation:
+    """Random changes of a whole batch at once, on the batch"s own device; MONAI"s transforms take slice by slice.
+
+    Attributes:
+        turn: degrees, to either side.
+        scale: relative; both axes also differ by up to ``stretch``.
+        shift: share of the slice.
+        flip: chance of exchanging left and right.
+        gain, bias: of the gray values (around black, and absolute in units of the window).
+        noise: largest standard deviation, in units of the window; every other slice gets some.
+        amount: scales turn, scale, stretch, shift, gain, bias and noise.
+        alone: chance that a slice loses its neighbors, which then are itself: as an isolated slice comes.
+    """
+
+    turn: float = 23.0
+    scale: float = 0.15
+    stretch: float = 0.06
+    shift: float = 0.04
+    flip: float = 0.5
+    gain: float = 0.12
+    bias: float = 0.04
+    noise: float = 0.05
+    alone: float = 0.15
+    amount: float = 1.0
+
+    def __call__(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, H, W) in [0, 1] and (B, 1, H, W) masks, -1 where unknown -> the same, changed alike."""
+        n, device = len(image), image.device
+
+        def between(low: float, high: float) -> Tensor:
+            return torch.empty(n, device=device).uniform_(low, high)
+
+        angle = between(-self._much("turn"), self._much("turn")).deg2rad()
+        first = 1 + between(-self._much("scale"), self._much("scale"))
+        second = first * (1 + between(-self._much("stretch"), self._much("stretch")))
+        mirror = torch.where(between(0, 1) < self.flip, -1.0, 1.0)  # of the first axis: grid_sample"s second
+        matrix = torch.zeros(n, 2, 3, device=device)
+        matrix[:, 0, 0], matrix[:, 0, 1] = angle.cos() * first, -angle.sin() * first * mirror
+        matrix[:, 1, 0], matrix[:, 1, 1] = angle.sin() * second, angle.cos() * second * mirror
+        matrix[:, :, 2] = torch.stack(
+            [between(-2 * self._much("shift"), 2 * self._much("shift")) for _ in range(2)], dim=1
+        )
+        grid = functional.affine_grid(matrix, [n, 1, *image.shape[2:]], align_corners=False)
+        lonely = between(0, 1) < self.alone
+        image = torch.where(lonely[:, None, None, None], image[:, :1], image)
+        image = functional.grid_sample(image, grid, align_corners=False)
+        image = image * (1 + between(-self._much("gain"), self._much("gain")))[:, None, None, None]
+        image = image + between(-self._much("bias"), self._much("bias"))[:, None, None, None]
+        noisy = between(0, self._much("noise")) * (between(0, 1) < 0.5)
+        image = image + noisy[:, None, None, None] * torch.randn_like(image)
+        unknown = functional.grid_sample((mask < 0).float(), grid, align_corners=False) > 0.25
+        inside = functional.grid_sample(mask.clamp(min=0).float(), grid, align_corners=False) > 0.5
+        return image.clamp_(0, 1), torch.where(unknown, -1.0, inside.float())
+
+    def _much(self, name: str) -> float:
+        return self.amount * float(getattr(self, name))

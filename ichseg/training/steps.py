@@ -1,0 +1,40 @@
+"""What happens at every step: the size of the gradient, and of the step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from ignite.engine import Engine
+from monai.engines.utils import IterationEvents
+from torch import nn
+
+
+class ClipGradients:
+    """Ignite handler for MONAI's trainer: the norm of all gradients together is at most ``norm``."""
+
+    def __init__(self, network: nn.Module, norm: float = 5.0) -> None:
+        self.network, self.norm = network, norm
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        nn.utils.clip_grad_norm_(self.network.parameters(), self.norm)
+
+
+def warm_cosine(steps: int, warm: float = 0.1) -> Callable[[int], float]:
+    """Factor of the learning rate: up along a line over the first steps, then down to 0 along a cosine.
+
+    Args:
+        steps: of the whole training.
+        warm: share of them that goes up.
+    """
+    up = max(1, round(warm * steps))
+
+    def factor(step: int) -> float:
+        if step < up:
+            return (step + 1) / (up + 1)
+        return 0.5 * (1 + math.cos(math.pi * min((step - up) / max(steps - up, 1), 1.0)))
+
+    return factor

@@ -1,0 +1,94 @@
+"""An average of the network's past, and what it teaches."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from torch import Tensor, nn
+
+from ichseg.data.packed import windowed
+from ichseg.training.augment import Augmentation
+
+
+class MovingAverage:
+    """Ignite handler: an exponential moving average of a network's weights and statistics.
+
+    Args:
+        network: the one that trains.
+        decay: of the average; early on less, so that the first steps are forgotten soon.
+    """
+
+    def __init__(self, network: nn.Module, decay: float = 0.995) -> None:
+        self.source = network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
+        self.network = copy.deepcopy(self.source).eval().requires_grad_(False)
+        self.decay = decay
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.update)
+
+    @torch.no_grad()
+    def update(self, engine: Engine) -> None:
+        """Once after every step."""
+        decay = min(self.decay, engine.state.iteration / (engine.state.iteration + 20))
+        for mine, new in zip(self.network.state_dict().values(), self.source.state_dict().values(), strict=True):
+            if mine.is_floating_point():
+                mine.lerp_(new, 1 - decay)
+            else:
+                mine.copy_(new)
+
+
+class PrepareMixture:
+    """``prepare_batch`` of the trainer: windowed, taught, augmented, on the device.
+
+    Where a slice bleeds and nobody says where, the moving average is asked, once it has learned enough: its sure pixels
+    become the slice's mask, its doubtful ones stay unknown. (A slice it is sure of nowhere stays unknown.)
+
+    Args:
+        augment: of images and masks.
+        level, width: window of the network in HU.
+        average: the teacher; None: positive slices stay without masks.
+        start: steps before it teaches.
+        sure, unsure: above the one probability a pixel is hemorrhage, below the other it is none.
+    """
+
+    def __init__(
+        self,
+        augment: Augmentation,
+        level: float = 50.0,
+        width: float = 100.0,
+        average: MovingAverage | None = None,
+        start: int = 0,
+        sure: float = 0.6,
+        unsure: float = 0.15,
+    ) -> None:
+        self.augment, self.level, self.width = augment, level, width
+        self.average, self.start, self.sure, self.unsure = average, start, sure, unsure
+        self.step = 0
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.ITERATION_STARTED, self._count)
+
+    def _count(self, engine: Engine) -> None:
+        self.step = engine.state.iteration
+
+    def __call__(
+        self, batch: dict[str, Any], device: torch.device, non_blocking: bool = False, **kwargs: Any
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        image, mask, label = (batch[key].to(device, non_blocking=non_blocking) for key in ("image", "mask", "label"))
+        image, mask = windowed(image, self.level, self.width), mask.float()
+        unknown = mask.flatten(1).amax(dim=1) < 0
+        if self.average is not None and self.step > self.start and bool(unknown.any()):
+            mask[unknown] = self._taught(self.average.network, image[unknown])
+        image, mask = self.augment(image, mask)
+        return image.contiguous(memory_format=torch.channels_last), {"mask": mask, "label": label}
+
+    @torch.no_grad()
+    def _taught(self, network: nn.Module, image: Tensor) -> Tensor:
+        logits = network(image.contiguous(memory_format=torch.channels_last)).float()
+        probability = (logits[:, 1:2] - logits[:, :1]).sigmoid()
+        mask = torch.where(probability > self.sure, 1.0, torch.where(probability < self.unsure, 0.0, -1.0))
+        mask[probability.flatten(1).amax(dim=1) <= self.sure] = -1.0
+        return mask
