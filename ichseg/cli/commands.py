@@ -34,6 +34,7 @@ PREPARE_OPTIONS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "slices": (24, ("phantom",)),
     "folds": ("3,4", ("implants",)),
     "per_scan": (2, ("implants",)),
+    "family": ("shapes", ("implants",)),
 }
 
 
@@ -54,7 +55,7 @@ def prepare(args: argparse.Namespace) -> int:
         from ichseg.data.implants import prepare_implants
         from ichseg.report import implant_montage
 
-        counts = prepare_implants(args.paths[0], output, args.folds, args.per_scan, args.seed, _progress)
+        counts = prepare_implants(args.paths[0], output, args.folds, args.per_scan, args.seed, args.family, _progress)
         implant_montage(output / "datalist.json", args.paths[0], output / "montage.png")
         print(f"wrote {output / 'montage.png'}: implants beside real hemorrhage; look before you trust them")
     else:

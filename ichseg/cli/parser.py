@@ -82,6 +82,12 @@ def build_parser() -> argparse.ArgumentParser:
     prepare.add_argument("--slices", type=int, default=24, help="phantom: slices per scan (default 24)")
     prepare.add_argument("--folds", default="3,4", help="implants: into healthy scans of these folds (default 3,4)")
     prepare.add_argument("--per-scan", type=int, default=2, help="implants: variants of each scan (default 2)")
+    prepare.add_argument(
+        "--family",
+        choices=["shapes", "fields"],
+        default="shapes",
+        help="implants: shapes, as training draws them (default), or fields, which no training uses",
+    )
 
     classifier = command(
         "train-classifier",

@@ -37,8 +37,8 @@ def evaluate_slices(
     Returns:
         slices, positive_slices, positive_slices_touched and negative_slices_touched (shares), slice_auc and
         patient_auc of the segmented area and volume as scores; where every mask has its probabilities beside it,
-        slice_auc_probability and patient_auc_probability of the largest one in a slice and in a patient; and, where ``slice_labels.csv`` beside the datalist
-        tells subtypes, the share of each subtype's slices that is touched.
+        slice_auc_probability and patient_auc_probability of the largest one in a slice and in a patient; and, where
+        ``slice_labels.csv`` beside the datalist tells subtypes, the share of each subtype's slices that is touched.
 
     Raises:
         IchsegError: a prediction or the slice labels are missing.

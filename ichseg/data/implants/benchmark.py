@@ -9,12 +9,17 @@ from typing import Any
 import numpy as np
 
 from ichseg.data.datalist import load_datalist, write_datalist
+from ichseg.data.implants.fields import field_volume
 from ichseg.data.implants.implant import implant_volume
 from ichseg.data.subtypes import SUBTYPES
 from ichseg.errors import IchsegError
 from ichseg.io import read_volume, slice_axis, spacing_mm, staged_folder, write_volume
 
 TRIES = 30
+FAMILIES: dict[str, Callable[..., tuple[np.ndarray, np.ndarray, str] | None]] = {
+    "shapes": implant_volume,
+    "fields": lambda hounsfield, spacing, rng, kind: field_volume(hounsfield, spacing, rng),
+}
 
 
 def prepare_implants(
@@ -23,6 +28,7 @@ def prepare_implants(
     folds: Sequence[int] | str | None = "3,4",
     per_scan: int = 2,
     seed: int = 0,
+    family: str = "shapes",
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> dict[str, int]:
     """Implant hemorrhage into the scans of a datalist that have none, and write them as a data set of their own.
@@ -37,6 +43,8 @@ def prepare_implants(
         folds: of the scans, e.g. those no network was trained on; None takes all.
         per_scan: variants of each scan.
         seed: of the implants.
+        family: ``"shapes"``, as training draws them, or ``"fields"``, which no training uses, see
+            :mod:`ichseg.data.implants.fields`.
         progress: wraps the iteration over scans.
 
     Returns:
@@ -47,6 +55,9 @@ def prepare_implants(
     """
     if per_scan < 1:
         raise IchsegError(f"per_scan must be at least 1, not {per_scan}")
+    if family not in FAMILIES:
+        raise IchsegError(f"family must be one of {', '.join(FAMILIES)}, not '{family}'")
+    draw = FAMILIES[family]
     healthy = [s for s in load_datalist(datalist, folds, require=("slice_labels",)) if not any(s["slice_labels"])]
     if not healthy:
         raise IchsegError(f"{datalist}: no scan without hemorrhage in fold(s) {folds}")
@@ -68,7 +79,7 @@ def prepare_implants(
                 for attempt in range(TRIES):
                     # A head without room for one kind (no wide ventricle) may have room for another.
                     kind = wanted if attempt < TRIES // 2 else None
-                    made = implant_volume(hounsfield, (steps[axis], rows, columns), rng, kind)
+                    made = draw(hounsfield, (steps[axis], rows, columns), rng, kind)
                     if made is not None:
                         break
                 if made is None:
@@ -98,5 +109,5 @@ def prepare_implants(
             "slices": sum(len(e["slices"]) for e in entries),
             "positive_slices": sum(row["hemorrhage"] for e in entries for row in e["slices"]),
         }
-        write_datalist(folder, "implants", entries, semi_synthetic=True, seed=seed, counts=counts)
+        write_datalist(folder, "implants", entries, semi_synthetic=True, family=family, seed=seed, counts=counts)
     return counts
