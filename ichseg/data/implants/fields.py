@@ -1,8 +1,8 @@
 """A second family of implants, for measuring only: blots of a random field, not shapes anyone drew.
 
-A network that was trained on the shapes of :mod:`ichseg.data.implants.lesions` may know those shapes; it has never seen
-these. Here a lesion is where a smooth random field is high around a point, cut off by skull and brain, feathered where the
-field is flat; its density, its sediment and its grain are drawn in another way as well.
+A network that was trained on the shapes of :mod:`ichseg.data.implants.lesions` may know those shapes; it has never
+seen these. Here a lesion is where a smooth random field is high around a point, cut off by skull and brain, feathered
+where the field is flat; its density, its sediment and its grain are drawn in another way as well.
 """
 
 from __future__ import annotations
@@ -53,11 +53,12 @@ def field_volume(
 def _share(head: Head, place: tuple[int, int, int], radius: float, rng: np.random.Generator) -> np.ndarray:
     """(slices, H, W) in [0, 1]: how much of a voxel is blood; 0 away from the piece around ``place``."""
     spacing = np.array([head.step, head.pixel, head.pixel])
-    grids = np.meshgrid(*[(np.arange(n) - p) * s for n, p, s in zip(head.hounsfield.shape, place, spacing, strict=True)],
-                        indexing="ij", sparse=True)  # fmt: skip
+    shape = head.hounsfield.shape
+    away = [(np.arange(n) - p) * s for n, p, s in zip(shape, place, spacing, strict=True)]
+    grids = np.meshgrid(*away, indexing="ij", sparse=True)
     stretch = np.exp(rng.normal(0, 0.35, 3))
     distance = np.sqrt(sum((grid / (radius * f)) ** 2 for grid, f in zip(grids, stretch, strict=True)))
-    rough = ndimage.gaussian_filter(rng.normal(size=head.hounsfield.shape), rng.uniform(2.5, 7) / spacing)
+    rough = ndimage.gaussian_filter(rng.normal(size=shape), rng.uniform(2.5, 7) / spacing)
     height = 1 - distance + rng.uniform(0.3, 0.8) * rough / max(float(rough.std()), 1e-6) * np.exp(-(distance**2))
     share = np.clip(height / rng.uniform(0.08, 0.3) + 0.5, 0, 1) * head.brain * (distance < 2.5)
     pieces, _ = ndimage.label(share >= 0.5)
