@@ -23,13 +23,15 @@ class ContextUNet(nn.Module):
 
     Args:
         in_channels: 3 for a slice between its neighbors, see :class:`ichseg.transforms.NeighborSlices`.
-        channels: of the levels; each halves the one before, the last does not. H and W must be multiples of
-            ``2 ** (len(channels) - 1)``.
+        channels: of the levels, 3 at least; each halves the one before, the last does not. H and W must be multiples
+            of ``2 ** (len(channels) - 1)``.
         dropout: before the slice's score.
     """
 
     def __init__(self, in_channels: int = 3, channels: Sequence[int] = CHANNELS, dropout: float = 0.3) -> None:
         super().__init__()
+        if len(channels) < 3:
+            raise ValueError(f"channels must name at least 3 levels, not {len(channels)}")
         block: dict[str, Any] = {"spatial_dims": 2, "norm": "batch", "act": "relu"}
         widths = [in_channels, *channels]
         self.down = nn.ModuleList(

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
-from ichseg.data.implants.implant import implant_volume
+from ichseg.data.implants.implant import SMALLEST_MM2, implant_volume
 from ichseg.data.packed import PackedScans, grey, hounsfield
 from ichseg.errors import IchsegError
 from ichseg.io import atomic_path, value_hash
@@ -30,8 +30,8 @@ class Implant:
         corner: first slice (within the scan), row and column of the box.
         grey: (d, h, w) uint8, the scan with the implant.
         mask: (d, h, w) bool.
-        slices: slices of the scan with something of the mask, counted over all packed slices; only such as had no
-            hemorrhage of their own.
+        slices: slices of the scan with enough of the mask to be seen, counted over all packed slices; only such as had
+            no hemorrhage of their own.
     """
 
     scan: int
@@ -127,7 +127,8 @@ class _Drawn(Dataset):
         after, before = grey(image), self.packed.grey[where]
         changed = np.argwhere((after != before) | mask)
         own = self.packed.labels[where] > 0
-        usable = np.flatnonzero(mask.any(axis=(1, 2)) & ~own)
+        areas = mask.sum(axis=(1, 2)) * spacing[1] ** 2
+        usable = np.flatnonzero((areas >= SMALLEST_MM2) & ~own)  # what is smaller, no one would see
         if not len(changed) or not len(usable):
             return None
         low, high = changed.min(axis=0), changed.max(axis=0) + 1

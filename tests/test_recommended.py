@@ -1,0 +1,451 @@
+"""The recommended preset, piece by piece: what goes in, what learns, what comes out."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from ignite.engine import Engine
+from monai.data import MetaTensor
+from scipy import ndimage
+from torch import nn
+
+from ichseg.cli import main
+from ichseg.context import fuse
+from ichseg.data import PackedSlices, SliceMixture, implant_pool, load_datalist, pack_scans
+from ichseg.data.brain import intracranial_mask
+from ichseg.data.implants import field_volume
+from ichseg.data.packed import grey, hounsfield, read_pack, windowed
+from ichseg.data.phantom import phantom_scan, prepare_phantom
+from ichseg.errors import IchsegError
+from ichseg.networks import ContextUNet, NetworkEnsemble, segmenter, slice_scores, suspicion
+from ichseg.presets import Plan, cross_validate
+from ichseg.presets.join import join_members, platt
+from ichseg.training import Augmentation, ContextLoss, MovingAverage, PrepareMixture, warm_cosine
+from ichseg.transforms import HeadCrop, HeadCropd, NeighborSlices, SliceScoredProbability, head_box
+
+SIZE = 64
+
+
+@pytest.fixture(scope="module")
+def phantom():
+    scan = phantom_scan(5, ("IPH",), size=128, slices=10)
+    return scan.image.astype(np.float32), scan.label, scan.affine
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cohort")
+    prepare_phantom(folder / "data", scans=10, seed=2, size=96, slices=8)
+    return folder / "data" / "datalist.json"
+
+
+@pytest.fixture(scope="module")
+def reading():
+    from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, Orientationd
+
+    from ichseg.transforms import HeadCTReader
+
+    labels = (("L", "R"), ("P", "A"), ("I", "S"))
+    return Compose([
+        LoadImaged("image", reader=HeadCTReader()), EnsureChannelFirstd("image", channel_dim="no_channel"),
+        Orientationd("image", axcodes="LPS", labels=labels), HeadCropd("image", SIZE),
+    ])  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def packed(cohort, reading, tmp_path_factory):
+    return pack_scans(load_datalist(cohort), reading, tmp_path_factory.mktemp("pack") / "slices.npz", SIZE)
+
+
+# --- the head, cut out ----------------------------------------------------------------------------------------------
+def test_the_box_holds_the_head_wherever_it_lies(phantom):
+    image, _, _ = phantom
+    slices = np.moveaxis(image, 2, 0)
+    row, column, side = head_box(slices)
+    dense = slices > 25
+    inside = dense[
+        :, round(row - side / 2) : round(row + side / 2), round(column - side / 2) : round(column + side / 2)
+    ]
+    assert inside.sum() > 0.98 * dense.sum() and side < 128
+    moved = np.pad(slices, ((0, 0), (30, 0), (0, 20)), constant_values=-1000)
+    there = head_box(moved)
+    assert there[0] == pytest.approx(row + 30, abs=3) and there[1] == pytest.approx(column, abs=3)
+    assert there[2] == pytest.approx(side, rel=0.05)
+    assert head_box(np.full((3, 40, 60), -1000.0)) == (20, 30, 60)  # nothing dense: all of it
+
+
+def test_a_cut_head_comes_back_to_its_grid(phantom):
+    image, _, affine = phantom
+    volume = MetaTensor(torch.from_numpy(image)[None], affine=torch.as_tensor(affine))
+    crop = HeadCrop(160)
+    cut = crop(volume)
+    assert cut.shape == (1, 160, 160, 10)
+    back = crop.inverse(cut)
+    np.testing.assert_allclose(np.asarray(back.affine), affine)
+    assert back.shape == volume.shape
+    # Finer pixels than the scan's lose nothing but a little sharpness; one pixel beside, half the noise would be lost.
+    brain = np.stack([intracranial_mask(image[..., i]) for i in range(10)], axis=-1)
+    inner = ndimage.binary_erosion(brain, np.ones((5, 5, 1)))
+    assert np.abs(back.numpy()[0] - image)[inner].mean() < 0.5 * np.abs(np.roll(image, 1, 0) - image)[inner].mean()
+
+
+def test_the_affine_says_where_cut_voxels_lie(phantom):
+    image, _, affine = phantom
+    blob = np.zeros_like(image)
+    blob[60:66, 70:76, 4:6] = 1
+    pair = {"image": MetaTensor(torch.from_numpy(image)[None], affine=torch.as_tensor(affine)),
+            "label": MetaTensor(torch.from_numpy(blob)[None], affine=torch.as_tensor(affine))}  # fmt: skip
+    cut = HeadCropd(["image", "label"], 192, mode=["bilinear", "nearest"])(pair)
+    middle = np.argwhere(cut["label"][0].numpy() > 0).mean(axis=0)
+    there = np.asarray(cut["label"].affine) @ [*middle, 1]
+    expected = affine @ [62.5, 72.5, 4.5, 1]
+    np.testing.assert_allclose(there, expected, atol=0.6)
+
+
+def test_slices_may_run_along_any_axis(phantom):
+    image, _, affine = phantom
+    turned = np.moveaxis(image, 2, 0)
+    columns = affine[:, [2, 0, 1, 3]]
+    volume = MetaTensor(torch.from_numpy(turned.copy())[None], affine=torch.as_tensor(columns))
+    crop = HeadCrop(96)
+    cut = crop(volume)
+    assert cut.shape == (1, 10, 96, 96) and crop.inverse(cut).shape == volume.shape
+
+
+def test_brain_is_found_where_a_scan_was_clipped_at_zero(phantom):
+    image, _, _ = phantom
+    whole = intracranial_mask(image[..., 5])
+    clipped = intracranial_mask(image[..., 5].clip(0, 255))
+    assert whole.sum() > 1000 and (whole ^ clipped).sum() < 0.03 * whole.sum()
+
+
+# --- neighbors -------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("step", "reach"), [(5.0, 1), (2.5, 2), (1.0, 5), (10.0, 1)])
+def test_neighbors_are_millimeters_away(step, reach):
+    values = torch.arange(12.0).expand(1, 2, 2, 12)
+    for way in (1, -1):
+        volume = MetaTensor(values.clone(), affine=torch.diag(torch.tensor([1.0, 1.0, way * step, 1.0])))
+        own, below, above = NeighborSlices(5.0)(volume)[:, 0, 0].tolist()
+        assert own == list(range(12))
+        assert below[6] == 6 - way * reach and above[6] == 6 + way * reach
+        ends = (below[0], above[11]) if way > 0 else (above[0], below[11])
+        assert ends == (0, 11)
+    single = NeighborSlices()(MetaTensor(torch.rand(1, 4, 4, 1), affine=torch.eye(4)))
+    assert torch.equal(single[0], single[1]) and torch.equal(single[0], single[2])
+
+
+# --- the network ------------------------------------------------------------------------------------------------------
+def test_network_scores_slices_and_pixels():
+    torch.manual_seed(0)
+    network = ContextUNet(3, (4, 8, 16)).eval()
+    logits = network(torch.rand(2, 3, 32, 48))
+    assert logits.shape == (2, 3, 32, 48) and (logits[:, 0] == 0).all()
+    assert (logits[:, 2].flatten(1).std(dim=1) == 0).all()
+    assert logits[:, 1].mean() < -2  # rare from the start
+
+
+def test_an_ensemble_is_the_mean_and_sees_no_difference_between_sides():
+    torch.manual_seed(1)
+    members = [ContextUNet(3, (4, 8, 16)).eval() for _ in range(2)]
+    x = torch.rand(1, 3, 16, 16)
+    plain = NetworkEnsemble(members, flip=False).eval()(x)
+    torch.testing.assert_close(plain, (members[0](x) + members[1](x)) / 2)
+    both = NetworkEnsemble(members, flip=True).eval()
+    torch.testing.assert_close(both(x.flip(2)), both(x).flip(2), atol=1e-5, rtol=1e-4)
+
+
+def test_suspicion_is_the_mean_of_the_largest():
+    pixels = torch.arange(100.0).reshape(1, 10, 10)
+    assert suspicion(pixels, 0.05).item() == pytest.approx(97)
+    logits = torch.stack([torch.zeros(10, 10), pixels[0], torch.full((10, 10), 7.0)])[None]
+    assert slice_scores(logits, 0.05).item() == pytest.approx((97 + 7) / 2)
+
+
+# --- probability ------------------------------------------------------------------------------------------------------
+def test_probability_is_that_of_the_slice_times_that_of_the_pixel():
+    logits = torch.zeros(3, 4, 4, 3)
+    logits[1] = -6.0
+    logits[1, 1, 1, 1] = 4.0
+    logits[2, ..., 1] = 2.0
+    made = SliceScoredProbability(slope=0.5, offset=0.25, share=1 / 16)(logits)
+    alone = torch.tensor([(-6 + 0) / 2, (4 + 2) / 2, (-6 + 0) / 2])
+    fused = fuse(alone[:, None, None])[:, 0, 0]
+    expected = torch.sigmoid(0.5 * fused + 0.25) * logits[1, 1, 1].sigmoid()
+    torch.testing.assert_close(made[0, 1, 1], expected)
+    assert (made <= logits[1].sigmoid()[None] + 1e-6).all()
+    with pytest.raises(ValueError, match="not 2 channels"):
+        SliceScoredProbability()(logits[:2])
+
+
+def test_platt_scaling_finds_the_line_that_made_the_labels():
+    rng = np.random.default_rng(0)
+    scores = rng.normal(0, 2, 20000)
+    labels = rng.uniform(size=scores.size) < 1 / (1 + np.exp(-(1.3 * scores - 0.8)))
+    slope, offset = platt(scores, labels)
+    assert slope == pytest.approx(1.3, abs=0.06) and offset == pytest.approx(-0.8, abs=0.06)
+    slope, offset = platt(np.array([-2.0, -1, 1, 2]), np.array([False, False, True, True]))
+    assert np.isfinite([slope, offset]).all() and slope > 0
+
+
+# --- the pack ---------------------------------------------------------------------------------------------------------
+def test_eight_bits_keep_a_quarter_of_a_hounsfield_unit():
+    values = np.linspace(-20, 100, 977, dtype=np.float32)
+    assert np.abs(hounsfield(grey(values)) - values).max() < 0.24
+    assert grey(np.array([-1000.0, 3000.0])).tolist() == [0, 255]
+    seen = windowed(torch.from_numpy(grey(np.array([-20.0, 0, 50, 100]))), 50, 100)
+    torch.testing.assert_close(seen, torch.tensor([0, 0, 0.5, 1.0]), atol=0.003, rtol=0)
+
+
+def test_packed_slices_keep_labels_and_neighbors(packed, cohort):
+    scans = load_datalist(cohort)
+    assert packed.cases == [s["case"] for s in scans] and packed.grey.shape == (80, SIZE, SIZE)
+    for number, scan in enumerate(scans):
+        where = packed.scan(number)
+        by_file = np.empty(8, int)
+        by_file[packed.stored[where]] = packed.labels[where]
+        assert by_file.tolist() == scan["slice_labels"]
+    assert packed.with_neighbors(0) == (0, 0, 1) and packed.with_neighbors(7) == (7, 6, 7)
+    assert packed.with_neighbors(8) == (8, 8, 9)
+    some = packed.of_folds([1, 3])
+    assert set(some.folds.tolist()) == {1, 3} and len(some) == 32
+    with pytest.raises(IchsegError, match=r"no packed scan is in fold\(s\) \[7\]"):
+        packed.of_folds([7])
+    item = PackedSlices(packed)[3]
+    assert item["image"].shape == (3, SIZE, SIZE) and item["image"].min() >= 0 and item["image"].max() <= 1
+
+
+def test_a_pack_is_read_again_unless_scans_or_settings_changed(cohort, reading, tmp_path):
+    scans, file, calls = load_datalist(cohort)[:2], tmp_path / "slices.npz", []
+
+    def counted(item):
+        calls.append(item["case"])
+        return reading(item)
+
+    first = pack_scans(scans, counted, file, SIZE)
+    again = pack_scans(scans, counted, file, SIZE)
+    assert len(calls) == 2 and np.array_equal(first.grey, again.grey)
+    pack_scans(scans, counted, file, "other")
+    assert len(calls) == 4
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(IchsegError, match="damaged"):
+        read_pack(file)
+    pack_scans(scans, counted, file, "other")
+    assert len(calls) == 6
+    scans[0]["slice_labels"] = [0, 1]
+    with pytest.raises(IchsegError, match="8 slices, but (the datalist gives )?2 slice_labels"):
+        pack_scans(scans, counted, file, SIZE)
+
+
+# --- implants ---------------------------------------------------------------------------------------------------------
+def test_a_pool_pastes_implants_into_slices_without_hemorrhage(packed, tmp_path):
+    pool = implant_pool(packed, per_scan=2, seed=3, file=tmp_path / "pool.npz")
+    assert len(pool) > 20
+    brighter = []
+    for place in range(0, len(pool), 3):
+        index = pool.index[place][1]
+        assert packed.labels[index] == 0
+        image, mask = pool[place]
+        before = packed.grey[list(packed.with_neighbors(index))]
+        assert mask.any() and image.shape == before.shape
+        brighter.append(hounsfield(image[0])[mask].mean() - hounsfield(before[0])[mask].mean())
+        assert (image[0] == before[0]).mean() > 0.4
+    assert np.median(brighter) > 10 and min(brighter) > 0
+    again = implant_pool(packed, per_scan=2, seed=3, file=tmp_path / "pool.npz")
+    assert again.index == pool.index
+    assert all(np.array_equal(a, b) for k in (0, 5) for a, b in zip(pool[k], again[k], strict=True))
+    apart = implant_pool(packed, per_scan=2, seed=3, workers=2)
+    assert apart.index == pool.index and np.array_equal(apart[7][0], pool[7][0])
+    with pytest.raises(IchsegError, match="no room"):
+        type(pool)(packed, [])
+
+
+def test_the_other_family_of_implants_is_bright_and_inside(phantom):
+    _, _, affine = phantom
+    healthy = phantom_scan(5, (), size=128, slices=10).image.astype(np.float32)
+    slices = np.moveaxis(healthy, 2, 0)
+    spacing = tuple(np.linalg.norm(affine[:3, :3], axis=0)[[2, 0, 1]])
+    made = [m for seed in range(12) if (m := field_volume(slices, spacing, np.random.default_rng(seed))) is not None]
+    assert len(made) >= 4 and {m[2] for m in made} <= {"EDH", "IPH"}
+    for drawn, mask, _ in made:
+        brain = np.stack([intracranial_mask(one) for one in slices])
+        assert not (mask & ~brain).any() and drawn[mask].mean() > slices[mask].mean() + 3
+        assert np.abs(drawn - slices)[~mask].mean() < 1
+    assert field_volume(np.full((4, 64, 64), -1000.0), (5, 1, 1), np.random.default_rng(0)) is None
+
+
+# --- batches ----------------------------------------------------------------------------------------------------------
+def test_batches_hold_the_three_kinds_in_their_shares(packed):
+    pool = implant_pool(packed, per_scan=1)
+    torch.manual_seed(4)
+    batches = list(SliceMixture(packed, pool, batch_size=8, batches=3, implant_share=0.25, positive_share=0.375))
+    assert len(batches) == 3
+    for batch in batches:
+        assert batch["image"].dtype == torch.uint8 and batch["image"].shape == (8, 3, SIZE, SIZE)
+        assert batch["label"].tolist() == [1, 1, 0, 0, 0, 1, 1, 1]
+        kinds = [sorted(set(one.unique().tolist())) for one in batch["mask"]]
+        assert kinds == [[0, 1]] * 2 + [[0]] * 3 + [[-1]] * 3
+    torch.manual_seed(4)
+    again = next(iter(SliceMixture(packed, pool, 8, 3, 0.25, 0.375)))
+    assert torch.equal(again["image"], batches[0]["image"])
+    with pytest.raises(IchsegError, match="leaves no slice without hemorrhage"):
+        SliceMixture(packed, pool, 8, 1, 0.5, 0.5)
+    bleeding = packed.of_folds(None)
+    bleeding.labels[:] = 1
+    with pytest.raises(IchsegError, match="no training slice without hemorrhage"):
+        SliceMixture(bleeding, pool, 8, 1)
+
+
+def test_images_and_masks_move_alike_and_unknown_stays_unknown():
+    torch.manual_seed(0)
+    image = torch.zeros(6, 3, 64, 64)
+    image[:, :, 20:34, 30:50] = 0.8
+    mask = (image[:, :1] > 0.5).float()
+    mask[3] = -1
+    moved, masks = Augmentation(gain=0, bias=0, noise=0)(image, mask)
+    assert (masks[3] == -1).float().mean() > 0.8 and set(masks[[0, 1, 2, 4, 5]].unique().tolist()) == {0, 1}
+    for i in (0, 1, 2, 4, 5):
+        overlap = ((moved[i, 0] > 0.4) & (masks[i, 0] > 0)).sum() / ((moved[i, 0] > 0.4) | (masks[i, 0] > 0)).sum()
+        assert overlap > 0.9
+        assert not torch.equal(masks[i], mask[i])
+    same = Augmentation(amount=0, flip=0, alone=0)(image.clone(), mask)
+    torch.testing.assert_close(same[0], image, atol=1e-5, rtol=0)
+    assert torch.equal(same[1], mask)
+    mirrored = Augmentation(amount=0, flip=1, alone=0)(image.clone(), mask)[0]
+    torch.testing.assert_close(mirrored, image.flip(2), atol=1e-5, rtol=0)  # left and right are the first axis
+    other = torch.rand(2, 3, 8, 8)
+    lonely = Augmentation(amount=0, flip=0, alone=1)(other, torch.zeros(2, 1, 8, 8))[0]
+    torch.testing.assert_close(lonely, other[:, :1].expand(-1, 3, -1, -1), atol=1e-5, rtol=0)
+
+
+# --- learning ---------------------------------------------------------------------------------------------------------
+def test_unknown_pixels_teach_nothing_and_labels_teach_the_score():
+    torch.manual_seed(0)
+    logits = torch.randn(2, 3, 8, 8, requires_grad=True)
+    mask = torch.zeros(2, 1, 8, 8)
+    mask[0, 0, :4], mask[1] = 1, -1
+    target = {"mask": mask, "label": torch.tensor([1.0, 1.0])}
+    ContextLoss(instances=0, score=0)(logits, target).backward()
+    assert (logits.grad[0, 1] != 0).all() and (logits.grad[1] == 0).all()
+    logits.grad = None
+    ContextLoss(cross_entropy=0, dice=0, instances=0)(logits, target).backward()
+    assert logits.grad[:, 2, 0, 0].lt(0).all() and (logits.grad[:, 1] == 0).all()
+    logits.grad = None
+    ContextLoss(cross_entropy=0, dice=0, score=0, share=2 / 64)(logits, target).backward()
+    assert ((logits.grad[:, 1] != 0).flatten(1).sum(dim=1) == 2).all()  # the two most suspicious pixels of each
+    perfect = torch.zeros(1, 3, 8, 8)
+    perfect[:, 1] = torch.where(mask[:1, 0] > 0, 20.0, -20.0)
+    perfect[:, 2] = 20
+    loss = ContextLoss(share=0.1)(perfect, {"mask": mask[:1], "label": torch.ones(1)})
+    assert loss.item() == pytest.approx(0, abs=1e-4)
+
+
+def test_the_average_follows_the_network():
+    network = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(network.weight, 1.0)
+    average = MovingAverage(network, decay=0.9)
+    engine = Engine(lambda engine, batch: nn.init.constant_(network.weight, 2.0))
+    average.attach(engine)
+    engine.run([0], max_epochs=1)
+    decay = 1 / 21  # early on, the past counts less
+    assert average.network.weight.item() == pytest.approx(decay * 1 + (1 - decay) * 2)
+    engine.state.iteration = 10**6
+    average.update(engine)
+    assert average.network.weight.item() == pytest.approx(0.9 * (2 - decay) + 0.1 * 2)
+
+
+class Sure(nn.Module):
+    """A teacher that finds hemorrhage where the image is bright."""
+
+    def forward(self, x):
+        pixels = torch.where(x[:, :1] > 0.7, 3.0, torch.where(x[:, :1] > 0.5, -0.5, -4.0))
+        return torch.cat([torch.zeros_like(pixels), pixels, torch.zeros_like(pixels)], dim=1)
+
+
+def test_the_teacher_outlines_what_it_is_sure_of_once_it_has_learned():
+    average = MovingAverage(Sure())
+    image = torch.zeros(3, 3, 8, 8, dtype=torch.uint8)
+    image[1, :, :2], image[1, :, 2:4] = int((80 + 20) * 255 / 120), int((60 + 20) * 255 / 120)
+    mask = torch.full((3, 1, 8, 8), -1, dtype=torch.int8)
+    mask[0] = 0
+    batch = {"image": image, "mask": mask, "label": torch.tensor([0.0, 1, 1])}
+    prepare = PrepareMixture(Augmentation(amount=0, flip=0, alone=0), average=average, start=5)
+    early = prepare(batch, torch.device("cpu"))[1]["mask"]
+    assert torch.equal(early, mask.float())
+    prepare.step = 6
+    inputs, target = prepare(batch, torch.device("cpu"))
+    taught = target["mask"][1, 0]
+    assert (taught[:2] == 1).all() and (taught[2:4] == -1).all() and (taught[4:] == 0).all()
+    assert (target["mask"][2] == -1).all() and (target["mask"][0] == 0).all()  # sure of nothing: unknown; known: kept
+    assert inputs[1, 0, 0, 0] == pytest.approx(0.8, abs=0.01)
+
+
+def test_the_rate_goes_up_then_down():
+    factor = warm_cosine(100, 0.1)
+    values = [factor(step) for step in range(101)]
+    assert values[0] < 0.2 and max(values) == values[10] == 1 and values[100] == 0
+    assert all(b <= a for a, b in pairwise(values[10:]))
+
+
+def test_members_must_have_been_trained_alike(tmp_path):
+    for number, size in enumerate((64, 96)):
+        (tmp_path / str(number)).mkdir()
+        torch.save(ContextUNet(3, (4, 8, 16)).state_dict(), tmp_path / str(number) / "model.pt")
+        (tmp_path / str(number) / "model.json").write_text(json.dumps({"size": size}))
+    files = [tmp_path / str(number) / "model.pt" for number in range(2)]
+    with pytest.raises(IchsegError, match="different settings"):
+        join_members(files, tmp_path / "model.pt")
+    join_members([files[0], files[0]], tmp_path / "model.pt")
+    assert json.loads((tmp_path / "model.json").read_text()) == {"size": 64, "members": 2}
+    joined = torch.load(tmp_path / "model.pt", weights_only=True)
+    segmenter("context", (4, 8, 16), members=2).load_state_dict(joined)
+
+
+# --- all of it --------------------------------------------------------------------------------------------------------
+TINY = ["--size", str(SIZE), "--epochs", "2", "--batch-size", "8", "--device", "cpu"]
+SETTINGS = ["steps_per_epoch=4", "implants_per_scan=1", "channels=[4, 8, 16]", "num_workers=0", "teach_after=0.3"]
+
+
+def test_one_command_trains_segments_measures_and_goes_on(cohort, tmp_path, capsys):
+    words = ["train", "--datalist", str(cohort), "--output", str(tmp_path / "run"), "--members", "2", *TINY]
+    words += [f"--set={setting}" for setting in SETTINGS]
+    assert main(words) == 0
+    out = tmp_path / "run"
+    settings = json.loads((out / "model.json").read_text())
+    assert settings["members"] == 2 and settings["channels"] == [4, 8, 16]
+    assert {"score_slope", "score_offset", "threshold"} <= set(settings)
+    found = json.loads((out / "results" / "detection.json").read_text())
+    assert found["scans"] == 4 and 0 <= found["slice_auc_probability"] <= 1
+    assert (out / "results" / "evaluation.csv").is_file() and (out / "masks" / "report.html").is_file()
+    history = (out / "member_1" / "history.csv").read_text().splitlines()
+    assert len(history) == 3 and "val_auc" in history[0]
+    before = (out / "member_0" / "model.pt").stat().st_mtime_ns
+    assert main(words) == 0 and (out / "member_0" / "model.pt").stat().st_mtime_ns == before
+    capsys.readouterr()
+    assert main([*words, "--train-folds", "0,1"]) == 2
+    assert "trained with other settings or folds" in capsys.readouterr().err
+    assert main(["segment", str(cohort.parent / "images"), str(tmp_path / "masks"), "--weights", str(out / "model.pt"),
+                 "--no-report", "--device", "cpu"]) == 0  # fmt: skip
+
+
+def test_cross_validation_holds_every_fold_out_once(cohort, tmp_path):
+    plan = Plan(datalist=cohort, output=tmp_path, settings=tuple(SETTINGS), device="cpu",
+                overrides={"size": SIZE, "epochs": 1, "batch_size": 8})  # fmt: skip
+    results = cross_validate("recommended", plan, [0, 1, 2])
+    for fold, training in ((0, "12"), (1, "02"), (2, "01")):
+        trained_on = list((tmp_path / f"fold_{fold}").glob("implants_*.npz"))
+        watching = str((fold - 1) % 3)
+        assert [f.name for f in trained_on] == [f"implants_{training.replace(watching, '')}.npz"]
+    found = json.loads((results / "detection.json").read_text())
+    assert found["scans"] == 6
+    with pytest.raises(IchsegError, match="at least 3 folds"):
+        cross_validate("recommended", plan, [0, 1])
+
+
+def test_presets_and_folds_are_checked_before_anything_is_read(cohort, tmp_path, capsys):
+    words = ["train", "--datalist", str(cohort), "--output", str(tmp_path / "x")]
+    assert main([*words, "--test-folds", "3"]) == 2
+    assert "fold" in capsys.readouterr().err and not (tmp_path / "x").exists()
