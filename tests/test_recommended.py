@@ -406,7 +406,7 @@ def test_members_must_have_been_trained_alike(tmp_path):
 
 # --- all of it --------------------------------------------------------------------------------------------------------
 TINY = ["--size", str(SIZE), "--epochs", "2", "--batch-size", "8", "--device", "cpu"]
-SETTINGS = ["steps_per_epoch=4", "implants_per_scan=1", "channels=[4, 8, 16]", "num_workers=0", "teach_after=0.3"]
+SETTINGS = ["steps_per_epoch=4", "implants_per_scan=4", "channels=[4, 8, 16]", "num_workers=0", "teach_after=0.3"]
 
 
 def test_one_command_trains_segments_measures_and_goes_on(cohort, tmp_path, capsys):

@@ -97,7 +97,7 @@ def cross_validate(name: str, plan: Plan, folds: Iterable[int]) -> Path:
         masks.mkdir(parents=True, exist_ok=True)
         for file in sorted(made.glob("*.nii.gz")):
             shutil.copyfile(file, masks / file.name)
-    evaluate(plan, masks, plan.output / "results", None)
+    evaluate(plan, masks, plan.output / "results", ",".join(map(str, every)))
     return plan.output / "results"
 
 
@@ -164,7 +164,7 @@ def segment(plan: Plan, weights: Path, folds: str | None = None) -> Path:
     return masks
 
 
-def evaluate(plan: Plan, masks: Path, results: Path, folds: str | None) -> dict[str, Any]:
+def evaluate(plan: Plan, masks: Path, results: Path, folds: str) -> dict[str, Any]:
     """Tables and pictures of the masks against what is known of the scans, written to ``results``."""
     scans = load_datalist(plan.datalist, folds)
     options: dict[str, Any] = {"output": results, "folds": folds, "progress": plan.progress}

@@ -97,7 +97,7 @@ def implant_pool(
     if implants is None:
         jobs = DataLoader(_Drawn(packed, per_scan, seed), batch_size=None, num_workers=workers)
         implants = [one for one in with_progress(jobs, "drawing implants") if one is not None]
-        if file is not None:
+        if file is not None and implants:
             _write(Path(file), key, implants)
     return ImplantPool(packed, implants)
 
