@@ -27,6 +27,7 @@ CONFIGS = [
     ("ich_slice_classification", "train.yaml", "train"),
     ("ich_pseudo_segmentation", "generate.yaml", "inference"),
     ("ich_segmentation", "train.yaml", "train"),
+    ("ich_segmentation", "train_recommended.yaml", "train"),
     ("ich_segmentation", "inference.yaml", "inference"),
 ]
 BUNDLES = sorted({bundle for bundle, _, _ in CONFIGS})
@@ -47,6 +48,7 @@ def test_properties_monai_expects(bundle, name, kind, phantoms, tmp_path):
     overrides |= {
         ("ich_segmentation", "inference.yaml"): {"weights": str(weights)},
         ("ich_segmentation", "train.yaml"): {"supervision": "masks"},
+        ("ich_segmentation", "train_recommended.yaml"): {"implants_per_scan": 2, "num_workers": 0, "val_folds": [4]},
         ("ich_pseudo_segmentation", "generate.yaml"): {"classifiers": {"resnet34": str(tmp_path / "resnet34.pt")}},
     }.get((bundle, name), {})
     workflow = ConfigWorkflow(
@@ -105,12 +107,29 @@ def test_network_takes_and_gives_what_the_metadata_says(bundle, name):
 
 
 def test_what_stands_in_several_configs_is_the_same():
+    def names(steps, architecture):
+        """The steps that a config's conditions leave for an architecture."""
+        kept = [s for s in steps if s.get("_disabled_") in (None, f"$@architecture {architecture}")]
+        return [{k: v for k, v in step.items() if k != "_disabled_"} for step in kept]
+
     train, inference = config("ich_segmentation", "train.yaml"), config("ich_segmentation", "inference.yaml")
-    assert train["network_def"] == inference["network_def"]
-    classify = config("ich_slice_classification", "train.yaml")
-    assert classify["preprocessing"] == inference["preprocessing"]
+    assert train["network_def"].items() <= inference["network_def"].items()
+    steps = inference["preprocessing"]["transforms"]
+    paper = names(steps, "== 'context'")
+    classify = config("ich_slice_classification", "train.yaml")["preprocessing"]["transforms"]
     pseudo = config("ich_pseudo_segmentation", "generate.yaml")["preprocessing"]["transforms"]
-    assert pseudo[:-1] == inference["preprocessing"]["transforms"] and "KeepIntracraniald" in pseudo[-1]["_target_"]
+    strict = [{k: v for k, v in s.items() if k != "reader"} for s in paper]
+    assert [{k: v for k, v in s.items() if k != "reader"} for s in classify] == strict
+    assert pseudo[:-1] == paper and "KeepIntracraniald" in pseudo[-1]["_target_"]
+    recommended = config("ich_segmentation", "train_recommended.yaml")
+    ours = [s["_target_"] for s in names(steps, "!= 'context'")]
+    assert [s["_target_"] for s in recommended["preprocessing"]["transforms"]] == [
+        t for t in ours if not t.endswith(("BrainWindowd", "NeighborSlicesd"))
+    ]
+    for key in ("size", "window_level", "window_width", "channels"):
+        assert recommended[key] == inference[key], key
+    beside = json.loads((bundle_folder("ich_segmentation") / "models" / "model.json").read_text())
+    assert {key: inference[key] for key in beside} == beside
 
 
 @pytest.mark.parametrize(("bundle", "name", "kind"), CONFIGS)

@@ -25,7 +25,8 @@ REFUSED = (
 )  # fmt: skip
 # Functions, unlike classes, do what they do at once: only those of these places.
 FUNCTIONS = (
-    "ichseg.cam", "ichseg.context", "ichseg.crf", "ichseg.data.datalist", "ichseg.data.slices",
+    "ichseg.cam", "ichseg.context", "ichseg.crf", "ichseg.data.datalist", "ichseg.data.implants.pool",
+    "ichseg.data.packed", "ichseg.data.slices",
     "ichseg.devices", "ichseg.guard.guard_bundle_run", "ichseg.inference.scans", "ichseg.metrics",
     "ichseg.networks", "ichseg.report.evaluation", "ichseg.training", "ichseg.transforms", "ignite.metrics",
     "monai.data.decathlon_datalist", "monai.data.utils", "monai.handlers", "monai.inferers", "monai.losses",

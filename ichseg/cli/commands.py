@@ -87,6 +87,7 @@ def train(args: argparse.Namespace) -> int:
     plan = Plan(
         datalist=Path(args.datalist).resolve(),
         output=Path(args.output).resolve(),
+        cache=None if args.cache is None else Path(args.cache).resolve(),
         train_folds=args.train_folds,
         val_folds=args.val_folds,
         test_folds=args.test_folds,

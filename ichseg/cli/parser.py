@@ -121,6 +121,9 @@ def build_parser() -> argparse.ArgumentParser:
         default="recommended",
         help="recommended (default): one network, implants and slice labels; paper: the published configuration",
     )
+    train.add_argument(
+        "--cache", metavar="DIR", help="packed slices and implants, to be shared by several runs (default: OUTPUT)"
+    )
     train.add_argument("--members", type=int, default=1, help="recommended: networks to average (default 1)")
     train.add_argument("--test-folds", default="4", help="neither trained on nor watched (default 4)")
     train.add_argument(
@@ -171,7 +174,9 @@ def build_parser() -> argparse.ArgumentParser:
     segment.add_argument("input", metavar="INPUT", help="a folder of .nii or .nii.gz scans, or one file")
     segment.add_argument("output", metavar="OUTPUT", help="folder for masks and results.csv")
     segment.add_argument("--weights", metavar="FILE", help="default: the model shipped with ichseg")
-    segment.add_argument("--threshold", type=float, help="on the probability of hemorrhage (default 0.5)")
+    segment.add_argument(
+        "--threshold", type=float, help="on the probability of hemorrhage (default: as fitted with the weights)"
+    )
     segment.add_argument(
         "--min-volume", type=float, metavar="ML", help="leave out lesions smaller than this (default 0)"
     )

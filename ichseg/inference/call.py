@@ -33,7 +33,7 @@ class Segmenter:
 
     Args:
         weights: a weight file; None: the model shipped with ichseg.
-        threshold: on the probability of hemorrhage, strict.
+        threshold: on the probability of hemorrhage, strict; None: as fitted with the weights.
         min_volume_ml: smaller lesions are left out, mL.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         **settings: any other value of the config, such as ``precision="bf16"`` or ``size=256``.
@@ -45,7 +45,7 @@ class Segmenter:
     def __init__(
         self,
         weights: str | Path | None = None,
-        threshold: float = 0.5,
+        threshold: float | None = None,
         min_volume_ml: float = 0.0,
         device: str = "auto",
         **settings: Any,
@@ -55,7 +55,9 @@ class Segmenter:
         unknown = sorted(set(settings) - set(content))
         if unknown:
             raise TypeError(f"'{unknown[0]}' is not a value of {root / 'configs' / 'inference.yaml'}")
-        given = {"threshold": threshold, "min_volume_ml": min_volume_ml, "device_name": device, **settings}
+        given = {"min_volume_ml": min_volume_ml, "device_name": device, **settings}
+        if threshold is not None:
+            given["threshold"] = threshold
         if weights is not None:
             given = {"weights": Path(weights), **settings_beside(weights), **given}
         check_numbers(given)

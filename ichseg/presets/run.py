@@ -28,6 +28,7 @@ class Plan:
         datalist: with ``slice_labels`` and ``fold``; masks under ``label``, if there are any, are only compared with.
         output: folder; running the same plan again goes on.
         train_folds, val_folds, test_folds: apart from each other. Nothing is trained on the last two.
+        cache: folder for packed slices and implants, which several plans may share; ``output`` if None.
         members: networks of the recommended preset, averaged.
         settings: ``KEY=VALUE`` for the training config.
         overrides: values of the training config, as :func:`ichseg.launch.run_bundle` takes them.
@@ -40,12 +41,18 @@ class Plan:
     train_folds: str = "0-2"
     val_folds: str = "3"
     test_folds: str = "4"
+    cache: Path | None = None
     members: int = 1
     settings: tuple[str, ...] = ()
     overrides: dict[str, Any] = field(default_factory=dict)
     device: str | None = None
     precision: str | None = None
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter
+
+    @property
+    def shared(self) -> Path:
+        """Where packed slices and implants lie."""
+        return self.cache or self.output
 
     @property
     def held_out(self) -> str:
@@ -92,7 +99,7 @@ def cross_validate(name: str, plan: Plan, folds: Iterable[int]) -> Path:
         watching = every[place - 1]
         training = ",".join(str(fold) for fold in every if fold not in (test, watching))
         one = replace(plan, output=plan.output / f"fold_{test}", train_folds=training, val_folds=str(watching),
-                      test_folds=str(test))  # fmt: skip
+                      test_folds=str(test), cache=plan.shared)  # fmt: skip
         made = segment(one, PRESETS[name](one), str(test))
         masks.mkdir(parents=True, exist_ok=True)
         for file in sorted(made.glob("*.nii.gz")):
@@ -106,11 +113,11 @@ def recommended(plan: Plan) -> Path:
     files = []
     for member in range(plan.members):
         folder = plan.output / f"member_{member}"
-        overrides = {**_training(plan, folder), "cache_dir": str(plan.output), "seed": member}
+        overrides = {**_training(plan, folder), "cache_dir": str(plan.shared), "seed": member}
         files.append(_trained("train_recommended.yaml", folder, overrides, plan.settings))
     weights = plan.output / "model.pt"
     join_members(files, weights)
-    fit_score(weights, plan.output / "slices.npz", parse_folds(plan.val_folds))
+    fit_score(weights, plan.shared / "slices.npz", parse_folds(plan.val_folds))
     return weights
 
 

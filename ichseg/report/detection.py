@@ -12,6 +12,7 @@ import numpy as np
 from ichseg.data import SUBTYPES, load_datalist
 from ichseg.io import read_mask, scan_name, slice_axis
 from ichseg.metrics import hemorrhage_volume, roc_auc
+from ichseg.report.gallery import Judged, slice_gallery
 from ichseg.report.tables import write_json
 from ichseg.report.truth import prediction_file, probability_beside
 
@@ -29,7 +30,7 @@ def evaluate_slices(
     Args:
         predictions: folder of masks.
         datalist: with ``slice_labels``.
-        output: folder for ``detection.json``; None writes nothing.
+        output: folder for ``detection.json`` and ``gallery.png``; None writes nothing.
         folds: keep only these folds, e.g. ``"3-4"``.
         cases: keep only these cases.
         progress: wraps the iteration over scans.
@@ -47,6 +48,7 @@ def evaluate_slices(
     by_subtype: dict[str, list[bool]] = {name: [] for name in SUBTYPES.values()}
     areas, labels, peaks = [], [], []
     highest: dict[str, float] = {}
+    judged: list[Judged] = []
     volumes: dict[str, float] = {}
     patients: dict[str, bool] = {}
     for scan in progress(load_datalist(datalist, folds, require=("slice_labels",), cases=cases)):
@@ -58,6 +60,10 @@ def evaluate_slices(
         if probability is not None:
             peaks.append(np.moveaxis(probability, axis, 0).max(axis=(1, 2)))
         labels.append(np.asarray(scan["slice_labels"]))
+        judged += [
+            Judged(scan["image"], str(file), scan.get("label"), index, bool(bleeds), int(size))
+            for index, (bleeds, size) in enumerate(zip(labels[-1], areas[-1], strict=False))
+        ]
         for name, index in subtypes.get(scan["case"], []):
             by_subtype[name].append(bool(areas[-1][index] > 0))
         patient = scan.get("patient", scan["case"])
@@ -81,6 +87,7 @@ def evaluate_slices(
     result |= {f"touched_{name}": float(np.mean(hits)) for name, hits in by_subtype.items() if hits}
     if output is not None:
         write_json(Path(output) / "detection.json", result)
+        slice_gallery(judged, Path(output) / "gallery.png")
     return result
 
 

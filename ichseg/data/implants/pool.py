@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import zipfile
-from dataclasses import dataclass
+import zlib
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -78,28 +79,44 @@ class ImplantPool:
 
 
 def implant_pool(
-    packed: PackedScans, per_scan: int = 30, seed: int = 0, workers: int = 0, file: str | Path | None = None
+    packed: PackedScans, per_scan: int = 30, seed: int = 0, workers: int = 0, folder: str | Path | None = None
 ) -> ImplantPool:
     """Draw implants into every scan of a pack, or read what was drawn before.
+
+    What a scan gets depends on the scan and the seed alone, so that trainings on other folds can share the files.
 
     Args:
         packed: the scans; slices with hemorrhage of their own get implants beside them, but are not used.
         per_scan: variants of each scan, each with one to three lesions.
         seed: of the implants.
         workers: processes that draw; 0: this one.
-        file: keeps them; one made of the same scans with the same values is read.
+        folder: keeps them, ``implants_K.npz`` for fold K; what was made of the same scans with the same values is read.
 
     Raises:
         IchsegError: there is no room in any scan.
     """
-    key = value_hash([packed.cases, packed.grey.shape, int(packed.grey.sum(dtype=np.int64)), per_scan, seed])
-    implants = None if file is None else _read(Path(file), key)
-    if implants is None:
-        jobs = DataLoader(_Drawn(packed, per_scan, seed), batch_size=None, num_workers=workers)
-        implants = [one for one in with_progress(jobs, "drawing implants") if one is not None]
-        if file is not None and implants:
-            _write(Path(file), key, implants)
+    implants = []
+    for fold in sorted(set(packed.folds.tolist())):
+        here, part = np.flatnonzero(packed.folds == fold), packed.of_folds([fold])
+        for one in _of_fold(part, fold, per_scan, seed, workers, folder):
+            scan = int(here[one.scan])
+            moved = one.slices + int(packed.starts[scan]) - int(part.starts[one.scan])
+            implants.append(replace(one, scan=scan, slices=moved))
     return ImplantPool(packed, implants)
+
+
+def _of_fold(
+    packed: PackedScans, fold: int, per_scan: int, seed: int, workers: int, folder: str | Path | None
+) -> list[Implant]:
+    key = value_hash([packed.cases, packed.grey.shape, int(packed.grey.sum(dtype=np.int64)), per_scan, seed])
+    file = None if folder is None else Path(folder) / f"implants_{fold}.npz"
+    implants = None if file is None else _read(file, key)
+    if implants is None:
+        jobs: DataLoader = DataLoader(_Drawn(packed, per_scan, seed), batch_size=None, num_workers=workers)
+        implants = [one for one in with_progress(jobs, f"drawing implants, fold {fold}") if one is not None]
+        if file is not None and implants:
+            _write(file, key, implants)
+    return implants
 
 
 class _Drawn(Dataset):
@@ -113,7 +130,7 @@ class _Drawn(Dataset):
 
     def __getitem__(self, place: int) -> Implant | None:
         variant, number = divmod(place, len(self.packed.cases))
-        rng = np.random.default_rng([self.seed, number, variant])
+        rng = np.random.default_rng([self.seed, zlib.crc32(self.packed.cases[number].encode()), variant])
         where = self.packed.scan(number)
         spacing = (float(self.packed.step_mm[number]), *2 * [float(self.packed.pixel_mm[number])])
         image = hounsfield(self.packed.grey[where])

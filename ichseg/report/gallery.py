@@ -1,0 +1,66 @@
+"""What masks got right and wrong, by slice labels: pictures for people who would rather look."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ichseg.io import read_mask, read_volume, slice_axis
+from ichseg.report.montage import montage, slice_picture
+
+PER_ROW = 6
+
+
+@dataclass
+class Judged:
+    """One slice: where it is, what its label says, how many of its pixels were marked."""
+
+    image: str
+    mask: str
+    label: str | None
+    index: int
+    bleeds: bool
+    area: int
+
+
+def slice_gallery(slices: Sequence[Judged], path: str | Path) -> None:
+    """Rows of slices: hemorrhage found, missed, and made up, each from many pixels to few, as one PNG.
+
+    Args:
+        slices: of any number of scans; of each scan at most one a row is shown, while there are scans enough.
+        path: PNG to write; nothing is written if no slice is labeled or marked positive.
+    """
+    kinds = {
+        "labeled positive, marked": [s for s in slices if s.bleeds and s.area],
+        "labeled positive, missed": [s for s in slices if s.bleeds and not s.area],
+        "labeled negative, marked": [s for s in slices if not s.bleeds and s.area],
+    }
+    rows = []
+    for caption, found in kinds.items():
+        if found:
+            chosen = _chosen(sorted(found, key=lambda s: (-s.area, s.image, s.index)))
+            rows.append((f"{caption} ({len(found)} slices)", [_picture(one) for one in chosen]))
+    if rows:
+        montage(rows, path)
+
+
+def _chosen(found: list[Judged]) -> list[Judged]:
+    """Spread from the first to the last, the middle slice of each scan before a second one of any."""
+    by_scan: dict[str, list[Judged]] = {}
+    for one in found:
+        by_scan.setdefault(one.image, []).append(one)
+    firsts = [some[len(some) // 2] for some in by_scan.values()]
+    order = firsts if len(firsts) >= PER_ROW else [*firsts, *[one for one in found if one not in firsts]][:PER_ROW]
+    return [order[round(i)] for i in np.linspace(0, len(order) - 1, min(PER_ROW, len(order)))]
+
+
+def _picture(one: Judged) -> Image.Image:
+    volume = read_volume(one.image)
+    axis = slice_axis(volume.affine)
+    mask = np.take(read_mask(one.mask)[0], one.index, axis)
+    truth = None if one.label is None else np.take(read_mask(one.label)[0], one.index, axis)
+    return slice_picture(np.take(volume.array, one.index, axis), mask, truth)
