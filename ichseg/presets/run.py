@@ -150,8 +150,14 @@ def paper(plan: Plan) -> Path:
 PRESETS: dict[str, Callable[[Plan], Path]] = {"recommended": recommended, "paper": paper}
 
 
-def segment(plan: Plan, weights: Path, folds: str | None = None) -> Path:
-    """Masks and probabilities of the plan's held-out scans, or of some folds, in ``output/masks``."""
+def segment(plan: Plan, weights: Path, folds: str | None = None, **values: Any) -> Path:
+    """Masks and probabilities of the plan's held-out scans, or of some folds, in ``output/masks``.
+
+    Args:
+        plan, weights: what with.
+        folds: instead of the held-out ones.
+        **values: of ``inference.yaml``, in place of its own and of those beside the weights.
+    """
     masks = plan.output / "masks"
     overrides = {
         **settings_beside(weights),
@@ -166,6 +172,7 @@ def segment(plan: Plan, weights: Path, folds: str | None = None) -> Path:
             "path": plan.datalist,
             "folds": list(parse_folds(plan.held_out if folds is None else folds)),
         },
+        **values,
     }
     run_bundle("ich_segmentation", "inference.yaml", overrides, [])
     return masks

@@ -1,0 +1,82 @@
+"""Ablation rows of the recommended preset: what each part is worth on patients nothing was trained on.
+
+    python benchmarks/ablation.py DATA/datalist.json OUT --fields FIELDS/datalist.json --epochs 10 --precision bf16
+
+Trains the preset once per row with one thing changed (it goes on where it was stopped, as ``ichseg train`` does), and
+prints one JSON line a row: slice and patient AUC, slices touched at the threshold that the validation slices gave, masks
+of the patients that have some, and implants of the family that trains nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from ichseg.data import load_datalist
+from ichseg.presets import Plan, evaluate, segment, train_preset
+from ichseg.report import evaluate_masks
+
+# Row -> settings of train_recommended.yaml.
+TRAINED: dict[str, tuple[str, ...]] = {
+    "all of it": (),
+    "no implants": ("implant_share=0",),
+    "no real positive slices": ("positive_share=0",),
+    "no multiple instances": ("instance_weight=0",),
+    "no self-training": ("teach_after=1",),
+    "no average of weights": ("average_decay=0",),
+    "no neighbors": ("alone_probability=1",),
+    "no augmentation but flips": ("augment=0",),
+}
+# Row -> values of inference.yaml, with the weights of the first row.
+APPLIED: dict[str, dict[str, Any]] = {
+    "no fusion of scores": {"fusion_weight": 0.0},
+    "no mirrored slice": {"flip": False},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("datalist", type=Path)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--fields", type=Path, help="datalist of 'ichseg prepare implants --family fields'")
+    parser.add_argument("--cache", type=Path, help="packed slices and implants of another run")
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--rows", nargs="*", help="only these (default: all)")
+    parser.add_argument("--precision", choices=["fp32", "bf16"])
+    parser.add_argument("--device")
+    args = parser.parse_args()
+    shared = (args.cache or args.output).resolve()
+    for name in [n for n in [*TRAINED, *APPLIED] if not args.rows or n in args.rows]:
+        folder = args.output.resolve() / name.replace(" ", "_")
+        plan = Plan(args.datalist.resolve(), folder, cache=shared, settings=TRAINED.get(name, ()), device=args.device,
+                    precision=args.precision, overrides={"epochs": args.epochs})  # fmt: skip
+        if name in TRAINED:
+            weights = train_preset("recommended", plan)
+        else:
+            weights = args.output.resolve() / "all_of_it" / "model.pt"
+            evaluate(plan, segment(plan, weights, **APPLIED[name]), folder / "results", plan.held_out)
+        row = {"row": name, **_figures(folder / "results")}
+        if args.fields is not None:
+            other = Plan(args.fields.resolve(), folder / "fields", device=args.device)
+            masks = segment(other, weights, save_probabilities=False, **APPLIED.get(name, {}))
+            found = evaluate_masks(masks, other.datalist, output=folder / "fields" / "results", folds=plan.held_out)
+            row |= {f"fields_{key}": round(found[0][key], 3) for key in ("foreground_iou", "dice_positive_slices")}
+            row["fields_scans"] = len(load_datalist(other.datalist, plan.held_out))
+        print(json.dumps(row), flush=True)
+
+
+def _figures(results: Path) -> dict[str, Any]:
+    found = json.loads((results / "detection.json").read_text(encoding="utf-8"))
+    keys = ("slice_auc_probability", "patient_auc_probability", "positive_slices_touched", "negative_slices_touched")
+    row = {key: round(found[key], 3) for key in keys}
+    file = results / "evaluation.json"
+    if file.is_file():
+        first = json.loads(file.read_text(encoding="utf-8"))["methods"][0]
+        row |= {key: round(first[key], 3) for key in ("foreground_iou", "dice_positive_slices")}
+    return row
+
+
+if __name__ == "__main__":
+    main()
