@@ -3,8 +3,8 @@
     python benchmarks/ablation.py DATA/datalist.json OUT --fields FIELDS/datalist.json --epochs 10 --precision bf16
 
 Trains the preset once per row with one thing changed (it goes on where it was stopped, as ``ichseg train`` does), and
-prints one JSON line a row: slice and patient AUC, slices touched at the threshold that the validation slices gave, masks
-of the patients that have some, and implants of the family that trains nothing.
+prints one JSON line a row: slice and patient AUC, slices touched at the threshold that the validation slices gave,
+masks of the patients that have some, and implants of the family that trains nothing.
 """
 
 from __future__ import annotations
