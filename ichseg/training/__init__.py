@@ -7,11 +7,12 @@ from ichseg.training.distributed import is_rank_zero, join_process_group, leave_
 from ichseg.training.history import EpochHistory, PrintMetrics
 from ichseg.training.implant_loss import ImplantLoss, batch_with_mask
 from ichseg.training.outputs import logits_and_labels, score_and_label, slice_score_and_label
-from ichseg.training.steps import ClipGradients, warm_cosine
+from ichseg.training.steps import AlsoHandlers, ClipGradients, warm_cosine
 from ichseg.training.teacher import MovingAverage, PrepareMixture
 from ichseg.training.weak_loss import WeakSegmentationLoss
 
 __all__ = [
+    "AlsoHandlers",
     "Augmentation",
     "ClipGradients",
     "ContextLoss",

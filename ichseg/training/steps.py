@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from ignite.engine import Engine
 from monai.engines.utils import IterationEvents
 from torch import nn
+
+
+class AlsoHandlers:
+    """Handlers that other parts of a config refer to as well; MONAI's checks take no bare references among handlers."""
+
+    def __init__(self, parts: Sequence[Any]) -> None:
+        self.parts = list(parts)
+
+    def attach(self, engine: Engine) -> None:
+        for part in self.parts:
+            part.attach(engine)
 
 
 class ClipGradients:
