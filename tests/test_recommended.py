@@ -87,6 +87,7 @@ def test_a_cut_head_comes_back_to_its_grid(phantom):
     back = crop.inverse(cut)
     np.testing.assert_allclose(np.asarray(back.affine), affine)
     assert back.shape == volume.shape
+    image = image.clip(-20, 100)  # as it went in
     # Finer pixels than the scan's lose nothing but a little sharpness; one pixel beside, half the noise would be lost.
     brain = np.stack([intracranial_mask(image[..., i]) for i in range(10)], axis=-1)
     inner = ndimage.binary_erosion(brain, np.ones((5, 5, 1)))
@@ -104,6 +105,17 @@ def test_the_affine_says_where_cut_voxels_lie(phantom):
     there = np.asarray(cut["label"].affine) @ [*middle, 1]
     expected = affine @ [62.5, 72.5, 4.5, 1]
     np.testing.assert_allclose(there, expected, atol=0.6)
+
+
+def test_bone_does_not_bleed_into_brain(phantom):
+    image, _, affine = phantom
+    volume = MetaTensor(torch.from_numpy(image)[None], affine=torch.as_tensor(affine))
+    brain = np.stack([intracranial_mask(image[..., i]) for i in range(10)], axis=-1)
+    inside = MetaTensor(torch.from_numpy(brain.astype(np.float32))[None], affine=torch.as_tensor(affine))
+    where = HeadCrop(64, "nearest")(inside, volume)[0] > 0
+    wide, narrow = (HeadCrop(64, clip=clip)(volume)[0].clamp(-20, 100) for clip in (None, (-20, 100)))
+    suspicious = [int(((one > 60) & where).sum()) for one in (wide, narrow)]
+    assert suspicious[1] < suspicious[0]
 
 
 def test_slices_may_run_along_any_axis(phantom):
@@ -311,7 +323,7 @@ def test_images_and_masks_move_alike_and_unknown_stays_unknown():
     image[:, :, 20:34, 30:50] = 0.8
     mask = (image[:, :1] > 0.5).float()
     mask[3] = -1
-    moved, masks = Augmentation(gain=0, bias=0, noise=0)(image, mask)
+    moved, masks = Augmentation(gain=0, bias=0, noise=0, glow=0)(image, mask)
     assert (masks[3] == -1).float().mean() > 0.8 and set(masks[[0, 1, 2, 4, 5]].unique().tolist()) == {0, 1}
     for i in (0, 1, 2, 4, 5):
         overlap = ((moved[i, 0] > 0.4) & (masks[i, 0] > 0)).sum() / ((moved[i, 0] > 0.4) | (masks[i, 0] > 0)).sum()
@@ -322,6 +334,14 @@ def test_images_and_masks_move_alike_and_unknown_stays_unknown():
     assert torch.equal(same[1], mask)
     mirrored = Augmentation(amount=0, flip=1, alone=0)(image.clone(), mask)[0]
     torch.testing.assert_close(mirrored, image.flip(2), atol=1e-5, rtol=0)  # left and right are the first axis
+    head = torch.full((40, 3, 64, 64), 0.35)
+    head[..., :8] = 1.0  # bone
+    shone = Augmentation(amount=1, turn=0, scale=0, stretch=0, shift=0, flip=0, gain=0, bias=0, noise=0, alone=0)
+    rise = (shone(head.clone(), torch.zeros(40, 1, 64, 64))[0] - head)[:, 0].mean(dim=1)
+    assert (
+        (rise[:, 8] > 0.02).any() and (rise[:, 8] == 0).any() and (rise[:, 8].abs() >= rise[:, 12].abs() - 1e-6).all()
+    )
+    assert (rise[:, 40:].abs() < 1e-6).all() and (rise[:, :8] <= 0).all()
     other = torch.rand(2, 3, 8, 8)
     lonely = Augmentation(amount=0, flip=0, alone=1)(other, torch.zeros(2, 1, 8, 8))[0]
     torch.testing.assert_close(lonely, other[:, :1].expand(-1, 3, -1, -1), atol=1e-5, rtol=0)

@@ -80,6 +80,8 @@ def train(args: argparse.Namespace) -> int:
     from ichseg.data.folds import check_folds
 
     scans = load_datalist(args.datalist, require=("slice_labels",))
+    if args.members < 1 or not 0 <= (args.member or 0) < args.members:
+        raise IchsegError(f"--member {args.member} of --members {args.members}: members count from 0")
     if not args.cross_validate:
         check_folds(args.datalist, training=args.train_folds, validation=args.val_folds, test=args.test_folds)
     from ichseg.presets import Plan, cross_validate, train_preset
@@ -92,6 +94,7 @@ def train(args: argparse.Namespace) -> int:
         val_folds=args.val_folds,
         test_folds=args.test_folds,
         members=args.members,
+        member=args.member,
         settings=tuple(args.set),
         overrides={key: getattr(args, key) for key in ("size", "epochs", "batch_size") if getattr(args, key)},
         device=args.device,
@@ -101,7 +104,7 @@ def train(args: argparse.Namespace) -> int:
     if args.cross_validate:
         print(f"wrote {cross_validate(args.preset, plan, {s['fold'] for s in scans if 'fold' in s})}")
         return DONE
-    print(f"wrote {train_preset(args.preset, plan)} and {plan.output / 'results'}")
+    print(f"wrote {train_preset(args.preset, plan)}{'' if plan.member is not None else f' and {plan.output}/results'}")
     return DONE
 
 

@@ -111,7 +111,10 @@ def build_parser() -> argparse.ArgumentParser:
         "Train a whole preset from slice labels, segment the held-out scans and measure; resumes where it stopped.",
         "ichseg train --datalist DATA/datalist.json --output runs/recommended\n"
         "  ichseg train --datalist DATA/datalist.json --output runs/crossed --cross-validate --precision bf16\n"
-        "  ichseg train --datalist DATA/datalist.json --output runs/paper --preset paper --device cuda",
+        "  ichseg train --datalist DATA/datalist.json --output runs/paper --preset paper --device cuda\n"
+        "  ichseg train --datalist DATA/datalist.json --output runs/two --members 2 --member 0 &\n"
+        "  ichseg train --datalist DATA/datalist.json --output runs/two --members 2 --member 1 & wait\n"
+        "  ichseg train --datalist DATA/datalist.json --output runs/two --members 2",
     )
     train.add_argument("--datalist", required=True, metavar="JSON")
     train.add_argument("--output", required=True, metavar="DIR", help="model.pt, masks/ and results/ go there")
@@ -125,6 +128,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--cache", metavar="DIR", help="packed slices and implants, to be shared by several runs (default: OUTPUT)"
     )
     train.add_argument("--members", type=int, default=1, help="recommended: networks to average (default 1)")
+    train.add_argument(
+        "--member", type=int, metavar="K", help="train only member K, from 0; without it afterwards, all are joined"
+    )
     train.add_argument("--test-folds", default="4", help="neither trained on nor watched (default 4)")
     train.add_argument(
         "--cross-validate", action="store_true", help="once per fold, each held out in turn; figures over all scans"

@@ -30,6 +30,7 @@ class Plan:
         train_folds, val_folds, test_folds: apart from each other. Nothing is trained on the last two.
         cache: folder for packed slices and implants, which several plans may share; ``output`` if None.
         members: networks of the recommended preset, averaged.
+        member: train only this one of them, beside processes that train the others; None: all, then join them.
         settings: ``KEY=VALUE`` for the training config.
         overrides: values of the training config, as :func:`ichseg.launch.run_bundle` takes them.
         device, precision: of training.
@@ -43,6 +44,7 @@ class Plan:
     test_folds: str = "4"
     cache: Path | None = None
     members: int = 1
+    member: int | None = None
     settings: tuple[str, ...] = ()
     overrides: dict[str, Any] = field(default_factory=dict)
     device: str | None = None
@@ -68,7 +70,8 @@ def train_preset(name: str, plan: Plan) -> Path:
         plan: what and of what.
 
     Returns:
-        the weights, ``output/model.pt``; beside them ``masks/`` of the held-out scans and ``results/``.
+        the weights, ``output/model.pt``; beside them ``masks/`` of the held-out scans and ``results/``. Of one member
+        only, its weights.
 
     Raises:
         IchsegError: an unknown preset, or folds that are not there or overlap.
@@ -77,6 +80,8 @@ def train_preset(name: str, plan: Plan) -> Path:
         raise IchsegError(f"preset '{name}' is unknown; choose one of {', '.join(PRESETS)}")
     check_folds(plan.datalist, training=plan.train_folds, validation=plan.val_folds, test=plan.test_folds)
     weights = PRESETS[name](plan)
+    if plan.member is not None:
+        return weights
     evaluate(plan, segment(plan, weights), plan.output / "results", plan.held_out)
     return weights
 
@@ -111,10 +116,12 @@ def cross_validate(name: str, plan: Plan, folds: Iterable[int]) -> Path:
 def recommended(plan: Plan) -> Path:
     """The recommended preset: members trained on implants and slice labels, joined, their score fitted."""
     files = []
-    for member in range(plan.members):
+    for member in range(plan.members) if plan.member is None else [plan.member]:
         folder = plan.output / f"member_{member}"
         overrides = {**_training(plan, folder), "cache_dir": str(plan.shared), "seed": member}
         files.append(_trained("train_recommended.yaml", folder, overrides, plan.settings))
+    if plan.member is not None:
+        return files[0]
     weights = plan.output / "model.pt"
     join_members(files, weights)
     fit_score(weights, plan.shared / "slices.npz", parse_folds(plan.val_folds))

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+BONE = 0.97  # of the window
+
 
 @dataclass
 class Augmentation:
@@ -20,7 +22,9 @@ class Augmentation:
         flip: chance of exchanging left and right.
         gain, bias: of the gray values (around black, and absolute in units of the window).
         noise: largest standard deviation, in units of the window; every other slice gets some.
-        amount: scales turn, scale, stretch, shift, gain, bias and noise.
+        glow: how much of a halo around bone is added at most, in units of the window; every other slice gets some, or a
+            third as much taken away. Scanners differ in beam hardening and scatter: brain beneath bone looks denser.
+        amount: scales turn, scale, stretch, shift, gain, bias, noise and glow.
         alone: chance that a slice loses its neighbors, which then are itself: as an isolated slice comes.
     """
 
@@ -32,6 +36,7 @@ class Augmentation:
     gain: float = 0.12
     bias: float = 0.04
     noise: float = 0.05
+    glow: float = 0.25
     alone: float = 0.15
     amount: float = 1.0
 
@@ -58,6 +63,9 @@ class Augmentation:
         image = functional.grid_sample(image, grid, align_corners=False)
         image = image * (1 + between(-self._much("gain"), self._much("gain")))[:, None, None, None]
         image = image + between(-self._much("bias"), self._much("bias"))[:, None, None, None]
+        much = self._much("glow")
+        shining = between(-much / 3, much) * (between(0, 1) < 0.5)
+        image = image + shining[:, None, None, None] * _halo(image)
         noisy = between(0, self._much("noise")) * (between(0, 1) < 0.5)
         image = image + noisy[:, None, None, None] * torch.randn_like(image)
         unknown = functional.grid_sample((mask < 0).float(), grid, align_corners=False) > 0.25
@@ -66,3 +74,13 @@ class Augmentation:
 
     def _much(self, name: str) -> float:
         return self.amount * float(getattr(self, name))
+
+
+def _halo(image: Tensor) -> Tensor:
+    """(B, C, H, W) in [0, 1] -> the bone of it, blurred over a few millimeters, and nothing on the bone itself."""
+    bone = (image > BONE).float()
+    reach = int(torch.randint(3, 12, ())) | 1  # pixels; three boxes make nearly a Gaussian
+    blurred = bone
+    for _ in range(3):
+        blurred = functional.avg_pool2d(blurred, reach, stride=1, padding=reach // 2)
+    return blurred * (1 - bone)
