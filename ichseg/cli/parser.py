@@ -184,7 +184,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--threshold", type=float, help="on the probability of hemorrhage (default: as fitted with the weights)"
     )
     segment.add_argument(
-        "--min-volume", type=float, metavar="ML", help="leave out lesions smaller than this (default 0)"
+        "--min-volume", type=float, metavar="ML", help="leave out smaller lesions (default: as the weights say)"
     )
     segment.add_argument(
         "--save-probabilities", action="store_true", help="write NAME_probability.nii.gz (float32) too"

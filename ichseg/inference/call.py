@@ -34,7 +34,7 @@ class Segmenter:
     Args:
         weights: a weight file; None: the model shipped with ichseg.
         threshold: on the probability of hemorrhage, strict; None: as fitted with the weights.
-        min_volume_ml: smaller lesions are left out, mL.
+        min_volume_ml: smaller lesions are left out, mL; None: as the weights were made for.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         **settings: any other value of the config, such as ``precision="bf16"`` or ``size=256``.
 
@@ -46,7 +46,7 @@ class Segmenter:
         self,
         weights: str | Path | None = None,
         threshold: float | None = None,
-        min_volume_ml: float = 0.0,
+        min_volume_ml: float | None = None,
         device: str = "auto",
         **settings: Any,
     ) -> None:
@@ -55,9 +55,8 @@ class Segmenter:
         unknown = sorted(set(settings) - set(content))
         if unknown:
             raise TypeError(f"'{unknown[0]}' is not a value of {root / 'configs' / 'inference.yaml'}")
-        given = {"min_volume_ml": min_volume_ml, "device_name": device, **settings}
-        if threshold is not None:
-            given["threshold"] = threshold
+        chosen = {"threshold": threshold, "min_volume_ml": min_volume_ml}
+        given = {"device_name": device, **{k: v for k, v in chosen.items() if v is not None}, **settings}
         if weights is not None:
             given = {"weights": Path(weights), **settings_beside(weights), **given}
         check_numbers(given)

@@ -23,6 +23,8 @@ from ichseg.progress import progress
 logger = logging.getLogger(__name__)
 # A negative slice that is touched costs trust: so many of them may be, on the scans the score is fitted on.
 MOST_NEGATIVES = 0.02
+# Specks below this are noise as often as not, and no one would act on them.
+SPECK_ML = 0.2
 THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(1, 17))
 BATCH = 8
 
@@ -72,7 +74,8 @@ def fit_score(weights: Path, pack: Path, folds: Sequence[int], device: str = "cp
     negatives = np.sort(probability[~labels])
     touched = {t: float((negatives > t).mean()) for t in THRESHOLDS}
     threshold = next((t for t in THRESHOLDS if touched[t] <= MOST_NEGATIVES), THRESHOLDS[-1])
-    fitted = {"score_slope": round(slope, 4), "score_offset": round(offset, 4), "threshold": threshold}
+    fitted: dict[str, Any] = {"score_slope": round(slope, 4), "score_offset": round(offset, 4), "threshold": threshold}
+    fitted["min_volume_ml"] = SPECK_ML
     logger.info("fitted on fold(s) %s: %s", ",".join(map(str, folds)), fitted)
     write_text(beside, json.dumps({**settings, **fitted}) + "\n")
     return fitted
