@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ from broken_files import AFFINE, head, image
 import ichseg
 from ichseg.cli import main
 from ichseg.inference.measuring import measure_folder
+from ichseg.resources import bundle_folder
 
 OPTIONS = {"size": 64, "device": "cpu"}
 
@@ -73,9 +75,12 @@ def test_probabilities_and_options(made):
     scan, mask = made
     likely = np.asarray(ichseg.segment(scan, probabilities=True, **OPTIONS).dataobj)
     assert likely.dtype == np.float32 and likely.min() >= 0 and likely.max() <= 1
-    assert np.array_equal(likely > 0.5, np.asarray(nib.load(mask).dataobj) > 0)
-    low = np.asarray(ichseg.segment(scan, threshold=0.1, **OPTIONS).dataobj) > 0
-    assert np.array_equal(likely > 0.1, low)
+    fitted = json.loads((bundle_folder("ich_segmentation") / "models" / "model.json").read_text())
+    found = np.asarray(nib.load(mask).dataobj) > 0
+    assert found.any() and (likely[found] > fitted["threshold"]).all()
+    for threshold in (fitted["threshold"], 0.1):  # specks and all
+        low = ichseg.segment(scan, threshold=threshold, min_volume_ml=0.0, **OPTIONS)
+        assert np.array_equal(likely > threshold, np.asarray(low.dataobj) > 0)
     assert not np.asarray(ichseg.segment(scan, min_volume_ml=1e6, **OPTIONS).dataobj).any()
     with pytest.raises(TypeError, match="'thresold' is not a value"):
         ichseg.segment(scan, thresold=0.3)
