@@ -29,10 +29,12 @@ TRAINED: dict[str, tuple[str, ...]] = {
     "no neighbors": ("alone_probability=1",),
     "no augmentation but flips": ("augment=0",),
 }
-# Row -> values of inference.yaml, with the weights of the first row.
+# Row -> values of inference.yaml, with the weights of the first row or those given.
 APPLIED: dict[str, dict[str, Any]] = {
+    "as shipped": {},
     "no fusion of scores": {"fusion_weight": 0.0},
     "no mirrored slice": {"flip": False},
+    "specks kept": {"min_volume_ml": 0},
 }
 
 
@@ -42,6 +44,7 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("--fields", type=Path, help="datalist of 'ichseg prepare implants --family fields'")
     parser.add_argument("--cache", type=Path, help="packed slices and implants of another run")
+    parser.add_argument("--weights", type=Path, help="for rows that only apply (default: those of the first row)")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--rows", nargs="*", help="only these (default: all)")
     parser.add_argument("--precision", choices=["fp32", "bf16"])
@@ -55,7 +58,7 @@ def main() -> None:
         if name in TRAINED:
             weights = train_preset("recommended", plan)
         else:
-            weights = args.output.resolve() / "all_of_it" / "model.pt"
+            weights = (args.weights or args.output / "all_of_it" / "model.pt").resolve()
             evaluate(plan, segment(plan, weights, **APPLIED[name]), folder / "results", plan.held_out)
         row = {"row": name, **_figures(folder / "results")}
         if args.fields is not None:
@@ -69,12 +72,17 @@ def main() -> None:
 
 def _figures(results: Path) -> dict[str, Any]:
     found = json.loads((results / "detection.json").read_text(encoding="utf-8"))
-    keys = ("slice_auc_probability", "patient_auc_probability", "positive_slices_touched", "negative_slices_touched")
+    keys = (
+        "slice_auc_probability",
+        "patient_auc_probability",
+        "positive_slices_touched",
+        "negative_slices_touched",
+    )
     row = {key: round(found[key], 3) for key in keys}
     file = results / "evaluation.json"
     if file.is_file():
         first = json.loads(file.read_text(encoding="utf-8"))["methods"][0]
-        row |= {key: round(first[key], 3) for key in ("foreground_iou", "dice_positive_slices")}
+        row |= {key: round(first[key], 3) for key in ("foreground_iou", "dice_positive_slices", "CL", "FPL")}
     return row
 
 
