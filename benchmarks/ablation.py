@@ -27,7 +27,7 @@ TRAINED: dict[str, tuple[str, ...]] = {
     "no self-training": ("teach_after=1",),
     "no average of weights": ("average_decay=0",),
     "no neighbors": ("alone_probability=1",),
-    "no augmentation but flips": ("augment=0",),
+    "no augmentation but flips and slices alone": ("augment=0",),
 }
 # Row -> values of inference.yaml, with the weights of the first row or those given.
 APPLIED: dict[str, dict[str, Any]] = {
@@ -50,6 +50,9 @@ def main() -> None:
     parser.add_argument("--precision", choices=["fp32", "bf16"])
     parser.add_argument("--device")
     args = parser.parse_args()
+    unknown = [row for row in args.rows or () if row not in {**TRAINED, **APPLIED}]
+    if unknown:
+        parser.error(f"no row '{unknown[0]}'; choose of {', '.join([*TRAINED, *APPLIED])}")
     shared = (args.cache or args.output).resolve()
     for name in [n for n in [*TRAINED, *APPLIED] if not args.rows or n in args.rows]:
         folder = args.output.resolve() / name.replace(" ", "_")

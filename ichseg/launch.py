@@ -106,7 +106,7 @@ def check_value(name: str, default: Any, value: Any) -> None:
 
 
 def settings_beside(*weights: str | Path) -> dict[str, Any]:
-    """Size and window the weights were trained with, from the ``model.json`` beside them, if there is one."""
+    """What the weights were trained with and fitted for, from the ``model.json`` beside them, if there is one."""
     found: dict[str, Any] = {}
     for file in weights:
         beside = Path(file).with_suffix(".json")
@@ -114,7 +114,7 @@ def settings_beside(*weights: str | Path) -> dict[str, Any]:
             try:
                 settings = {k: v for k, v in json.loads(beside.read_text(encoding="utf-8")).items() if k != "backbone"}
             except (json.JSONDecodeError, AttributeError):
-                raise IchsegError(f"{beside}: not a JSON object; remove it and give --size") from None
+                raise IchsegError(f"{beside}: not a JSON object; take the one written with the weights") from None
             if found and settings != found:
                 raise IchsegError(f"{beside}: trained with {settings}, the classifier before it with {found}")
             found = settings

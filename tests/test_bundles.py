@@ -19,8 +19,9 @@ from monai.bundle import ConfigParser, ConfigWorkflow, verify_net_in_out
 
 from ichseg.cli import main
 from ichseg.guard import guard_bundle_run
-from ichseg.networks import slice_classifier
+from ichseg.networks import SUSPICIOUS_SHARE, slice_classifier
 from ichseg.resources import bundle_folder
+from ichseg.transforms import head_slices
 from ichseg.version import __version__
 
 CONFIGS = [
@@ -126,10 +127,14 @@ def test_what_stands_in_several_configs_is_the_same():
     assert [s["_target_"] for s in recommended["preprocessing"]["transforms"]] == [
         t for t in ours if not t.endswith(("BrainWindowd", "NeighborSlicesd"))
     ]
+    assert [type(step).__name__ for step in head_slices(64).transforms] == [
+        s["_target_"].split(".")[-1] for s in recommended["preprocessing"]["transforms"]
+    ]
     for key in ("size", "window_level", "window_width", "channels"):
         assert recommended[key] == inference[key], key
     beside = json.loads((bundle_folder("ich_segmentation") / "models" / "model.json").read_text())
     assert {key: inference[key] for key in beside} == beside
+    assert recommended["suspicious_share"] == SUSPICIOUS_SHARE
 
 
 @pytest.mark.parametrize(("bundle", "name", "kind"), CONFIGS)

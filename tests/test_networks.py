@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from ichseg.cli import BACKBONE_CHOICES, EXPERIMENT_CHOICES
+from ichseg.cli.commands import PRESET_CHOICES
 from ichseg.devices import pick_device, place
 from ichseg.errors import IchsegError
 from ichseg.experiments import EXPERIMENTS
@@ -22,6 +23,7 @@ from ichseg.networks import (
     slice_classifier,
     stages,
 )
+from ichseg.presets import PRESETS
 
 
 @pytest.mark.parametrize(("backbone", "parameters"), [("resnet34", 21_280_322), ("resnet50", 23_509_698)])
@@ -32,6 +34,7 @@ def test_classifiers_have_the_stated_size(backbone, parameters):
 
 def test_the_command_line_offers_every_backbone():
     assert BACKBONE_CHOICES == BACKBONES and tuple(EXPERIMENTS) == EXPERIMENT_CHOICES
+    assert tuple(PRESETS) == PRESET_CHOICES
 
 
 def test_stages_run_from_the_shallowest():

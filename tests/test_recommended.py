@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -18,14 +20,14 @@ from ichseg.context import fuse
 from ichseg.data import PackedSlices, SliceMixture, implant_pool, load_datalist, pack_scans
 from ichseg.data.brain import intracranial_mask
 from ichseg.data.implants import field_volume
-from ichseg.data.packed import grey, hounsfield, read_pack, windowed
+from ichseg.data.packed import gray, hounsfield, windowed
 from ichseg.data.phantom import phantom_scan, prepare_phantom
 from ichseg.errors import IchsegError
 from ichseg.networks import ContextUNet, NetworkEnsemble, segmenter, slice_scores, suspicion
 from ichseg.presets import Plan, cross_validate
 from ichseg.presets.join import join_members, platt
 from ichseg.training import Augmentation, ContextLoss, MovingAverage, PrepareMixture, warm_cosine
-from ichseg.transforms import HeadCrop, HeadCropd, NeighborSlices, SliceScoredProbability, head_box
+from ichseg.transforms import HeadCrop, HeadCropd, NeighborSlices, SliceScoredProbability, head_box, head_slices
 
 SIZE = 64
 
@@ -45,15 +47,7 @@ def cohort(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def reading():
-    from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, Orientationd
-
-    from ichseg.transforms import HeadCTReader
-
-    labels = (("L", "R"), ("P", "A"), ("I", "S"))
-    return Compose([
-        LoadImaged("image", reader=HeadCTReader()), EnsureChannelFirstd("image", channel_dim="no_channel"),
-        Orientationd("image", axcodes="LPS", labels=labels), HeadCropd("image", SIZE),
-    ])  # fmt: skip
+    return head_slices(SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -206,15 +200,15 @@ def test_platt_scaling_finds_the_line_that_made_the_labels():
 # --- the pack ---------------------------------------------------------------------------------------------------------
 def test_eight_bits_keep_a_quarter_of_a_hounsfield_unit():
     values = np.linspace(-20, 100, 977, dtype=np.float32)
-    assert np.abs(hounsfield(grey(values)) - values).max() < 0.24
-    assert grey(np.array([-1000.0, 3000.0])).tolist() == [0, 255]
-    seen = windowed(torch.from_numpy(grey(np.array([-20.0, 0, 50, 100]))), 50, 100)
+    assert np.abs(hounsfield(gray(values)) - values).max() < 0.24
+    assert gray(np.array([-1000.0, 3000.0])).tolist() == [0, 255]
+    seen = windowed(torch.from_numpy(gray(np.array([-20.0, 0, 50, 100]))), 50, 100)
     torch.testing.assert_close(seen, torch.tensor([0, 0, 0.5, 1.0]), atol=0.003, rtol=0)
 
 
 def test_packed_slices_keep_labels_and_neighbors(packed, cohort):
     scans = load_datalist(cohort)
-    assert packed.cases == [s["case"] for s in scans] and packed.grey.shape == (80, SIZE, SIZE)
+    assert packed.cases == [s["case"] for s in scans] and packed.gray.shape == (80, SIZE, SIZE)
     for number, scan in enumerate(scans):
         where = packed.scan(number)
         by_file = np.empty(8, int)
@@ -222,6 +216,9 @@ def test_packed_slices_keep_labels_and_neighbors(packed, cohort):
         assert by_file.tolist() == scan["slice_labels"]
     assert packed.with_neighbors(0) == (0, 0, 1) and packed.with_neighbors(7) == (7, 6, 7)
     assert packed.with_neighbors(8) == (8, 8, 9)
+    thin = replace(packed, step_mm=packed.step_mm / 2.5)
+    assert thin.with_neighbors(3) == (3, 1, 5) and thin.with_neighbors(1) == (1, 1, 3)
+    assert thin.with_neighbors(6) == (6, 4, 6)
     some = packed.of_folds([1, 3])
     assert set(some.folds.tolist()) == {1, 3} and len(some) == 32
     with pytest.raises(IchsegError, match=r"no packed scan is in fold\(s\) \[7\]"):
@@ -239,14 +236,15 @@ def test_a_pack_is_read_again_unless_scans_or_settings_changed(cohort, reading, 
 
     first = pack_scans(scans, counted, file, SIZE)
     again = pack_scans(scans, counted, file, SIZE)
-    assert len(calls) == 2 and np.array_equal(first.grey, again.grey)
+    assert len(calls) == 2 and np.array_equal(first.gray, again.gray)
     pack_scans(scans, counted, file, "other")
     assert len(calls) == 4
     file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(IchsegError, match="damaged"):
-        read_pack(file)
     pack_scans(scans, counted, file, "other")
     assert len(calls) == 6
+    os.utime(scans[0]["image"], (1, 1))  # perhaps another scan of the same size
+    pack_scans(scans, counted, file, "other")
+    assert len(calls) == 8
     scans[0]["slice_labels"] = [0, 1]
     with pytest.raises(IchsegError, match="8 slices, but"):
         pack_scans(scans, counted, file, SIZE)
@@ -261,7 +259,7 @@ def test_a_pool_pastes_implants_into_slices_without_hemorrhage(packed, tmp_path)
         index = pool.index[place][1]
         assert packed.labels[index] == 0
         image, mask = pool[place]
-        before = packed.grey[list(packed.with_neighbors(index))]
+        before = packed.gray[list(packed.with_neighbors(index))]
         assert mask.any() and image.shape == before.shape
         brighter.append(hounsfield(image[0])[mask].mean() - hounsfield(before[0])[mask].mean())
         assert (image[0] == before[0]).mean() > 0.4
@@ -424,8 +422,7 @@ def test_members_must_have_been_trained_alike(tmp_path):
     files = [tmp_path / str(number) / "model.pt" for number in range(2)]
     with pytest.raises(IchsegError, match="different settings"):
         join_members(files, tmp_path / "model.pt")
-    join_members([files[0], files[0]], tmp_path / "model.pt")
-    assert json.loads((tmp_path / "model.json").read_text()) == {"size": 64, "members": 2}
+    assert join_members([files[0], files[0]], tmp_path / "model.pt") == {"size": 64, "members": 2}
     joined = torch.load(tmp_path / "model.pt", weights_only=True)
     segmenter("context", (4, 8, 16), members=2).load_state_dict(joined)
 
@@ -451,8 +448,22 @@ def test_one_command_trains_segments_measures_and_goes_on(cohort, tmp_path, caps
     before = (out / "member_0" / "model.pt").stat().st_mtime_ns
     assert main(words) == 0 and (out / "member_0" / "model.pt").stat().st_mtime_ns == before
     capsys.readouterr()
+    fitted = (out / "model.json").read_bytes()
+    # Not even one that was interrupted goes on with other folds: it would have seen what is held out now.
+    for file in out.glob("member_*/made_with.json"):
+        file.write_text(file.read_text().replace("true", "false"))
     assert main([*words, "--train-folds", "0,1"]) == 2
-    assert "trained with other settings or folds" in capsys.readouterr().err
+    assert "trained with other settings, folds or labels" in capsys.readouterr().err
+    for more, said in (
+        (["--set=seed=3"], "'seed' follows from the options"),
+        (["--set=val_folds=[4]"], "'val_folds' follows"),
+        (["--members", "0"], "--members must be at least 1, not 0"),
+        (["--member", "2"], "members count from 0"),
+        (["--preset", "paper"], "are for --preset recommended"),
+    ):
+        assert main([*words, *more]) == 2
+        assert said in capsys.readouterr().err
+    assert (out / "model.json").read_bytes() == fitted
     assert main(["segment", str(cohort.parent / "images"), str(tmp_path / "masks"), "--weights", str(out / "model.pt"),
                  "--no-report", "--device", "cpu"]) == 0  # fmt: skip
 
@@ -468,6 +479,8 @@ def test_cross_validation_holds_every_fold_out_once(cohort, tmp_path):
     assert sorted(f.name for f in tmp_path.glob("implants_*.npz")) == [f"implants_{k}.npz" for k in range(3)]
     found = json.loads((results / "detection.json").read_text())
     assert found["scans"] == 6
+    with pytest.raises(IchsegError, match="preset 'best' is unknown; choose one of recommended, paper"):
+        cross_validate("best", plan, [0, 1, 2])
     with pytest.raises(IchsegError, match="at least 3 folds"):
         cross_validate("recommended", plan, [0, 1])
 

@@ -80,7 +80,9 @@ def train(args: argparse.Namespace) -> int:
     from ichseg.data.folds import check_folds
 
     scans = load_datalist(args.datalist, require=("slice_labels",))
-    if args.members < 1 or not 0 <= (args.member or 0) < args.members:
+    if args.members < 1:
+        raise IchsegError(f"--members must be at least 1, not {args.members}")
+    if args.member is not None and not 0 <= args.member < args.members:
         raise IchsegError(f"--member {args.member} of --members {args.members}: members count from 0")
     if not args.cross_validate:
         check_folds(args.datalist, training=args.train_folds, validation=args.val_folds, test=args.test_folds)
@@ -96,7 +98,7 @@ def train(args: argparse.Namespace) -> int:
         members=args.members,
         member=args.member,
         settings=tuple(args.set),
-        overrides={key: getattr(args, key) for key in ("size", "epochs", "batch_size") if getattr(args, key)},
+        overrides={k: v for k in ("size", "epochs", "batch_size") if (v := getattr(args, k)) is not None},
         device=args.device,
         precision=args.precision,
         progress=_progress,

@@ -70,10 +70,10 @@ class SliceMixture(IterableDataset):
             image, mask = self.pool[int(place)]
             images.append(image)
             masks.append(mask.astype(np.int8))
-        blank = np.zeros(self.packed.grey.shape[1:], np.int8)
+        blank = np.zeros(self.packed.gray.shape[1:], np.int8)
         for some, count, value in ((self.healthy, self.negatives, 0), (self.bleeding, positives, -1)):
             for index in rng.choice(some, count) if count else ():
-                images.append(self.packed.grey[list(self.packed.with_neighbors(int(index)))])
+                images.append(self.packed.gray[list(self.packed.with_neighbors(int(index)))])
                 masks.append(blank + np.int8(value))
         label = np.repeat(np.array([1, 0, 1], np.float32), [implants, self.negatives, positives])
         return {

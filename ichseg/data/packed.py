@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,10 @@ from ichseg.progress import progress as with_progress
 
 # What 0 and 255 stand for: air can be told from fat, bone from blood, and half a gray level is a quarter HU.
 LOW_HU, WIDTH_HU = -20.0, 120.0
+# Raised when slices are packed in another way: what was packed before is then packed anew.
+FORMAT = 2
+# A neighbor is this far away, as for ichseg.transforms.NeighborSlices.
+NEIGHBOR_MM = 5.0
 # A head is this large; a scan whose spacing says otherwise is taken to say nothing.
 HEAD_MM = (130.0, 250.0)
 USUAL_HEAD_MM, USUAL_STEP_MM = 185.0, 5.0
@@ -30,7 +35,7 @@ class PackedScans:
     """Slices of scans, one scan after the other, each from the skull base upward.
 
     Attributes:
-        grey: (slices, size, size) uint8, see :func:`hounsfield`.
+        gray: (slices, size, size) uint8, see :func:`hounsfield`.
         labels: (slices,) 0 or 1.
         stored: (slices,) where each slice stands in its file.
         cases: of the scans.
@@ -39,7 +44,7 @@ class PackedScans:
         pixel_mm, step_mm: (scans,) within and between slices.
     """
 
-    grey: np.ndarray
+    gray: np.ndarray
     labels: np.ndarray
     stored: np.ndarray
     cases: list[str]
@@ -49,17 +54,18 @@ class PackedScans:
     step_mm: np.ndarray
 
     def __len__(self) -> int:
-        return len(self.grey)
+        return len(self.gray)
 
     def scan(self, number: int) -> slice:
         """The slices of a scan."""
         return slice(int(self.starts[number]), int(self.starts[number + 1]))
 
     def with_neighbors(self, index: int) -> tuple[int, int, int]:
-        """A slice, the one below and the one above; the slice itself where its scan ends."""
+        """A slice, the ones 5 mm below and above; the slice itself where its scan ends."""
         number = int(np.searchsorted(self.starts, index, side="right")) - 1
-        where = self.scan(number)
-        return index, max(index - 1, where.start), min(index + 1, where.stop - 1)
+        where, reach = self.scan(number), max(1, round(NEIGHBOR_MM / float(self.step_mm[number])))
+        below, above = index - reach, index + reach
+        return index, below if below >= where.start else index, above if above < where.stop else index
 
     def of_folds(self, folds: Sequence[int] | None) -> PackedScans:
         """The scans of some folds; all if None.
@@ -73,7 +79,7 @@ class PackedScans:
         slices = np.concatenate([np.arange(self.scan(i).start, self.scan(i).stop) for i in chosen])
         counts = [self.scan(i).stop - self.scan(i).start for i in chosen]
         return PackedScans(
-            self.grey[slices],
+            self.gray[slices],
             self.labels[slices],
             self.stored[slices],
             [self.cases[i] for i in chosen],
@@ -84,12 +90,12 @@ class PackedScans:
         )
 
 
-def hounsfield(grey: np.ndarray) -> np.ndarray:
+def hounsfield(gray: np.ndarray) -> np.ndarray:
     """8-bit values -> HU, float32."""
-    return grey.astype(np.float32) * (WIDTH_HU / 255) + LOW_HU
+    return gray.astype(np.float32) * (WIDTH_HU / 255) + LOW_HU
 
 
-def grey(values: np.ndarray) -> np.ndarray:
+def gray(values: np.ndarray) -> np.ndarray:
     """HU -> 8-bit values."""
     return np.clip(np.rint((values - LOW_HU) * (255 / WIDTH_HU)), 0, 255).astype(np.uint8)
 
@@ -115,7 +121,7 @@ class PackedSlices(Dataset):
         return len(self.packed)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        image = torch.from_numpy(self.packed.grey[list(self.packed.with_neighbors(index))])
+        image = torch.from_numpy(self.packed.gray[list(self.packed.with_neighbors(index))])
         return {
             "image": windowed(image, self.level, self.width),
             "label": torch.tensor(float(self.packed.labels[index])),
@@ -125,7 +131,7 @@ class PackedSlices(Dataset):
 def pack_scans(
     data: Sequence[dict[str, Any]],
     transform: Callable[[dict[str, Any]], dict[str, Any]],
-    file: str | Path,
+    file: str | Path | None = None,
     about: Any = None,
     folds: Sequence[int] | None = None,
 ) -> PackedScans:
@@ -134,16 +140,20 @@ def pack_scans(
     Args:
         data: of :func:`ichseg.data.load_datalist`, with ``slice_labels``.
         transform: leaves ``image`` as (1, X, Y, Z) MetaTensor in HU, square slices along the last axis.
-        file: the pack; one that was made of the same scans (names, sizes, dates) with the same ``about`` is read.
+        file: the pack; one that was made of the same scans (names, sizes, dates, labels, folds) with the same
+            ``about`` is read. None keeps none.
         about: what the transform depends on, such as the size.
         folds: give these only; all are packed.
 
     Raises:
         IchsegError: names the scan that cannot be used.
     """
+    if file is None:
+        return _packed(data, transform).of_folds(folds)
     file = Path(file)
-    stats = [(scan["image"], Path(scan["image"]).stat().st_size, scan.get("slice_labels")) for scan in data]
-    key = value_hash([about, stats, [scan.get("fold") for scan in data], LOW_HU, WIDTH_HU])
+    known = [(scan["image"], scan.get("slice_labels"), scan.get("fold")) for scan in data]
+    files = [Path(scan["image"]).stat() for scan in data]
+    key = value_hash([FORMAT, about, known, [(stat.st_size, stat.st_mtime_ns) for stat in files]])
     packed = _read(file, key)  # None: not there, damaged, or of other scans
     if packed is None:
         packed = _packed(data, transform)
@@ -154,33 +164,21 @@ def pack_scans(
     return packed.of_folds(folds)
 
 
-def read_pack(file: str | Path) -> PackedScans:
-    """Read a pack that is there.
-
-    Raises:
-        IchsegError: it is not, or it is damaged.
-    """
-    packed = _read(Path(file))
-    if packed is None:
-        raise IchsegError(f"{file}: no pack of slices, or a damaged one; run the training again")
-    return packed
-
-
-def _read(file: Path, key: str | None = None) -> PackedScans | None:
+def _read(file: Path, key: str) -> PackedScans | None:
     if not file.is_file():
         return None
     try:
         with np.load(file, allow_pickle=False) as found:
             header = json.loads(str(found["header"]))
-            if key is not None and header["key"] != key:
+            if header["key"] != key:
                 return None
             return PackedScans(cases=header["cases"], **{name: found[name] for name in found.files if name != "header"})
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
         return None  # damaged: made anew
 
 
 def _packed(data: Sequence[dict[str, Any]], transform: Callable[[dict[str, Any]], dict[str, Any]]) -> PackedScans:
-    parts: dict[str, list[Any]] = {name: [] for name in ("grey", "labels", "stored", "pixel", "step", "folds")}
+    parts: dict[str, list[Any]] = {name: [] for name in ("gray", "labels", "stored", "pixel", "step", "folds")}
     for scan in with_progress(data, "packing scans"):
         try:
             item = transform(dict(scan))
@@ -200,15 +198,15 @@ def _packed(data: Sequence[dict[str, Any]], transform: Callable[[dict[str, Any]]
         upward = 1 if affine[2, 2] >= 0 else -1
         pixel, _, step = spacing_mm(affine)
         size = slices.shape[1]
-        parts["grey"].append(grey(slices[::upward]))
+        parts["gray"].append(gray(slices[::upward]))
         parts["labels"].append(np.asarray(given)[stored][::upward])
         parts["stored"].append(np.asarray(stored)[::upward])
         parts["pixel"].append(pixel if HEAD_MM[0] < pixel * size < HEAD_MM[1] else USUAL_HEAD_MM / size)
         parts["step"].append(step if 0.3 < step < 15 else USUAL_STEP_MM)
         parts["folds"].append(int(scan.get("fold", -1)))
-    counts = [len(slices) for slices in parts["grey"]]
+    counts = [len(slices) for slices in parts["gray"]]
     return PackedScans(
-        np.concatenate(parts["grey"]),
+        np.concatenate(parts["gray"]),
         np.concatenate(parts["labels"]).astype(np.int8),
         np.concatenate(parts["stored"]).astype(np.int32),
         [scan["case"] for scan in data],

@@ -9,7 +9,7 @@ from ichseg.networks.classifiers import (
     slice_classifier,
     stages,
 )
-from ichseg.networks.context import ContextUNet, NetworkEnsemble, slice_scores, suspicion
+from ichseg.networks.context import SUSPICIOUS_SHARE, ContextUNet, NetworkEnsemble, slice_scores, suspicion
 from ichseg.networks.convnext import ConvNeXtV2
 from ichseg.networks.pretrained import WeightReport, load_pretrained, match_weights
 from ichseg.networks.segmenters import ARCHITECTURES, segmenter
@@ -20,6 +20,7 @@ from ichseg.networks.weights import load_weights, read_checkpoint
 __all__ = [
     "ARCHITECTURES",
     "BACKBONES",
+    "SUSPICIOUS_SHARE",
     "VGG",
     "ClassifierEnsemble",
     "ContextUNet",

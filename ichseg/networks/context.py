@@ -11,6 +11,7 @@ from monai.networks.blocks import ResidualUnit
 from torch import Tensor, nn
 
 CHANNELS = (16, 32, 64, 128, 256)
+SUSPICIOUS_SHARE = 0.0012  # of a slice's pixels: about 60 of 224 x 224, half a square centimeter
 RARE = -4.0  # most pixels are no hemorrhage: the first steps need not learn it
 
 
@@ -101,7 +102,7 @@ def suspicion(pixels: Tensor, share: float) -> Tensor:
     return flat.topk(max(1, round(share * flat.shape[1])), dim=1).values.mean(dim=1)
 
 
-def slice_scores(logits: Tensor, share: float = 0.0012) -> Tensor:
+def slice_scores(logits: Tensor, share: float = SUSPICIOUS_SHARE) -> Tensor:
     """(B, 3, H, W) logits of :class:`ContextUNet` -> (B,): mean of the slice's own and its most suspicious pixels'."""
     return (logits[:, 2].flatten(1).mean(dim=1) + suspicion(logits[:, 1] - logits[:, 0], share)) / 2
 

@@ -14,7 +14,7 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from ichseg.context import fuse
-from ichseg.data.packed import PackedScans, PackedSlices, read_pack
+from ichseg.data.packed import PackedScans, PackedSlices
 from ichseg.errors import IchsegError
 from ichseg.io import atomic_path, write_text
 from ichseg.networks import load_weights, read_checkpoint, segmenter, slice_scores
@@ -29,12 +29,15 @@ THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(1, 17))
 BATCH = 8
 
 
-def join_members(files: Sequence[Path], output: Path) -> None:
-    """Write one weight file for :class:`ichseg.networks.NetworkEnsemble` and its ``model.json``.
+def join_members(files: Sequence[Path], output: Path) -> dict[str, Any]:
+    """Write one weight file for :class:`ichseg.networks.NetworkEnsemble`.
 
     Args:
         files: ``model.pt`` of each member, its settings beside it.
         output: ``model.pt`` of all of them.
+
+    Returns:
+        their settings, which :func:`fit_score` completes and writes.
 
     Raises:
         IchsegError: the members differ in their settings.
@@ -47,26 +50,26 @@ def join_members(files: Sequence[Path], output: Path) -> None:
         joined |= {f"members.{number}.{name}": value for name, value in read_checkpoint(file).items()}
     with atomic_path(output) as temporary:
         torch.save(joined, temporary)
-    write_text(output.with_suffix(".json"), json.dumps({**settings[0], "members": len(files)}) + "\n")
+    return {**settings[0], "members": len(files)}
 
 
-def fit_score(weights: Path, pack: Path, folds: Sequence[int], device: str = "cpu") -> dict[str, Any]:
-    """Fit the slice's probability and the threshold on slice labels, and write them into ``model.json``.
+def fit_score(weights: Path, settings: dict[str, Any], packed: PackedScans, device: torch.device) -> dict[str, Any]:
+    """Fit the slice's probability and the threshold on slice labels; write ``model.json`` beside the weights.
 
     Platt scaling of the scores that :class:`ichseg.transforms.SliceScoredProbability` uses; and the smallest threshold
     at which at most 2 % of the slices labeled negative have a pixel of probability above it.
 
     Args:
-        weights: of the joined members, with ``model.json`` beside them.
-        pack: of :func:`ichseg.data.pack_scans`, with the folds.
-        folds: scans nothing was trained on.
+        weights: of the joined members.
+        settings: of :func:`join_members`.
+        packed: scans nothing was trained on.
         device: where the network runs.
+
+    Returns:
+        what was written.
     """
-    beside = weights.with_suffix(".json")
-    settings = json.loads(beside.read_text(encoding="utf-8"))
     network = segmenter(settings["architecture"], settings["channels"], settings["members"], flip=True)
     load_weights(network, weights).eval().to(device)
-    packed = read_pack(pack).of_folds(folds)
     scores, peaks = score_scans(network, packed, settings["window_level"], settings["window_width"], device)
     labels = packed.labels > 0
     slope, offset = platt(scores, labels)
@@ -76,14 +79,14 @@ def fit_score(weights: Path, pack: Path, folds: Sequence[int], device: str = "cp
     threshold = next((t for t in THRESHOLDS if touched[t] <= MOST_NEGATIVES), THRESHOLDS[-1])
     fitted: dict[str, Any] = {"score_slope": round(slope, 4), "score_offset": round(offset, 4), "threshold": threshold}
     fitted["min_volume_ml"] = SPECK_ML
-    logger.info("fitted on fold(s) %s: %s", ",".join(map(str, folds)), fitted)
-    write_text(beside, json.dumps({**settings, **fitted}) + "\n")
-    return fitted
+    logger.info("fitted on %d scans: %s", len(packed.cases), fitted)
+    write_text(weights.with_suffix(".json"), json.dumps({**settings, **fitted}) + "\n")
+    return {**settings, **fitted}
 
 
 @torch.no_grad()
 def score_scans(
-    network: torch.nn.Module, packed: PackedScans, level: float, width: float, device: str = "cpu"
+    network: torch.nn.Module, packed: PackedScans, level: float, width: float, device: torch.device | str = "cpu"
 ) -> tuple[np.ndarray, np.ndarray]:
     """(slices,) fused scores, and (slices,) the largest probability of a pixel, of every slice of a pack."""
     slices = PackedSlices(packed, level, width)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from collections.abc import Callable, Iterable
@@ -9,13 +10,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ichseg.data import load_datalist
+from ichseg.data import load_datalist, pack_scans
 from ichseg.data.folds import check_folds, parse_folds
+from ichseg.devices import pick_device
 from ichseg.errors import IchsegError
 from ichseg.io import value_hash, write_text
 from ichseg.launch import run_bundle, settings_beside
 from ichseg.presets.join import fit_score, join_members
 from ichseg.report import evaluate_masks, evaluate_slices
+from ichseg.transforms import head_slices
 
 logger = logging.getLogger(__name__)
 
@@ -76,8 +79,7 @@ def train_preset(name: str, plan: Plan) -> Path:
     Raises:
         IchsegError: an unknown preset, or folds that are not there or overlap.
     """
-    if name not in PRESETS:
-        raise IchsegError(f"preset '{name}' is unknown; choose one of {', '.join(PRESETS)}")
+    _check(name, plan)
     check_folds(plan.datalist, training=plan.train_folds, validation=plan.val_folds, test=plan.test_folds)
     weights = PRESETS[name](plan)
     if plan.member is not None:
@@ -96,6 +98,9 @@ def cross_validate(name: str, plan: Plan, folds: Iterable[int]) -> Path:
     Returns:
         folder ``output/results`` of the pooled figures; ``output/fold_K/`` holds what was trained for fold K.
     """
+    _check(name, plan)
+    if plan.member is not None:
+        raise IchsegError("one member alone cannot be cross-validated: leave out --member")
     every = sorted(folds)
     if len(every) < 3:
         raise IchsegError(f"{plan.datalist}: cross-validation needs at least 3 folds, there are {len(every)}")
@@ -113,18 +118,34 @@ def cross_validate(name: str, plan: Plan, folds: Iterable[int]) -> Path:
     return plan.output / "results"
 
 
+# What the plan itself decides: settings that changed it would train on scans that are held out, or twice the same.
+DECIDED = ("bundle_root", "cache_dir", "datalist", "dataset_dir", "output_dir", "seed", "train_folds", "val_folds")
+
+
+def _check(name: str, plan: Plan) -> None:
+    if name not in PRESETS:
+        raise IchsegError(f"preset '{name}' is unknown; choose one of {', '.join(PRESETS)}")
+    if name == "paper" and (plan.members != 1 or plan.member is not None):
+        raise IchsegError("--members and --member are for --preset recommended")
+    for setting in plan.settings:
+        if (key := setting.split("=")[0].split("::")[0]) in DECIDED:
+            raise IchsegError(f"--set {setting}: '{key}' follows from the options of 'ichseg train'")
+
+
 def recommended(plan: Plan) -> Path:
     """The recommended preset: members trained on implants and slice labels, joined, their score fitted."""
     files = []
     for member in range(plan.members) if plan.member is None else [plan.member]:
         folder = plan.output / f"member_{member}"
-        overrides = {**_training(plan, folder), "cache_dir": str(plan.shared), "seed": member}
+        overrides = {**_training(plan, folder), "cache_dir": plan.shared, "seed": member}
         files.append(_trained("train_recommended.yaml", folder, overrides, plan.settings))
     if plan.member is not None:
         return files[0]
     weights = plan.output / "model.pt"
-    join_members(files, weights)
-    fit_score(weights, plan.shared / "slices.npz", parse_folds(plan.val_folds))
+    settings = join_members(files, weights)
+    scans = load_datalist(plan.datalist, plan.val_folds, require=("slice_labels",))
+    packed = pack_scans(scans, head_slices(settings["size"]))
+    fit_score(weights, settings, packed, pick_device(plan.device or "auto"))
     return weights
 
 
@@ -210,12 +231,17 @@ def _trained(
     config: str, folder: Path, overrides: dict[str, Any], settings: Iterable[str], bundle: str = "ich_segmentation"
 ) -> Path:
     """The weights, trained now unless they are there."""
-    weights, mark = folder / "model.pt", folder / "complete"
-    made_with = value_hash([bundle, config, overrides, list(settings)])
+    weights, mark = folder / "model.pt", folder / "made_with.json"
+    scans = load_datalist(overrides["datalist"])
+    apart = {key: value for key, value in overrides.items() if key != "device_name"}  # members may train anywhere
+    made_with = {"settings": value_hash([bundle, config, apart, list(settings), scans]), "complete": False}
     if mark.is_file():
-        if mark.read_text(encoding="utf-8") != made_with:
-            raise IchsegError(f"{folder}: trained with other settings or folds; choose another output folder")
-        return weights
+        before = json.loads(mark.read_text(encoding="utf-8"))
+        if before["settings"] != made_with["settings"]:
+            raise IchsegError(f"{folder}: trained with other settings, folds or labels; choose another output folder")
+        if before["complete"] and weights.is_file():
+            return weights
+    write_text(mark, json.dumps(made_with) + "\n")
     run_bundle(bundle, config, overrides, list(settings))
-    write_text(mark, made_with)
+    write_text(mark, json.dumps({**made_with, "complete": True}) + "\n")
     return weights

@@ -16,6 +16,7 @@ import numpy as np
 from monai.config import KeysCollection
 from monai.transforms import SaveImaged
 from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
 
 from ichseg.io import scan_name, slice_axis, spacing_mm, write_text
 from ichseg.report.montage import slice_picture, telling_slices
@@ -80,13 +81,16 @@ def case_pictures(
     Args:
         mask: (X, Y, Z) on the grid of its file.
         affine: (4, 4) of the mask.
-        gray: (X, Y, Z) uint8, axes to the left, back and head of the patient; any in-plane size.
+        gray: (X, Y, Z) uint8, axes to the left, back and head of the patient; any in-plane size and part of the slices.
         gray_affine: (4, 4) of ``gray``.
         low, width: Hounsfield units of black, and from black to white.
     """
     to_back = nib.orientations.axcodes2ornt("LPS", (("L", "R"), ("P", "A"), ("I", "S")))
     way = nib.orientations.ornt_transform(nib.orientations.io_orientation(affine), to_back)
     turned = np.asarray(nib.orientations.apply_orientation(mask, way)) > 0
+    # The gray slices may be a part of the mask's, such as the head alone: every gray voxel looks up its own place.
+    placed = np.linalg.inv(affine @ nib.orientations.inv_ornt_aff(way, mask.shape)) @ gray_affine
+    turned = ndimage.affine_transform(turned.astype(np.uint8), placed, output_shape=gray.shape, order=0) > 0
     through = slice_axis(gray_affine)
     slices = np.moveaxis(gray, through, -1)
     turned = np.moveaxis(turned, through, -1)

@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 from PIL import Image
 
-from ichseg.io import read_mask, read_volume, slice_axis
+from ichseg.io import read_mask, read_volume
 from ichseg.report.montage import montage, slice_picture
 
 PER_ROW = 6
+LPS = nib.orientations.axcodes2ornt("LPS", (("L", "R"), ("P", "A"), ("I", "S")))
 
 
 @dataclass
@@ -28,7 +30,7 @@ class Judged:
 
 
 def slice_gallery(slices: Sequence[Judged], path: str | Path) -> None:
-    """Rows of slices: hemorrhage found, missed, and made up, each from many pixels to few, as one PNG.
+    """Rows of slices: hemorrhage found, missed, and made up, as one PNG; scans with many marked pixels come first.
 
     Args:
         slices: of any number of scans; of each scan at most one a row is shown, while there are scans enough.
@@ -49,7 +51,7 @@ def slice_gallery(slices: Sequence[Judged], path: str | Path) -> None:
 
 
 def _chosen(found: list[Judged]) -> list[Judged]:
-    """Spread from the first to the last, the middle slice of each scan before a second one of any."""
+    """The middle slice of each scan, spread over the scans; a second one only where there are too few scans."""
     by_scan: dict[str, list[Judged]] = {}
     for one in found:
         by_scan.setdefault(one.image, []).append(one)
@@ -60,7 +62,15 @@ def _chosen(found: list[Judged]) -> list[Judged]:
 
 def _picture(one: Judged) -> Image.Image:
     volume = read_volume(one.image)
-    axis = slice_axis(volume.affine)
-    mask = np.take(read_mask(one.mask)[0], one.index, axis)
-    truth = None if one.label is None else np.take(read_mask(one.label)[0], one.index, axis)
-    return slice_picture(np.take(volume.array, one.index, axis), mask, truth)
+    drawn = [read_mask(one.mask), None if one.label is None else read_mask(one.label)]
+    hounsfield, upward = to_the_back(volume.array, volume.affine)
+    index = one.index if upward else hounsfield.shape[2] - 1 - one.index
+    masks = [None if found is None else to_the_back(*found)[0][..., index] for found in drawn]
+    return slice_picture(hounsfield[..., index], masks[0], masks[1])
+
+
+def to_the_back(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, bool]:
+    """A volume with axes to the left, back and head of the patient, and whether slices were stored in that order."""
+    way = nib.orientations.ornt_transform(nib.orientations.io_orientation(affine), LPS)
+    through = np.flatnonzero(way[:, 0] == 2)[0]
+    return np.asarray(nib.orientations.apply_orientation(array, way)), bool(way[through, 1] > 0)

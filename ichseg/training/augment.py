@@ -13,7 +13,7 @@ BONE = 0.97  # of the window
 
 @dataclass
 class Augmentation:
-    """Random changes of a whole batch at once, on the batch"s own device; MONAI"s transforms take slice by slice.
+    """Random changes of a whole batch at once, on the batch's own device; MONAI's transforms take slice by slice.
 
     Attributes:
         turn: degrees, to either side.
@@ -50,7 +50,7 @@ class Augmentation:
         angle = between(-self._much("turn"), self._much("turn")).deg2rad()
         first = 1 + between(-self._much("scale"), self._much("scale"))
         second = first * (1 + between(-self._much("stretch"), self._much("stretch")))
-        mirror = torch.where(between(0, 1) < self.flip, -1.0, 1.0)  # of the first axis: grid_sample"s second
+        mirror = torch.where(between(0, 1) < self.flip, -1.0, 1.0)  # of the first axis: grid_sample's second
         matrix = torch.zeros(n, 2, 3, device=device)
         matrix[:, 0, 0], matrix[:, 0, 1] = angle.cos() * first, -angle.sin() * first * mirror
         matrix[:, 1, 0], matrix[:, 1, 1] = angle.sin() * second, angle.cos() * second * mirror

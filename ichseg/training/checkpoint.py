@@ -120,7 +120,7 @@ class TrainingCheckpoint:
             with atomic_path(self.folder / "checkpoint.pt") as temporary:
                 state = {
                     "network": self.network.state_dict(),
-                    "model": self.export.state_dict(),  # the same tensors: stored once
+                    "model": self.export.state_dict(),  # a part of the network is stored once
                     "optimizer": self.optimizer.state_dict(),
                     "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
                     "epoch": engine.state.epoch,

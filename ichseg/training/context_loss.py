@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from ichseg.networks import suspicion
+from ichseg.networks import SUSPICIOUS_SHARE, suspicion
 
 
 class ContextLoss(nn.Module):
@@ -27,7 +27,7 @@ class ContextLoss(nn.Module):
         dice: float = 1.0,
         instances: float = 0.3,
         score: float = 0.5,
-        share: float = 0.0012,
+        share: float = SUSPICIOUS_SHARE,
     ) -> None:
         super().__init__()
         self.weights = cross_entropy, dice, instances, score

@@ -9,10 +9,18 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import InvertibleTransform, MapTransform
+from monai.transforms import (
+    Compose,
+    EnsureChannelFirstd,
+    InvertibleTransform,
+    LoadImaged,
+    MapTransform,
+    Orientationd,
+)
 from monai.utils.enums import TraceKeys
 from scipy import ndimage
 
+from ichseg.transforms.reader import HeadCTReader
 from ichseg.transforms.resize import MODES, moved_and_scaled, resize_slices
 from ichseg.transforms.volumes import like, plain, volume_slice_axis
 
@@ -150,6 +158,22 @@ class HeadCropd(MapTransform, InvertibleTransform):
         for key in self.key_iterator(item):
             item[key] = self.crops[key].inverse(item[key])
         return item
+
+
+def head_slices(size: int) -> Compose:
+    """From a file to HU of the head, ``image`` (1, size, size, Z) with axes to the left, back and head of the patient.
+
+    The steps of ``preprocessing`` in ``train_recommended.yaml``; a test keeps them equal.
+    """
+    labels = (("L", "R"), ("P", "A"), ("I", "S"))
+    return Compose(
+        [
+            LoadImaged("image", reader=HeadCTReader()),  # type: ignore[arg-type]
+            EnsureChannelFirstd("image", channel_dim="no_channel"),
+            Orientationd("image", axcodes="LPS", labels=labels),
+            HeadCropd("image", size),
+        ]
+    )
 
 
 def _cut(volume: torch.Tensor, axis: int, starts: Sequence[int], spans: Sequence[int], fill: float) -> torch.Tensor:

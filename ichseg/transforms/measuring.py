@@ -55,8 +55,8 @@ class MeasureHemorrhaged(MapTransform):
 
     Args:
         keys: the mask (1, X, Y, Z); one key.
-        image_key: the windowed scan (1, X, Y, Z) in [0, 1], on a grid of its own; its flags say whether left and right
-            are known.
+        image_key: the windowed scan (C, X, Y, Z) in [0, 1], of which the first channel counts, on a grid of its
+            own; its flags say whether left and right are known.
         level, width: the window of the scan in HU.
         output_key: gets the dictionary of measures.
     """

@@ -10,7 +10,7 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform, Transform
 
 from ichseg.context import fuse
-from ichseg.networks import slice_scores
+from ichseg.networks import SUSPICIOUS_SHARE, slice_scores
 from ichseg.transforms.volumes import like, plain, volume_slice_axis
 
 
@@ -29,7 +29,12 @@ class SliceScoredProbability(Transform):
     """
 
     def __init__(
-        self, slope: float = 1.0, offset: float = 0.0, window: int = 2, weight: float = 0.5, share: float = 0.0012
+        self,
+        slope: float = 1.0,
+        offset: float = 0.0,
+        window: int = 2,
+        weight: float = 0.5,
+        share: float = SUSPICIOUS_SHARE,
     ) -> None:
         self.slope, self.offset, self.window, self.weight, self.share = slope, offset, window, weight, share
 

@@ -33,8 +33,8 @@ def prepare_implants(
 ) -> dict[str, int]:
     """Implant hemorrhage into the scans of a datalist that have none, and write them as a data set of their own.
 
-    Each scan gets ``per_scan`` variants with one hemorrhage each, the five subtypes in turn. Figures measured on
-    them must never be pooled with those on real hemorrhage.
+    Each scan gets ``per_scan`` variants with one hemorrhage each, of the family ``shapes`` the five subtypes in turn.
+    Figures measured on them must never be pooled with those on real hemorrhage.
 
     Args:
         datalist: with ``slice_labels``.

@@ -9,14 +9,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ichseg.data.implants.implant import SMALLEST_MM2, implant_volume
-from ichseg.data.packed import PackedScans, grey, hounsfield
+from ichseg.data.packed import PackedScans, gray, hounsfield
 from ichseg.errors import IchsegError
 from ichseg.io import atomic_path, value_hash
 from ichseg.progress import progress as with_progress
 
+# Raised when implants are drawn in another way.
+FORMAT = 2
 BACK = (0, 1)  # packed slices are turned: rows to the left, columns to the back
 # How many lesions a scan gets; and how often to try where a head has no room for the kind that was drawn.
 LESIONS, LESION_SHARES, TRIES = (1, 2, 3), (0.6, 0.25, 0.15), 8
@@ -29,7 +32,7 @@ class Implant:
     Attributes:
         scan: number of the scan.
         corner: first slice (within the scan), row and column of the box.
-        grey: (d, h, w) uint8, the scan with the implant.
+        gray: (d, h, w) uint8, the scan with the implant.
         mask: (d, h, w) bool.
         slices: slices of the scan with enough of the mask to be seen, counted over all packed slices; only such as had
             no hemorrhage of their own.
@@ -37,7 +40,7 @@ class Implant:
 
     scan: int
     corner: tuple[int, int, int]
-    grey: np.ndarray
+    gray: np.ndarray
     mask: np.ndarray
     slices: np.ndarray
 
@@ -64,15 +67,15 @@ class ImplantPool:
         number, index = self.index[place]
         implant = self.implants[number]
         first = int(self.packed.starts[implant.scan])
-        depth, height, width = implant.grey.shape
+        depth, height, width = implant.gray.shape
         z0, y0, x0 = implant.corner
         around = self.packed.with_neighbors(index)
-        image = self.packed.grey[list(around)]
+        image = self.packed.gray[list(around)]
         mask = np.zeros(image.shape[1:], bool)
         for channel, at in enumerate(around):
             z = at - first - z0
             if 0 <= z < depth:
-                image[channel, y0 : y0 + height, x0 : x0 + width] = implant.grey[z]
+                image[channel, y0 : y0 + height, x0 : x0 + width] = implant.gray[z]
                 if channel == 0:
                     mask[y0 : y0 + height, x0 : x0 + width] = implant.mask[z]
         return image, mask
@@ -108,11 +111,16 @@ def implant_pool(
 def _of_fold(
     packed: PackedScans, fold: int, per_scan: int, seed: int, workers: int, folder: str | Path | None
 ) -> list[Implant]:
-    key = value_hash([packed.cases, packed.grey.shape, int(packed.grey.sum(dtype=np.int64)), per_scan, seed])
+    known = (packed.gray, packed.labels, packed.pixel_mm, packed.step_mm)
+    sums = [zlib.crc32(np.ascontiguousarray(array).tobytes()) for array in known]
+    key = value_hash([FORMAT, packed.cases, packed.gray.shape, sums, per_scan, seed])
     file = None if folder is None else Path(folder) / f"implants_{fold}.npz"
     implants = None if file is None else _read(file, key)
     if implants is None:
-        jobs: DataLoader = DataLoader(_Drawn(packed, per_scan, seed), batch_size=None, num_workers=workers)
+        own = torch.Generator().manual_seed(seed)  # torch's own numbers stay as they are, drawn or read
+        jobs: DataLoader = DataLoader(
+            _Drawn(packed, per_scan, seed), batch_size=None, num_workers=workers, generator=own
+        )
         implants = [one for one in with_progress(jobs, f"drawing implants, fold {fold}") if one is not None]
         if file is not None and implants:
             _write(file, key, implants)
@@ -133,7 +141,7 @@ class _Drawn(Dataset):
         rng = np.random.default_rng([self.seed, zlib.crc32(self.packed.cases[number].encode()), variant])
         where = self.packed.scan(number)
         spacing = (float(self.packed.step_mm[number]), *2 * [float(self.packed.pixel_mm[number])])
-        image = hounsfield(self.packed.grey[where])
+        image = hounsfield(self.packed.gray[where])
         mask, wanted, made = np.zeros(image.shape, bool), int(rng.choice(LESIONS, p=LESION_SHARES)), 0
         for _ in range(TRIES):
             if made == wanted:
@@ -141,7 +149,7 @@ class _Drawn(Dataset):
             drawn = implant_volume(image, spacing, rng, back=BACK)  # type: ignore[arg-type]
             if drawn is not None:
                 image, mask, made = drawn[0], mask | drawn[1], made + 1
-        after, before = grey(image), self.packed.grey[where]
+        after, before = gray(image), self.packed.gray[where]
         changed = np.argwhere((after != before) | mask)
         own = self.packed.labels[where] > 0
         areas = mask.sum(axis=(1, 2)) * spacing[1] ** 2
@@ -151,19 +159,19 @@ class _Drawn(Dataset):
         low, high = changed.min(axis=0), changed.max(axis=0) + 1
         box = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
         corner = (int(low[0]), int(low[1]), int(low[2]))
-        return Implant(number, corner, after[box], mask[box], usable + where.start)
+        return Implant(number, corner, after[box].copy(), mask[box].copy(), usable + where.start)
 
 
 def _write(file: Path, key: str, implants: list[Implant]) -> None:
     header = {
         "key": key,
-        "implants": [[one.scan, *one.corner, *one.grey.shape, len(one.slices)] for one in implants],
+        "implants": [[one.scan, *one.corner, *one.gray.shape, len(one.slices)] for one in implants],
     }
     with atomic_path(file) as temporary, temporary.open("wb") as stream:
         np.savez(
             stream,
             header=np.array(json.dumps(header)),
-            grey=np.concatenate([one.grey.ravel() for one in implants]),
+            gray=np.concatenate([one.gray.ravel() for one in implants]),
             mask=np.packbits(np.concatenate([one.mask.ravel() for one in implants])),
             slices=np.concatenate([one.slices for one in implants]),
         )
@@ -177,12 +185,16 @@ def _read(file: Path, key: str) -> list[Implant] | None:
             header = json.loads(str(found["header"]))
             if header["key"] != key:
                 return None
-            values, slices = found["grey"], found["slices"]
+            values, slices = found["gray"], found["slices"]
             masks = np.unpackbits(found["mask"], count=len(values)).astype(bool)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+            return _taken(header["implants"], values, masks, slices)
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
         return None  # damaged: drawn anew
+
+
+def _taken(rows: list[list[int]], values: np.ndarray, masks: np.ndarray, slices: np.ndarray) -> list[Implant]:
     implants, at, touched = [], 0, 0
-    for scan, z, y, x, d, h, w, count in header["implants"]:
+    for scan, z, y, x, d, h, w, count in rows:
         n = d * h * w
         implants.append(Implant(scan, (z, y, x), values[at : at + n].reshape(d, h, w),
                                 masks[at : at + n].reshape(d, h, w), slices[touched : touched + count]))  # fmt: skip
