@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import os
 from dataclasses import replace
@@ -12,6 +14,8 @@ import pytest
 import torch
 from ignite.engine import Engine
 from monai.data import MetaTensor
+from monai.transforms import Orientation
+from PIL import Image
 from scipy import ndimage
 from torch import nn
 
@@ -23,11 +27,22 @@ from ichseg.data.implants import field_volume
 from ichseg.data.packed import gray, hounsfield, windowed
 from ichseg.data.phantom import phantom_scan, prepare_phantom
 from ichseg.errors import IchsegError
+from ichseg.io import write_volume
 from ichseg.networks import ContextUNet, NetworkEnsemble, segmenter, slice_scores, suspicion
 from ichseg.presets import Plan, cross_validate
 from ichseg.presets.join import join_members, platt
+from ichseg.report.case import case_pictures
+from ichseg.report.gallery import Judged, slice_gallery, to_the_back
 from ichseg.training import Augmentation, ContextLoss, MovingAverage, PrepareMixture, warm_cosine
-from ichseg.transforms import HeadCrop, HeadCropd, NeighborSlices, SliceScoredProbability, head_box, head_slices
+from ichseg.transforms import (
+    BrainWindow,
+    HeadCrop,
+    HeadCropd,
+    NeighborSlices,
+    SliceScoredProbability,
+    head_box,
+    head_slices,
+)
 
 SIZE = 64
 
@@ -489,3 +504,47 @@ def test_presets_and_folds_are_checked_before_anything_is_read(cohort, tmp_path,
     words = ["train", "--datalist", str(cohort), "--output", str(tmp_path / "x")]
     assert main([*words, "--test-folds", "3"]) == 2
     assert "fold" in capsys.readouterr().err and not (tmp_path / "x").exists()
+
+
+def test_pictures_outline_what_is_there_though_only_the_head_is_shown():
+    image = np.full((120, 160, 3), -1000.0, np.float32)
+    image[10:80, 60:140] = 30  # the head, off center
+    mask = np.zeros(image.shape, np.uint8)
+    mask[50:62, 110:122, 1] = 1
+    image[mask > 0] = 90
+    for way in (1, -1):  # stored to the left and back, or to the right and front
+        affine = np.diag([-way * 1.0, -way * 1.0, 5.0, 1.0])
+        volume = MetaTensor(torch.from_numpy(image[::way, ::way].copy())[None], affine=torch.as_tensor(affine))
+        cut = HeadCrop(96)(BrainWindow(50, 100)(volume) * 100)
+        turned = Orientation("LPS", labels=(("L", "R"), ("P", "A"), ("I", "S")))(cut)
+        gray_slices = (turned[0].numpy() * 2.55).round().astype(np.uint8)
+        kept = case_pictures(mask[::way, ::way], affine, gray_slices, np.asarray(turned.affine), 0.0, 100.0)
+        picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(kept["montage"].split(",")[-1]))).convert("RGB"))
+        levels = picture.astype(int)
+        red, bright = np.argwhere(levels[..., 0] - levels[..., 1] > 40), np.argwhere(levels.min(axis=2) > 200)
+        np.testing.assert_allclose(red.min(axis=0), bright.min(axis=0), atol=3)
+        np.testing.assert_allclose(red.max(axis=0), bright.max(axis=0), atol=3)
+
+
+def test_the_gallery_turns_slices_to_the_back(tmp_path):
+    array = np.arange(4 * 5 * 6).reshape(4, 5, 6)
+    for affine, upward, expected in (
+        (np.diag([-1.0, -1, 5, 1]), True, array),
+        (np.diag([1.0, 1, 5, 1]), True, array[::-1, ::-1]),
+        (np.diag([-1.0, -1, -5, 1]), False, array[:, :, ::-1]),
+    ):
+        turned, order = to_the_back(array, affine)
+        assert order is upward and np.array_equal(turned, expected)
+    slices = []
+    for case, bleeds in (("a", True), ("b", True), ("c", False)):
+        scan = phantom_scan(1, ("IPH",), size=64, slices=4)
+        mask = np.zeros(scan.image.shape, np.uint8)
+        mask[20:30, 20:30, 2] = case != "b"
+        write_volume(tmp_path / f"{case}.nii.gz", scan.image, scan.affine)
+        write_volume(tmp_path / f"{case}_ich.nii.gz", mask, scan.affine)
+        slices.append(Judged(str(tmp_path / f"{case}.nii.gz"), str(tmp_path / f"{case}_ich.nii.gz"), None, 2, bleeds,
+                             int(mask[..., 2].sum())))  # fmt: skip
+    slice_gallery(slices, tmp_path / "gallery.png")
+    assert Image.open(tmp_path / "gallery.png").height > 3 * 256  # found, missed, made up
+    slice_gallery([], tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()
