@@ -17,6 +17,7 @@ from ichseg.context import fuse
 from ichseg.data.packed import PackedScans, PackedSlices
 from ichseg.errors import IchsegError
 from ichseg.io import atomic_path, write_text
+from ichseg.metrics import without_small_lesions
 from ichseg.networks import load_weights, read_checkpoint, segmenter, slice_scores
 from ichseg.progress import progress
 
@@ -57,7 +58,7 @@ def fit_score(weights: Path, settings: dict[str, Any], packed: PackedScans, devi
     """Fit the slice's probability and the threshold on slice labels; write ``model.json`` beside the weights.
 
     Platt scaling of the scores that :class:`ichseg.transforms.SliceScoredProbability` uses; and the smallest threshold
-    at which at most 2 % of the slices labeled negative have a pixel of probability above it.
+    at which at most 2 % of the slices labeled negative are touched by a lesion that is no speck.
 
     Args:
         weights: of the joined members.
@@ -70,12 +71,11 @@ def fit_score(weights: Path, settings: dict[str, Any], packed: PackedScans, devi
     """
     network = segmenter(settings["architecture"], settings["channels"], settings["members"], flip=True)
     load_weights(network, weights).eval().to(device)
-    scores, peaks = score_scans(network, packed, settings["window_level"], settings["window_width"], device)
+    scores, pixels = score_scans(network, packed, settings["window_level"], settings["window_width"], device)
     labels = packed.labels > 0
     slope, offset = platt(scores, labels)
-    probability = peaks / (1 + np.exp(-(slope * scores + offset)))
-    negatives = np.sort(probability[~labels])
-    touched = {t: float((negatives > t).mean()) for t in THRESHOLDS}
+    bleeds = 1 / (1 + np.exp(-(slope * scores + offset)))
+    touched = {t: touched_slices(pixels * bleeds[:, None, None] > t, packed)[~labels].mean() for t in THRESHOLDS}
     threshold = next((t for t in THRESHOLDS if touched[t] <= MOST_NEGATIVES), THRESHOLDS[-1])
     fitted: dict[str, Any] = {"score_slope": round(slope, 4), "score_offset": round(offset, 4), "threshold": threshold}
     fitted["min_volume_ml"] = SPECK_ML
@@ -84,21 +84,32 @@ def fit_score(weights: Path, settings: dict[str, Any], packed: PackedScans, devi
     return {**settings, **fitted}
 
 
+def touched_slices(masks: np.ndarray, packed: PackedScans) -> np.ndarray:
+    """(slices, H, W) masks of a pack -> (slices,) bool: which hold some of a lesion that is no speck."""
+    found = np.zeros(len(masks), bool)
+    for number in range(len(packed.cases)):
+        where = packed.scan(number)
+        pixel, step = float(packed.pixel_mm[number]), float(packed.step_mm[number])
+        kept = without_small_lesions(masks[where], np.diag([step, pixel, pixel, 1.0]), SPECK_ML)
+        found[where] = kept.any(axis=(1, 2))
+    return found
+
+
 @torch.no_grad()
 def score_scans(
     network: torch.nn.Module, packed: PackedScans, level: float, width: float, device: torch.device | str = "cpu"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(slices,) fused scores, and (slices,) the largest probability of a pixel, of every slice of a pack."""
+    """(slices,) fused scores, and (slices, H, W) float16 probabilities of the pixels, of every slice of a pack."""
     slices = PackedSlices(packed, level, width)
-    own, peaks = [], []
+    own, pixels = [], []
     for start in progress(range(0, len(slices), BATCH), "scoring slices"):
         some = [slices[i]["image"] for i in range(start, min(start + BATCH, len(slices)))]
         logits = network(torch.stack(some).contiguous(memory_format=torch.channels_last).to(device)).float().cpu()
         own.append(slice_scores(logits))
-        peaks.append((logits[:, 1] - logits[:, 0]).flatten(1).amax(dim=1).sigmoid())
+        pixels.append((logits[:, 1] - logits[:, 0]).sigmoid().half())
     alone = torch.cat(own)
     fused = [fuse(alone[packed.scan(i), None, None])[:, 0, 0] for i in range(len(packed.cases))]
-    return torch.cat(fused).numpy().astype(float), torch.cat(peaks).numpy().astype(float)
+    return torch.cat(fused).numpy().astype(float), torch.cat(pixels).numpy()
 
 
 def platt(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
