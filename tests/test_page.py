@@ -109,7 +109,9 @@ def test_numbers_of_slices_are_those_stored():
     mask[4:9, 4:9, 1] = 1
     for flip, reversed_ in ((1, False), (-1, True)):
         affine = np.diag([-1.0, -1.0, 5.0 * flip, 1.0])
-        kept = case_pictures(mask, affine, array, np.diag([-1.0, -1.0, 5.0, 1.0]), -15, 130)["volume"]
+        upward = np.diag([-1.0, -1.0, 5.0, 1.0])
+        upward[2, 3] = 0 if flip > 0 else -25  # the same place in space
+        kept = case_pictures(mask, affine, array, upward, -15, 130)["volume"]
         assert kept["start"] == 2 and kept["reversed"] is reversed_
 
 
