@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +13,7 @@ from torch.utils.data import Dataset
 
 from ichseg.data.slices import slice_labels_in_order, slices_first
 from ichseg.errors import IchsegError, one_line
-from ichseg.io import atomic_path, spacing_mm, value_hash
+from ichseg.io import read_arrays, spacing_mm, value_hash, write_arrays
 from ichseg.progress import progress as with_progress
 
 # What 0 and 255 stand for: air can be told from fat, bone from blood, and half a gray level is a quarter HU.
@@ -154,27 +151,14 @@ def pack_scans(
     known = [(scan["image"], scan.get("slice_labels"), scan.get("fold")) for scan in data]
     files = [Path(scan["image"]).stat() for scan in data]
     key = value_hash([FORMAT, about, known, [(stat.st_size, stat.st_mtime_ns) for stat in files]])
-    packed = _read(file, key)  # None: not there, damaged, or of other scans
-    if packed is None:
+    found = read_arrays(file, key)
+    if found is not None:
+        packed = PackedScans(cases=found[0], **found[1])
+    else:
         packed = _packed(data, transform)
-        header = json.dumps({"key": key, "cases": packed.cases})
         arrays = {name: value for name, value in vars(packed).items() if name != "cases"}
-        with atomic_path(file) as temporary, temporary.open("wb") as stream:
-            np.savez_compressed(stream, header=np.array(header), **arrays)
+        write_arrays(file, key, packed.cases, arrays)
     return packed.of_folds(folds)
-
-
-def _read(file: Path, key: str) -> PackedScans | None:
-    if not file.is_file():
-        return None
-    try:
-        with np.load(file, allow_pickle=False) as found:
-            header = json.loads(str(found["header"]))
-            if header["key"] != key:
-                return None
-            return PackedScans(cases=header["cases"], **{name: found[name] for name in found.files if name != "header"})
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
-        return None  # damaged: made anew
 
 
 def _packed(data: Sequence[dict[str, Any]], transform: Callable[[dict[str, Any]], dict[str, Any]]) -> PackedScans:

@@ -1,5 +1,6 @@
 """Files: NIfTI in and out, header checks, atomic writes."""
 
+from ichseg.io.arrays import read_arrays, write_arrays
 from ichseg.io.atomic import atomic_path, staged_folder, write_text
 from ichseg.io.folder import find_masks, find_nifti, find_scans
 from ichseg.io.geometry import slice_axis, spacing_mm
@@ -28,6 +29,7 @@ __all__ = [
     "find_scans",
     "image_like",
     "lost_intercept",
+    "read_arrays",
     "read_header",
     "read_mask",
     "read_volume",
@@ -37,6 +39,7 @@ __all__ = [
     "spacing_mm",
     "staged_folder",
     "value_hash",
+    "write_arrays",
     "write_like",
     "write_text",
     "write_volume",

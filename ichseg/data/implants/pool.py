@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import zipfile
 import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from ichseg.data.implants.implant import SMALLEST_MM2, implant_volume
 from ichseg.data.packed import PackedScans, gray, hounsfield
 from ichseg.errors import IchsegError
-from ichseg.io import atomic_path, value_hash
+from ichseg.io import read_arrays, value_hash, write_arrays
 from ichseg.progress import progress as with_progress
 
 # Raised when implants are drawn in another way.
@@ -163,36 +161,21 @@ class _Drawn(Dataset):
 
 
 def _write(file: Path, key: str, implants: list[Implant]) -> None:
-    header = {
-        "key": key,
-        "implants": [[one.scan, *one.corner, *one.gray.shape, len(one.slices)] for one in implants],
+    rows = [[one.scan, *one.corner, *one.gray.shape, len(one.slices)] for one in implants]
+    arrays = {
+        "gray": np.concatenate([one.gray.ravel() for one in implants]),
+        "mask": np.packbits(np.concatenate([one.mask.ravel() for one in implants])),
+        "slices": np.concatenate([one.slices for one in implants]),
     }
-    with atomic_path(file) as temporary, temporary.open("wb") as stream:
-        np.savez(
-            stream,
-            header=np.array(json.dumps(header)),
-            gray=np.concatenate([one.gray.ravel() for one in implants]),
-            mask=np.packbits(np.concatenate([one.mask.ravel() for one in implants])),
-            slices=np.concatenate([one.slices for one in implants]),
-        )
+    write_arrays(file, key, rows, arrays, compress=False)
 
 
 def _read(file: Path, key: str) -> list[Implant] | None:
-    if not file.is_file():
+    found = read_arrays(file, key)
+    if found is None:
         return None
-    try:
-        with np.load(file, allow_pickle=False) as found:
-            header = json.loads(str(found["header"]))
-            if header["key"] != key:
-                return None
-            values, slices = found["gray"], found["slices"]
-            masks = np.unpackbits(found["mask"], count=len(values)).astype(bool)
-            return _taken(header["implants"], values, masks, slices)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
-        return None  # damaged: drawn anew
-
-
-def _taken(rows: list[list[int]], values: np.ndarray, masks: np.ndarray, slices: np.ndarray) -> list[Implant]:
+    rows, values, slices = found[0], found[1]["gray"], found[1]["slices"]
+    masks = np.unpackbits(found[1]["mask"], count=len(values)).astype(bool)
     implants, at, touched = [], 0, 0
     for scan, z, y, x, d, h, w, count in rows:
         n = d * h * w
