@@ -29,6 +29,7 @@ import torch
 from measuring import commit, machine, processor_times, ratio, steal_share
 
 from ichseg.data.phantom import prepare_phantom
+from ichseg.launch import settings_beside
 from ichseg.resources import bundle_folder
 
 FEW = 5
@@ -121,8 +122,9 @@ def ours(scans: Path, masks: Path, precision: str) -> list[str]:
 
 def stock(scans: Path, masks: Path) -> list[str]:
     """The command of the other side."""
+    settings = [word for key, value in settings_beside(WEIGHTS).items() for word in (f"--{key}", str(value))]
     return [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(HERE / "stock_inference.yaml"),
-            "--dataset_dir", str(scans), "--output_dir", str(masks), "--weights", str(WEIGHTS)]  # fmt: skip
+            "--dataset_dir", str(scans), "--output_dir", str(masks), "--weights", str(WEIGHTS), *settings]  # fmt: skip
 
 
 def measured(command: list[str]) -> tuple[float, float]:
