@@ -20,8 +20,8 @@ from monai.bundle import ConfigParser, ConfigWorkflow, verify_net_in_out
 from ichseg.cli import main
 from ichseg.guard import guard_bundle_run
 from ichseg.networks import SUSPICIOUS_SHARE, slice_classifier
+from ichseg.presets.run import preprocessing
 from ichseg.resources import bundle_folder
-from ichseg.transforms import head_slices
 from ichseg.version import __version__
 
 CONFIGS = [
@@ -127,7 +127,7 @@ def test_what_stands_in_several_configs_is_the_same():
     assert [s["_target_"] for s in recommended["preprocessing"]["transforms"]] == [
         t for t in ours if not t.endswith(("BrainWindowd", "NeighborSlicesd"))
     ]
-    assert [type(step).__name__ for step in head_slices(64).transforms] == [
+    assert [type(step).__name__ for step in preprocessing(64).transforms] == [
         s["_target_"].split(".")[-1] for s in recommended["preprocessing"]["transforms"]
     ]
     for key in ("size", "window_level", "window_width", "channels"):

@@ -22,7 +22,7 @@ from torch import nn
 from ichseg.cli import main
 from ichseg.context import fuse
 from ichseg.data import PackedSlices, SliceMixture, implant_pool, load_datalist, pack_scans
-from ichseg.data.brain import intracranial_mask
+from ichseg.data.brain import head_box, intracranial_mask
 from ichseg.data.implants import field_volume
 from ichseg.data.packed import gray, hounsfield, windowed
 from ichseg.data.phantom import phantom_scan, prepare_phantom
@@ -31,6 +31,7 @@ from ichseg.io import write_volume
 from ichseg.networks import ContextUNet, NetworkEnsemble, segmenter, slice_scores, suspicion
 from ichseg.presets import Plan, cross_validate
 from ichseg.presets.join import join_members, platt
+from ichseg.presets.run import preprocessing
 from ichseg.report.case import case_pictures
 from ichseg.report.gallery import Judged, slice_gallery, to_the_back
 from ichseg.training import Augmentation, ContextLoss, MovingAverage, PrepareMixture, warm_cosine
@@ -40,8 +41,6 @@ from ichseg.transforms import (
     HeadCropd,
     NeighborSlices,
     SliceScoredProbability,
-    head_box,
-    head_slices,
 )
 
 SIZE = 64
@@ -62,7 +61,7 @@ def cohort(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def reading():
-    return head_slices(SIZE)
+    return preprocessing(SIZE)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 from ichseg.context.aggregation import aggregate, combined_score, upsample
 from ichseg.context.bank import MemoryBank
-from ichseg.context.fusion import amplify, ensemble, fuse, normalization, positive_runs, vote
+from ichseg.context.fusion import amplify, ensemble, fuse, fuse_scores, normalization, positive_runs, vote
 
 __all__ = [
     "MemoryBank",
@@ -11,6 +11,7 @@ __all__ = [
     "combined_score",
     "ensemble",
     "fuse",
+    "fuse_scores",
     "normalization",
     "positive_runs",
     "upsample",

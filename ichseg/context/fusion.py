@@ -130,3 +130,8 @@ def _weights(n: int, window: int, weight: float) -> Tensor:
     distance = (torch.arange(n)[:, None] - torch.arange(n)[None, :]).abs()
     near = (distance > 0) & (distance <= window)
     return torch.where(near, weight / distance.clamp_min(1).double(), 0.0) + torch.eye(n, dtype=torch.float64)
+
+
+def fuse_scores(scores: Tensor, window: int = 2, weight: float = 0.5) -> Tensor:
+    """:func:`fuse` for one number per slice, (n,) -> (n,)."""
+    return fuse(scores[:, None, None], window, weight)[:, 0, 0]

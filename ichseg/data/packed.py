@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from ichseg.data.slices import slice_labels_in_order, slices_first
+from ichseg.data.slices import neighbors, slice_labels_in_order, slices_first
 from ichseg.errors import IchsegError, one_line
 from ichseg.io import read_arrays, spacing_mm, value_hash, write_arrays
 from ichseg.progress import progress as with_progress
@@ -20,8 +20,6 @@ from ichseg.progress import progress as with_progress
 LOW_HU, WIDTH_HU = -20.0, 120.0
 # Raised when slices are packed in another way: what was packed before is then packed anew.
 FORMAT = 2
-# A neighbor is this far away, as for ichseg.transforms.NeighborSlices.
-NEIGHBOR_MM = 5.0
 # A head is this large; a scan whose spacing says otherwise is taken to say nothing.
 HEAD_MM = (130.0, 250.0)
 USUAL_HEAD_MM, USUAL_STEP_MM = 185.0, 5.0
@@ -60,9 +58,10 @@ class PackedScans:
     def with_neighbors(self, index: int) -> tuple[int, int, int]:
         """A slice, the ones 5 mm below and above; the slice itself where its scan ends."""
         number = int(np.searchsorted(self.starts, index, side="right")) - 1
-        where, reach = self.scan(number), max(1, round(NEIGHBOR_MM / float(self.step_mm[number])))
-        below, above = index - reach, index + reach
-        return index, below if below >= where.start else index, above if above < where.stop else index
+        where = self.scan(number)
+        below, above = neighbors(where.stop - where.start, float(self.step_mm[number]))
+        place = index - where.start
+        return index, where.start + int(below[place]), where.start + int(above[place])
 
     def of_folds(self, folds: Sequence[int] | None) -> PackedScans:
         """The scans of some folds; all if None.

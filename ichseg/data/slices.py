@@ -13,6 +13,8 @@ from ichseg.errors import IchsegError, one_line
 from ichseg.io import slice_axis
 from ichseg.progress import progress as with_progress
 
+NEIGHBOR_MM = 5.0  # a neighbor is this far away, however thin the slices are
+
 
 def slice_labels_in_order(labels: Sequence[int], stored_affine: np.ndarray, shown_affine: np.ndarray) -> np.ndarray:
     """Slice labels in the order of a re-oriented volume.
@@ -32,6 +34,19 @@ def slice_labels_in_order(labels: Sequence[int], stored_affine: np.ndarray, show
 def slices_first(volume: torch.Tensor, affine: np.ndarray | torch.Tensor) -> torch.Tensor:
     """(C, X, Y, Z) with an affine -> (slices, C, H, W), in stored order."""
     return volume.movedim(1 + slice_axis(np.asarray(affine)), 0)
+
+
+def neighbors(count: int, step_mm: float, distance_mm: float = NEIGHBOR_MM) -> tuple[np.ndarray, np.ndarray]:
+    """(count,) indices of the slice before and (count,) of the one after every slice of a scan.
+
+    Args:
+        count: slices of the scan.
+        step_mm: between two of them.
+        distance_mm: how far away a neighbor is, the next slice at least; where the scan ends, a slice is its own.
+    """
+    places, reach = np.arange(count), max(1, round(distance_mm / step_mm))
+    before, after = places - reach, places + reach
+    return np.where(before < 0, places, before), np.where(after >= count, places, after)
 
 
 class SliceDataset(Dataset):

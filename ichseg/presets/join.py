@@ -13,7 +13,7 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
-from ichseg.context import fuse
+from ichseg.context import fuse_scores
 from ichseg.data.packed import PackedScans, PackedSlices
 from ichseg.errors import IchsegError
 from ichseg.io import atomic_path, write_text
@@ -54,7 +54,7 @@ def join_members(files: Sequence[Path], output: Path) -> dict[str, Any]:
     return {**settings[0], "members": len(files)}
 
 
-def fit_score(weights: Path, settings: dict[str, Any], packed: PackedScans, device: torch.device) -> dict[str, Any]:
+def fit_score(weights: Path, settings: dict[str, Any], packed: PackedScans, device: torch.device) -> None:
     """Fit the slice's probability and the threshold on slice labels; write ``model.json`` beside the weights.
 
     Platt scaling of the scores that :class:`ichseg.transforms.SliceScoredProbability` uses; and the smallest threshold
@@ -65,9 +65,6 @@ def fit_score(weights: Path, settings: dict[str, Any], packed: PackedScans, devi
         settings: of :func:`join_members`.
         packed: scans nothing was trained on.
         device: where the network runs.
-
-    Returns:
-        what was written.
     """
     network = segmenter(settings["architecture"], settings["channels"], settings["members"], flip=True)
     load_weights(network, weights).eval().to(device)
@@ -77,11 +74,10 @@ def fit_score(weights: Path, settings: dict[str, Any], packed: PackedScans, devi
     bleeds = 1 / (1 + np.exp(-(slope * scores + offset)))
     touched = {t: touched_slices(pixels * bleeds[:, None, None] > t, packed)[~labels].mean() for t in THRESHOLDS}
     threshold = next((t for t in THRESHOLDS if touched[t] <= MOST_NEGATIVES), THRESHOLDS[-1])
-    fitted: dict[str, Any] = {"score_slope": round(slope, 4), "score_offset": round(offset, 4), "threshold": threshold}
-    fitted["min_volume_ml"] = SPECK_ML
+    fitted = {"score_slope": round(slope, 4), "score_offset": round(offset, 4), "threshold": threshold,
+              "min_volume_ml": SPECK_ML}  # fmt: skip
     logger.info("fitted on %d scans: %s", len(packed.cases), fitted)
     write_text(weights.with_suffix(".json"), json.dumps({**settings, **fitted}) + "\n")
-    return {**settings, **fitted}
 
 
 def touched_slices(masks: np.ndarray, packed: PackedScans) -> np.ndarray:
@@ -108,7 +104,7 @@ def score_scans(
         own.append(slice_scores(logits))
         pixels.append((logits[:, 1] - logits[:, 0]).sigmoid().half())
     alone = torch.cat(own)
-    fused = [fuse(alone[packed.scan(i), None, None])[:, 0, 0] for i in range(len(packed.cases))]
+    fused = [fuse_scores(alone[packed.scan(i)]) for i in range(len(packed.cases))]
     return torch.cat(fused).numpy().astype(float), torch.cat(pixels).numpy()
 
 

@@ -10,6 +10,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import yaml
+from monai.bundle import ConfigParser
+from monai.transforms import Compose
+
 from ichseg.data import load_datalist, pack_scans
 from ichseg.data.folds import check_folds, parse_folds
 from ichseg.devices import pick_device
@@ -18,7 +22,7 @@ from ichseg.io import value_hash, write_text
 from ichseg.launch import run_bundle, settings_beside
 from ichseg.presets.join import fit_score, join_members
 from ichseg.report import evaluate_masks, evaluate_slices
-from ichseg.transforms import head_slices
+from ichseg.resources import bundle_folder
 
 logger = logging.getLogger(__name__)
 
@@ -143,8 +147,9 @@ def recommended(plan: Plan) -> Path:
         return files[0]
     weights = plan.output / "model.pt"
     settings = join_members(files, weights)
-    scans = load_datalist(plan.datalist, plan.val_folds, require=("slice_labels",))
-    packed = pack_scans(scans, head_slices(settings["size"]))
+    scans, size = load_datalist(plan.datalist, require=("slice_labels",)), settings["size"]
+    pack = plan.shared / "slices.npz"
+    packed = pack_scans(scans, preprocessing(size), pack, about=size, folds=parse_folds(plan.val_folds))
     fit_score(weights, settings, packed, pick_device(plan.device or "auto"))
     return weights
 
@@ -213,6 +218,13 @@ def evaluate(plan: Plan, masks: Path, results: Path, folds: str) -> dict[str, An
     if any("label" in scan for scan in scans):
         evaluate_masks(masks, plan.datalist, **options)
     return evaluate_slices(masks, plan.datalist, **options)
+
+
+def preprocessing(size: int) -> Compose:
+    """The steps of ``train_recommended.yaml`` from a file to the head's HU."""
+    file = bundle_folder("ich_segmentation") / "configs" / "train_recommended.yaml"
+    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    return ConfigParser({**content, "size": size}).get_parsed_content("preprocessing")
 
 
 def _training(plan: Plan, folder: Path) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from monai.config import KeysCollection
 from monai.transforms import SaveImaged
@@ -20,6 +19,7 @@ from scipy import ndimage
 
 from ichseg.io import scan_name, slice_axis, spacing_mm, write_text
 from ichseg.report.montage import slice_picture, telling_slices
+from ichseg.report.truth import LPS, turned
 from ichseg.transforms.saver import BEFORE_WRITE
 
 FOLDER = "report_cases"
@@ -85,21 +85,19 @@ def case_pictures(
         gray_affine: (4, 4) of ``gray``.
         low, width: Hounsfield units of black, and from black to white.
     """
-    to_back = nib.orientations.axcodes2ornt("LPS", (("L", "R"), ("P", "A"), ("I", "S")))
-    way = nib.orientations.ornt_transform(nib.orientations.io_orientation(affine), to_back)
-    turned = np.asarray(nib.orientations.apply_orientation(mask, way)) > 0
     # The gray slices may be a part of the mask's, such as the head alone: every gray voxel looks up its own place.
-    placed = np.linalg.inv(affine @ nib.orientations.inv_ornt_aff(way, mask.shape)) @ gray_affine
-    turned = ndimage.affine_transform(turned.astype(np.uint8), placed, output_shape=gray.shape, order=0) > 0
+    lying, lying_affine = turned(mask > 0, affine, LPS)
+    placed = np.linalg.inv(lying_affine) @ gray_affine
+    marked = ndimage.affine_transform(lying.astype(np.uint8), placed, output_shape=gray.shape, order=0) > 0
     through = slice_axis(gray_affine)
     slices = np.moveaxis(gray, through, -1)
-    turned = np.moveaxis(turned, through, -1)
-    reversed_ = bool(way[np.flatnonzero(way[:, 0] == through)[0], 1] < 0)
+    marked = np.moveaxis(marked, through, -1)
+    reversed_ = bool(affine[2, slice_axis(affine)] < 0)
     count = slices.shape[2]
     pictures = []
-    for index in telling_slices(turned, min(PICTURES, count), turned):
+    for index in telling_slices(marked, min(PICTURES, count), marked):
         hounsfield = slices[..., index].astype(np.float32) / 255 * width + low
-        picture = slice_picture(hounsfield, turned[..., index], size=PICTURE_PIXELS)
+        picture = slice_picture(hounsfield, marked[..., index], size=PICTURE_PIXELS)
         number = count - index if reversed_ else index + 1
         ImageDraw.Draw(picture).text((5, 3), str(number), fill=(235, 235, 120), font=ImageFont.load_default(13))
         pictures.append(picture)
@@ -113,7 +111,7 @@ def case_pictures(
         row, column = divmod(index, columns)
         sheet[row * high : (row + 1) * high, column * wide : (column + 1) * wide] = slices[..., index].T
     ordered = gray_affine[:, [*(axis for axis in range(3) if axis != through), through, 3]]
-    areas = turned.sum(axis=(0, 1))
+    areas = marked.sum(axis=(0, 1))
     start = int(areas.argmax()) if areas.any() else count // 2
     volume = {
         "jpeg": _jpeg(Image.fromarray(sheet)),

@@ -6,15 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 from PIL import Image
 
-from ichseg.io import read_mask, read_volume
+from ichseg.io import read_mask, read_volume, slice_axis
 from ichseg.report.montage import montage, slice_picture
+from ichseg.report.truth import LPS, turned
 
 PER_ROW = 6
-LPS = nib.orientations.axcodes2ornt("LPS", (("L", "R"), ("P", "A"), ("I", "S")))
 
 
 @dataclass
@@ -71,6 +70,4 @@ def _picture(one: Judged) -> Image.Image:
 
 def to_the_back(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, bool]:
     """A volume with axes to the left, back and head of the patient, and whether slices were stored in that order."""
-    way = nib.orientations.ornt_transform(nib.orientations.io_orientation(affine), LPS)
-    through = np.flatnonzero(way[:, 0] == 2)[0]
-    return np.asarray(nib.orientations.apply_orientation(array, way)), bool(way[through, 1] > 0)
+    return turned(array, affine, LPS)[0], bool(affine[2, slice_axis(affine)] > 0)

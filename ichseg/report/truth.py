@@ -17,6 +17,7 @@ from ichseg.io import find_scans, read_mask, read_volume, scan_name, slice_axis,
 from ichseg.io.folder import PROBABILITY_POSTFIX
 
 logger = logging.getLogger(__name__)
+LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # axes to the left, back and head of the patient
 PREDICTION_ENDINGS = ("_ich", "_pseudo", "")
 TRUTH_ENDINGS = ("_mask", "_label", "_seg", "_gt", "_ich")
 
@@ -136,7 +137,7 @@ def compare(scan: TrueScan, prediction: str | Path) -> Compared:
         affine = volume.affine
     if scan.label is not None:
         truth, affine = read_mask(scan.label)
-    found, found_affine = _turned(found, found_affine, affine)
+    found, found_affine = turned(found, found_affine, affine)
     truth = np.zeros(found.shape, np.int16) if truth is None else truth
     grids = {str(scan.label): (truth.shape, affine)}
     if volume is not None:
@@ -181,14 +182,14 @@ def probability_beside(prediction: str | Path, shape: tuple[int, ...], affine: n
         low, high = float(values.array.min()), float(values.array.max())
         if low < 0 or high > 1:
             raise IchsegError(f"{file}: values from {low:g} to {high:g} are no probabilities")
-        probability = _turned(values.array, values.affine, affine)[0]
+        probability = turned(values.array, values.affine, affine)[0]
         if probability.shape != shape:
             raise IchsegError(f"{file}: shape {probability.shape}, but the mask has {shape}")
         return probability
     return None
 
 
-def _turned(mask: np.ndarray, affine: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def turned(mask: np.ndarray, affine: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The mask with its axes in the order and direction of another grid: the same mask in space."""
     turn = ornt_transform(io_orientation(affine), io_orientation(wanted))
     return apply_orientation(mask, turn), affine @ inv_ornt_aff(turn, mask.shape)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ichseg.networks import SUSPICIOUS_SHARE, slice_scores
+from ichseg.networks import slice_scores
 
 
 def logits_and_labels(output: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -19,6 +19,6 @@ def score_and_label(output: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]
     return output["pred"].softmax(dim=1)[:, 1:2], output["label"].reshape(-1, 1)
 
 
-def slice_score_and_label(output: dict[str, Any], share: float = SUSPICIOUS_SHARE) -> tuple[torch.Tensor, torch.Tensor]:
+def slice_score_and_label(output: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
     """(B, 1) score and (B, 1) label of slices, from the logits of :class:`ichseg.networks.ContextUNet`."""
-    return slice_scores(output["pred"], share)[:, None], output["label"].reshape(-1, 1)
+    return slice_scores(output["pred"])[:, None], output["label"].reshape(-1, 1)

@@ -38,6 +38,8 @@ class ClipGradients:
 def warm_cosine(steps: int, warm: float = 0.1) -> Callable[[int], float]:
     """Factor of the learning rate: up along a line over the first steps, then down to 0 along a cosine.
 
+    MONAI's WarmupCosineSchedule keeps its length in the checkpoint, so that a resumed run could not get more epochs.
+
     Args:
         steps: of the whole training.
         warm: share of them that goes up.

@@ -16,6 +16,8 @@ from ichseg.training.augment import Augmentation
 class MovingAverage:
     """Ignite handler: an exponential moving average of a network's weights and statistics.
 
+    Ignite's own EMAHandler warms up along a line of a length to be chosen; here a step counts by how many came before.
+
     Args:
         network: the one that trains.
         decay: of the average; early on less, so that the first steps are forgotten soon.

@@ -12,7 +12,7 @@ from ichseg.transforms.crf import DenseCRF, DenseCRFd
 from ichseg.transforms.foreground import HemorrhageMask, HemorrhageMaskd, HemorrhageProbability, HemorrhageProbabilityd
 from ichseg.transforms.fusion import SpatialContextFusion, SpatialContextFusiond
 from ichseg.transforms.gating import GateSlicesd, KeepIntracranial, KeepIntracraniald
-from ichseg.transforms.head import HeadCrop, HeadCropd, head_box, head_slices
+from ichseg.transforms.head import HeadCrop, HeadCropd
 from ichseg.transforms.implant import RandImplantHemorrhaged
 from ichseg.transforms.measuring import MeasureHemorrhaged, RemoveSmallLesions, RemoveSmallLesionsd
 from ichseg.transforms.neighbors import NeighborSlices, NeighborSlicesd
@@ -57,6 +57,4 @@ __all__ = [
     "SpatialContextFusion",
     "SpatialContextFusiond",
     "gray_range",
-    "head_box",
-    "head_slices",
 ]

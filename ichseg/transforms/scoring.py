@@ -9,7 +9,7 @@ import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform, Transform
 
-from ichseg.context import fuse
+from ichseg.context import fuse_scores
 from ichseg.networks import SUSPICIOUS_SHARE, slice_scores
 from ichseg.transforms.volumes import like, plain, volume_slice_axis
 
@@ -45,7 +45,7 @@ class SliceScoredProbability(Transform):
         slices = plain(logits).movedim(1 + axis, 0).float()
         pixels = slices[:, 1] - slices[:, 0]
         score = slice_scores(slices, self.share)
-        score = fuse(score[:, None, None], self.window, self.weight)[:, 0, 0]
+        score = fuse_scores(score, self.window, self.weight)
         bleeds = torch.sigmoid(self.slope * score + self.offset)
         probability = pixels.sigmoid() * bleeds[:, None, None]
         return like(probability.movedim(0, axis)[None], logits)
