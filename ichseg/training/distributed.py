@@ -35,8 +35,9 @@ def join_process_group() -> torch.device:
 
 
 def leave_process_group() -> None:
-    """Leave the group, if in one."""
+    """Leave the group, if in one; all together, so that none is still spoken to when it ends."""
     if dist.is_initialized():
+        dist.barrier()
         dist.destroy_process_group()
 
 
