@@ -34,7 +34,8 @@ APPLIED: dict[str, dict[str, Any]] = {
     "as shipped": {},
     "no fusion of scores": {"fusion_weight": 0.0},
     "no mirrored slice": {"flip": False},
-    "specks kept": {"min_volume_ml": 0},
+    "small lesions kept": {"min_volume_ml": 0},
+    "holes kept": {"fill_holes_mm2": 0},
 }
 
 

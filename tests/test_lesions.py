@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
+from monai.data import MetaTensor
 
-from ichseg.metrics import Plane, measure_mask, mid_sagittal_plane, without_small_lesions
-from ichseg.transforms import MeasureHemorrhaged, RemoveSmallLesions
+from ichseg.metrics import Plane, measure_mask, mid_sagittal_plane, without_small_holes, without_small_lesions
+from ichseg.transforms import FillSmallHolesd, MeasureHemorrhaged, RemoveSmallLesions
 
 SPACING = np.diag([0.5, 0.5, 5.0, 1.0])
 
@@ -97,6 +99,36 @@ def test_small_lesions_are_left_out_by_their_volume():
     assert without_small_lesions(mask, affine, 9.0).sum() == 0
     with pytest.raises(ValueError, match="min_volume_ml"):
         RemoveSmallLesions(-1)
+    # One slice of 1 mm counts as 5 mm thick; two slices are as thick as they say.
+    for depth, left in ((1, 100), (2, 0)):
+        few = MetaTensor(torch.from_numpy(mask[..., :depth].astype(np.uint8))[None], affine=torch.eye(4))
+        assert RemoveSmallLesions(0.5)(few).sum() == left
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_small_holes_are_filled_slice_by_slice(axis):
+    mask = np.zeros((24, 24, 3))
+    mask[1:23, 1:23, 1] = 1
+    mask[3:5, 3:6, 1] = 0  # 6 pixels of 0.5 x 2 mm
+    mask[10:20, 10:20, 1] = 0  # 100 pixels
+    mask[14, 14, 1] = 1
+    mask[5:8, 5:8, 0] = 1  # nothing lies around it in its slice, and it closes no hole of the next
+    wanted = mask.copy()
+    wanted[3:5, 3:6, 1] = 1
+    columns = np.diag([0.5, 2.0, 5.0])
+    affine = np.eye(4)
+    affine[:3, :3] = np.insert(columns[:, :2], axis, columns[:, 2], axis=1)
+    turned = np.moveaxis(mask, 2, axis)
+    assert np.array_equal(without_small_holes(turned, affine, 6.0, axis), np.moveaxis(wanted, 2, axis))
+    assert np.array_equal(without_small_holes(turned, affine, 5.9, axis), turned)
+    assert without_small_holes(turned, affine, 99.0, axis).sum() == 22 * 22 + 9
+    volume = MetaTensor(torch.from_numpy(turned.astype(np.uint8))[None], affine=torch.from_numpy(affine))
+    filled = FillSmallHolesd("mask", 6.0)({"mask": volume})["mask"]
+    assert filled.dtype == torch.uint8
+    assert np.array_equal(filled[0].numpy(), np.moveaxis(wanted, 2, axis))
+    assert not without_small_holes(np.zeros((3, 3, 3)), affine, 9.0).any()
+    with pytest.raises(ValueError, match="max_area_mm2"):
+        FillSmallHolesd("mask", -1)
 
 
 def head(yaw=0.0, shift=0.0, affine=None, shape=(96, 112, 20)):

@@ -30,7 +30,7 @@ from ichseg.errors import IchsegError
 from ichseg.io import write_volume
 from ichseg.networks import ContextUNet, NetworkEnsemble, segmenter, slice_scores, suspicion
 from ichseg.presets import Plan, cross_validate
-from ichseg.presets.join import join_members, platt
+from ichseg.presets.join import join_members, platt, touched_slices
 from ichseg.presets.run import preprocessing
 from ichseg.report.case import case_pictures
 from ichseg.report.gallery import Judged, slice_gallery, to_the_back
@@ -206,9 +206,31 @@ def test_platt_scaling_finds_the_line_that_made_the_labels():
     scores = rng.normal(0, 2, 20000)
     labels = rng.uniform(size=scores.size) < 1 / (1 + np.exp(-(1.3 * scores - 0.8)))
     slope, offset = platt(scores, labels)
-    assert slope == pytest.approx(1.3, abs=0.06) and offset == pytest.approx(-0.8, abs=0.06)
+    often = np.log(labels.mean() / (1 - labels.mean()))  # both labels weigh the same: the offset forgets the prevalence
+    assert slope == pytest.approx(1.3, abs=0.06) and offset == pytest.approx(-0.8 - often, abs=0.06)
     slope, offset = platt(np.array([-2.0, -1, 1, 2]), np.array([False, False, True, True]))
     assert np.isfinite([slope, offset]).all() and slope > 0
+
+
+def test_the_score_is_fitted_to_touch_few_slices_labeled_negative(packed, tmp_path, monkeypatch):
+    from ichseg.presets import join
+
+    rng = np.random.default_rng(5)
+    smooth = ndimage.gaussian_filter(rng.normal(size=packed.gray.shape), (0.7, 3, 3))
+    pixels = ((smooth - smooth.min()) / np.ptp(smooth)) ** 2
+    scores = np.where(packed.labels > 0, 2.0, -2.0) + rng.normal(size=len(packed))
+    monkeypatch.setattr(join, "score_scans", lambda *_: (scores, pixels))
+    network = ContextUNet(channels=(4, 8, 8))
+    torch.save({f"members.0.{name}": value for name, value in network.state_dict().items()}, tmp_path / "model.pt")
+    settings = {"architecture": "context", "channels": [4, 8, 8], "members": 1, "window_level": 50, "window_width": 100}
+    join.fit_score(tmp_path / "model.pt", settings, packed, torch.device("cpu"))
+    fitted = json.loads((tmp_path / "model.json").read_text())
+    bleeds = 1 / (1 + np.exp(-(fitted["score_slope"] * scores + fitted["score_offset"])))
+    found = [touched_slices(pixels * bleeds[:, None, None] > t, packed) for t in join.THRESHOLDS]
+    assert all((more >= less).all() for more, less in pairwise(found))  # which is why the search may halve its range
+    share = [float(touched[packed.labels == 0].mean()) for touched in found]
+    place = join.THRESHOLDS.index(fitted["threshold"])
+    assert share[place] <= join.MOST_NEGATIVES < share[place - 1]
 
 
 # --- the pack ---------------------------------------------------------------------------------------------------------

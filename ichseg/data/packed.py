@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from ichseg.data.slices import neighbors, slice_labels_in_order, slices_first
+from ichseg.data.slices import USUAL_STEP_MM, neighbors, slice_labels_in_order, slices_first
 from ichseg.errors import IchsegError, one_line
 from ichseg.io import read_arrays, spacing_mm, value_hash, write_arrays
 from ichseg.progress import progress as with_progress
@@ -22,7 +22,7 @@ LOW_HU, WIDTH_HU = -20.0, 120.0
 FORMAT = 2
 # A head is this large; a scan whose spacing says otherwise is taken to say nothing.
 HEAD_MM = (130.0, 250.0)
-USUAL_HEAD_MM, USUAL_STEP_MM = 185.0, 5.0
+USUAL_HEAD_MM = 185.0
 
 
 @dataclass

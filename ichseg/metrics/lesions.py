@@ -53,6 +53,30 @@ def without_small_lesions(mask: np.ndarray, affine: np.ndarray, min_volume_ml: f
     return kept
 
 
+def without_small_holes(mask: np.ndarray, affine: np.ndarray, max_area_mm2: float, slice_axis: int = 2) -> np.ndarray:
+    """The mask (X, Y, Z) as bool, its holes within a slice filled if no larger than ``max_area_mm2`` mm².
+
+    Args:
+        mask: anything above 0 is hemorrhage.
+        affine: (4, 4) voxel-to-RAS matrix in mm.
+        max_area_mm2: larger holes stay: what lies within a ring along the skull is brain.
+        slice_axis: array axis (0, 1, 2) that runs through the slices.
+    """
+    filled = np.asarray(mask) > 0
+    box, corner = _cropped(filled)
+    if max_area_mm2 > 0 and box.size:
+        inplane = ndimage.generate_binary_structure(3, 1)  # a hole is 4-connected, and ends with its slice
+        np.moveaxis(inplane, slice_axis, 0)[[0, 2]] = False
+        holes, _ = ndimage.label(ndimage.binary_fill_holes(box, inplane) & ~box, inplane)
+        first, second = np.delete(np.asarray(affine, dtype=float)[:3, :3], slice_axis, axis=1).T
+        areas = np.bincount(holes.ravel()) * np.linalg.norm(np.cross(first, second))
+        small = areas <= max_area_mm2 * (1 + 1e-9)
+        small[0] = False
+        filled = filled.copy()
+        filled[tuple(slice(c, c + n) for c, n in zip(corner, box.shape, strict=True))] |= small[holes]
+    return filled
+
+
 def measure_mask(
     mask: np.ndarray, affine: np.ndarray, slice_axis: int = 2, midline: Plane | None = None
 ) -> dict[str, Any]:

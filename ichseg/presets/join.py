@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from bisect import bisect_left
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,11 @@ from ichseg.progress import progress
 logger = logging.getLogger(__name__)
 # A negative slice that is touched costs trust: so many of them may be, on the scans the score is fitted on.
 MOST_NEGATIVES = 0.02
-# Specks below this are noise as often as not, and no one would act on them.
-SPECK_ML = 0.2
-THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(1, 17))
+# Smaller lesions are left out: weak evidence over a large lesion is worth more than strong evidence at a point, so the
+# threshold can be the lower for it.
+SPECK_ML = 0.4
+HOLE_MM2 = 100.0
+THRESHOLDS = tuple(round(0.01 * step, 2) for step in range(5, 96))
 BATCH = 8
 
 
@@ -58,7 +61,7 @@ def fit_score(weights: Path, settings: dict[str, Any], packed: PackedScans, devi
     """Fit the slice's probability and the threshold on slice labels; write ``model.json`` beside the weights.
 
     Platt scaling of the scores that :class:`ichseg.transforms.SliceScoredProbability` uses; and the smallest threshold
-    at which at most 2 % of the slices labeled negative are touched by a lesion that is no speck.
+    at which at most 2 % of the slices labeled negative are touched by a lesion that is not too small.
 
     Args:
         weights: of the joined members.
@@ -72,10 +75,15 @@ def fit_score(weights: Path, settings: dict[str, Any], packed: PackedScans, devi
     labels = packed.labels > 0
     slope, offset = platt(scores, labels)
     bleeds = 1 / (1 + np.exp(-(slope * scores + offset)))
-    touched = {t: touched_slices(pixels * bleeds[:, None, None] > t, packed)[~labels].mean() for t in THRESHOLDS}
-    threshold = next((t for t in THRESHOLDS if touched[t] <= MOST_NEGATIVES), THRESHOLDS[-1])
-    fitted = {"score_slope": round(slope, 4), "score_offset": round(offset, 4), "threshold": threshold,
-              "min_volume_ml": SPECK_ML}  # fmt: skip
+
+    def allowed(threshold: float) -> bool:
+        touched = touched_slices(pixels * bleeds[:, None, None] > threshold, packed)
+        return bool(touched[~labels].mean() <= MOST_NEGATIVES)
+
+    # What is touched at a threshold is touched at every smaller one.
+    place = bisect_left(THRESHOLDS, True, hi=len(THRESHOLDS) - 1, key=allowed)
+    fitted = {"score_slope": round(slope, 4), "score_offset": round(offset, 4), "threshold": THRESHOLDS[place],
+              "min_volume_ml": SPECK_ML, "fill_holes_mm2": HOLE_MM2}  # fmt: skip
     logger.info("fitted on %d scans: %s", len(packed.cases), fitted)
     write_text(weights.with_suffix(".json"), json.dumps({**settings, **fitted}) + "\n")
 
@@ -112,14 +120,16 @@ def platt(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     """Slope and offset with which ``sigmoid(slope * score + offset)`` is most likely to have given the labels.
 
     Platt 1999, "Probabilistic outputs for support vector machines"; his smoothed targets keep the fit finite where
-    scores tell labels apart without error.
+    scores tell labels apart without error. Both labels weigh the same in sum: the probability is that of a slice which
+    bleeds as often as not, however rare hemorrhage is where the labels come from.
     """
     positive, negative = int(labels.sum()), int((~labels).sum())
     target = np.where(labels, (positive + 1) / (positive + 2), 1 / (negative + 2))
+    weight = np.where(labels, 0.5 / max(positive, 1), 0.5 / max(negative, 1))
 
     def loss(values: np.ndarray) -> float:
         logits = values[0] * scores + values[1]
-        return float((np.logaddexp(0, logits) - target * logits).mean())
+        return float((weight * (np.logaddexp(0, logits) - target * logits)).sum())
 
     slope, offset = minimize(loss, [1.0, 0.0], method="Nelder-Mead").x
     return float(slope), float(offset)

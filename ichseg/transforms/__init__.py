@@ -14,7 +14,13 @@ from ichseg.transforms.fusion import SpatialContextFusion, SpatialContextFusiond
 from ichseg.transforms.gating import GateSlicesd, KeepIntracranial, KeepIntracraniald
 from ichseg.transforms.head import HeadCrop, HeadCropd
 from ichseg.transforms.implant import RandImplantHemorrhaged
-from ichseg.transforms.measuring import MeasureHemorrhaged, RemoveSmallLesions, RemoveSmallLesionsd
+from ichseg.transforms.measuring import (
+    FillSmallHoles,
+    FillSmallHolesd,
+    MeasureHemorrhaged,
+    RemoveSmallLesions,
+    RemoveSmallLesionsd,
+)
 from ichseg.transforms.neighbors import NeighborSlices, NeighborSlicesd
 from ichseg.transforms.reader import HeadCTReader
 from ichseg.transforms.resize import SliceResize, SliceResized
@@ -29,6 +35,8 @@ __all__ = [
     "ClassActivationMapd",
     "DenseCRF",
     "DenseCRFd",
+    "FillSmallHoles",
+    "FillSmallHolesd",
     "GateSlicesd",
     "HeadCTReader",
     "HeadCrop",

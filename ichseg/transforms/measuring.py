@@ -1,4 +1,4 @@
-"""Lesions of a mask: leaving out small ones, measuring what remains."""
+"""Lesions of a mask: leaving out small ones, filling their holes, measuring what remains."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 
 from ichseg.data.brain import intracranial_mask
-from ichseg.io.geometry import NO_ORIENTATION
-from ichseg.metrics import Plane, measure_mask, mid_sagittal_plane, without_small_lesions
+from ichseg.data.slices import USUAL_STEP_MM
+from ichseg.io.geometry import NO_ORIENTATION, spacing_mm
+from ichseg.metrics import Plane, measure_mask, mid_sagittal_plane, without_small_holes, without_small_lesions
 from ichseg.transforms.volumes import like, plain, volume_slice_axis
 
 # The midline is looked for in about this many slices of about this many pixels a side: a plane needs no more.
@@ -21,7 +22,10 @@ MIDLINE_SLICES, MIDLINE_PIXELS = 12, 128
 
 
 class RemoveSmallLesions(Transform):
-    """Empty a mask (1, X, Y, Z) where its 26-connected lesions have less than ``min_volume_ml`` mL."""
+    """Empty a mask (1, X, Y, Z) where its 26-connected lesions have less than ``min_volume_ml`` mL.
+
+    A slice on its own, whose file seldom knows how thick it is, counts as 5 mm thick at least.
+    """
 
     def __init__(self, min_volume_ml: float = 0.0) -> None:
         if not 0 <= min_volume_ml < float("inf"):
@@ -31,7 +35,10 @@ class RemoveSmallLesions(Transform):
     def __call__(self, mask: torch.Tensor) -> torch.Tensor:
         if not self.min_volume_ml:
             return mask
-        affine = np.asarray(mask.affine) if isinstance(mask, MetaTensor) else np.eye(4)
+        affine = np.array(mask.affine, dtype=float) if isinstance(mask, MetaTensor) else np.eye(4)
+        axis = volume_slice_axis(mask)
+        if mask.shape[1 + axis] == 1:
+            affine[:3, axis] *= max(1.0, USUAL_STEP_MM / spacing_mm(affine)[axis])
         kept = without_small_lesions(plain(mask)[0].numpy(), affine, self.min_volume_ml)
         return like(torch.from_numpy(kept)[None].to(mask.dtype), mask)
 
@@ -47,6 +54,36 @@ class RemoveSmallLesionsd(MapTransform):
         item = dict(data)
         for key in self.key_iterator(item):
             item[key] = self.remove(item[key])
+        return item
+
+
+class FillSmallHoles(Transform):
+    """Fill holes of a mask (1, X, Y, Z) slice by slice, those of at most ``max_area_mm2`` mm²; 0 fills none."""
+
+    def __init__(self, max_area_mm2: float = 0.0) -> None:
+        if not 0 <= max_area_mm2 < float("inf"):
+            raise ValueError(f"max_area_mm2 is a number of square millimeters, not {max_area_mm2}")
+        self.max_area_mm2 = max_area_mm2
+
+    def __call__(self, mask: torch.Tensor) -> torch.Tensor:
+        if not self.max_area_mm2:
+            return mask
+        affine = np.asarray(mask.affine) if isinstance(mask, MetaTensor) else np.eye(4)
+        filled = without_small_holes(plain(mask)[0].numpy(), affine, self.max_area_mm2, volume_slice_axis(mask))
+        return like(torch.from_numpy(filled)[None].to(mask.dtype), mask)
+
+
+class FillSmallHolesd(MapTransform):
+    """Dictionary version of :class:`FillSmallHoles`."""
+
+    def __init__(self, keys: KeysCollection, max_area_mm2: float = 0.0, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.fill = FillSmallHoles(max_area_mm2)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        item = dict(data)
+        for key in self.key_iterator(item):
+            item[key] = self.fill(item[key])
         return item
 
 
