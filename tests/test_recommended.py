@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import io
 import json
 import os
@@ -515,6 +516,10 @@ def test_cross_validation_holds_every_fold_out_once(cohort, tmp_path):
     assert sorted(f.name for f in tmp_path.glob("implants_*.npz")) == [f"implants_{k}.npz" for k in range(3)]
     found = json.loads((results / "detection.json").read_text())
     assert found["scans"] == 6
+    with (results / "folds.csv").open(newline="") as file:
+        rows = {row["fold"]: row for row in csv.DictReader(file)}
+    assert list(rows) == ["0", "1", "2", "all"] and rows["all"]["slices"] == "48"
+    assert sum(int(rows[str(fold)]["positive_slices"]) for fold in range(3)) == found["positive_slices"]
     with pytest.raises(IchsegError, match="preset 'best' is unknown; choose one of recommended, paper"):
         cross_validate("best", plan, [0, 1, 2])
     with pytest.raises(IchsegError, match="at least 3 folds"):

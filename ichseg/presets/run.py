@@ -22,6 +22,7 @@ from ichseg.io import value_hash, write_text
 from ichseg.launch import run_bundle, settings_beside
 from ichseg.presets.join import fit_score, join_members
 from ichseg.report import evaluate_masks, evaluate_slices
+from ichseg.report.tables import write_csv
 from ichseg.resources import bundle_folder
 
 logger = logging.getLogger(__name__)
@@ -100,7 +101,8 @@ def cross_validate(name: str, plan: Plan, folds: Iterable[int]) -> Path:
         folds: of the datalist.
 
     Returns:
-        folder ``output/results`` of the pooled figures; ``output/fold_K/`` holds what was trained for fold K.
+        folder ``output/results`` of the pooled figures, with those of every fold in ``folds.csv``; ``output/fold_K/``
+        holds what was trained for fold K.
     """
     _check(name, plan)
     if plan.member is not None:
@@ -108,7 +110,7 @@ def cross_validate(name: str, plan: Plan, folds: Iterable[int]) -> Path:
     every = sorted(folds)
     if len(every) < 3:
         raise IchsegError(f"{plan.datalist}: cross-validation needs at least 3 folds, there are {len(every)}")
-    masks = plan.output / "masks"
+    masks, figures = plan.output / "masks", []
     for place, test in enumerate(every):
         watching = every[place - 1]
         training = ",".join(str(fold) for fold in every if fold not in (test, watching))
@@ -118,8 +120,11 @@ def cross_validate(name: str, plan: Plan, folds: Iterable[int]) -> Path:
         masks.mkdir(parents=True, exist_ok=True)
         for file in sorted(made.glob("*.nii.gz")):
             shutil.copyfile(file, masks / file.name)
-    evaluate(plan, masks, plan.output / "results", ",".join(map(str, every)))
-    return plan.output / "results"
+        figures.append({"fold": test, **evaluate(one, made, one.output / "results", str(test))})
+    results = plan.output / "results"
+    pooled = evaluate(plan, masks, results, ",".join(map(str, every)))
+    write_csv(results / "folds.csv", ["fold", *pooled], [*figures, {"fold": "all", **pooled}])
+    return results
 
 
 # What the plan itself decides: settings that changed it would train on scans that are held out, or twice the same.
