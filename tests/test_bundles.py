@@ -134,6 +134,7 @@ def test_what_stands_in_several_configs_is_the_same():
         assert recommended[key] == inference[key], key
     beside = json.loads((bundle_folder("ich_segmentation") / "models" / "model.json").read_text())
     assert {key: inference[key] for key in beside} == beside
+    assert {"members", "score_slope", "score_offset", "threshold", "min_volume_ml", "fill_holes_mm2"} <= set(beside)
     assert recommended["suspicious_share"] == SUSPICIOUS_SHARE
 
 

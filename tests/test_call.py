@@ -14,6 +14,7 @@ from broken_files import AFFINE, head, image
 import ichseg
 from ichseg.cli import main
 from ichseg.inference.measuring import measure_folder
+from ichseg.metrics import without_small_holes, without_small_lesions
 from ichseg.resources import bundle_folder
 
 OPTIONS = {"size": 64, "device": "cpu"}
@@ -76,10 +77,13 @@ def test_probabilities_and_options(made):
     likely = np.asarray(ichseg.segment(scan, probabilities=True, **OPTIONS).dataobj)
     assert likely.dtype == np.float32 and likely.min() >= 0 and likely.max() <= 1
     fitted = json.loads((bundle_folder("ich_segmentation") / "models" / "model.json").read_text())
-    found = np.asarray(nib.load(mask).dataobj) > 0
-    assert found.any() and (likely[found] > fitted["threshold"]).all()
-    for threshold in (fitted["threshold"], 0.1):  # specks and all
-        low = ichseg.segment(scan, threshold=threshold, min_volume_ml=0.0, **OPTIONS)
+    made_mask = nib.load(mask)
+    found = np.asarray(made_mask.dataobj) > 0
+    large = without_small_lesions(likely > fitted["threshold"], made_mask.affine, fitted["min_volume_ml"])
+    assert found.any()
+    assert np.array_equal(found, without_small_holes(large, made_mask.affine, fitted["fill_holes_mm2"]))
+    for threshold in (fitted["threshold"], 0.1):  # specks, holes and all
+        low = ichseg.segment(scan, threshold=threshold, min_volume_ml=0.0, fill_holes_mm2=0, **OPTIONS)
         assert np.array_equal(likely > threshold, np.asarray(low.dataobj) > 0)
     assert not np.asarray(ichseg.segment(scan, min_volume_ml=1e6, **OPTIONS).dataobj).any()
     with pytest.raises(TypeError, match="'thresold' is not a value"):

@@ -99,29 +99,55 @@ def test_small_lesions_are_left_out_by_their_volume():
     assert without_small_lesions(mask, affine, 9.0).sum() == 0
     with pytest.raises(ValueError, match="min_volume_ml"):
         RemoveSmallLesions(-1)
-    # One slice of 1 mm counts as 5 mm thick; two slices are as thick as they say.
-    for depth, left in ((1, 100), (2, 0)):
-        few = MetaTensor(torch.from_numpy(mask[..., :depth].astype(np.uint8))[None], affine=torch.eye(4))
-        assert RemoveSmallLesions(0.5)(few).sum() == left
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_slice_on_its_own_is_taken_to_be_5_mm_thick_at_least(axis):
+    mask = np.zeros((20, 20, 2))
+    mask[:10, :10] = 1  # 100 pixels of 1 mm2 a slice
+    slanted = np.array([0.0, 0.6, 0.8])  # 1 mm long, planes 0.8 mm apart
+    for step, depth, limit, left in (
+        (np.array([0, 0, 1.0]), 1, 0.5, True),
+        (np.array([0, 0, 1.0]), 1, 0.51, False),
+        (np.array([0, 0, 1.0]), 2, 0.2, True),  # two slices are as thick as they say
+        (np.array([0, 0, 1.0]), 2, 0.21, False),
+        (np.array([0, 0, 8.0]), 1, 0.8, True),
+        (np.array([0, 0, 8.0]), 1, 0.81, False),
+        (slanted, 1, 0.5, True),
+        (slanted, 1, 0.51, False),
+    ):
+        affine = np.eye(4)
+        affine[:3, :3] = np.insert(np.eye(3)[:, :2], axis, step, axis=1)
+        voxels = np.moveaxis(mask[..., :depth], 2, axis)
+        volume = MetaTensor(
+            torch.from_numpy(voxels.astype(np.uint8))[None].contiguous(), affine=torch.from_numpy(affine)
+        )
+        assert bool(RemoveSmallLesions(limit)(volume).any()) == left
+    alone = torch.from_numpy(mask[None, ..., :1])
+    assert RemoveSmallLesions(0.5)(alone).any() and not RemoveSmallLesions(0.51)(alone).any()
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_small_holes_are_filled_slice_by_slice(axis):
     mask = np.zeros((24, 24, 3))
-    mask[1:23, 1:23, 1] = 1
-    mask[3:5, 3:6, 1] = 0  # 6 pixels of 0.5 x 2 mm
+    mask[1:23, 1:23, 1:] = 1
+    mask[3:5, 3:6, 1:] = 0  # 6 pixels of 0.5 x 2 mm, in two slices: each is a hole of its own
     mask[10:20, 10:20, 1] = 0  # 100 pixels
     mask[14, 14, 1] = 1
-    mask[5:8, 5:8, 0] = 1  # nothing lies around it in its slice, and it closes no hole of the next
+    mask[22, 12, 1] = mask[21, 12, 1] = 0  # open to the outside
+    mask[5, 7:9, 0] = mask[4, 6, 0] = mask[6, 6, 0] = mask[5, 5, 0] = 1  # closed by corners
     wanted = mask.copy()
-    wanted[3:5, 3:6, 1] = 1
+    wanted[3:5, 3:6, 1:] = wanted[5, 6, 0] = 1
     columns = np.diag([0.5, 2.0, 5.0])
+    columns[1, 0] = 0.3  # sheared in its plane: the area stays
     affine = np.eye(4)
     affine[:3, :3] = np.insert(columns[:, :2], axis, columns[:, 2], axis=1)
     turned = np.moveaxis(mask, 2, axis)
     assert np.array_equal(without_small_holes(turned, affine, 6.0, axis), np.moveaxis(wanted, 2, axis))
-    assert np.array_equal(without_small_holes(turned, affine, 5.9, axis), turned)
-    assert without_small_holes(turned, affine, 99.0, axis).sum() == 22 * 22 + 9
+    assert without_small_holes(turned, affine, 5.9, axis).sum() == mask.sum() + 1
+    assert without_small_holes(turned, affine, 99.0, axis).sum() == 2 * 22 * 22 - 2 + 6
+    assert np.array_equal(FillSmallHolesd("mask", 6.0)({"mask": torch.from_numpy(mask)[None]})["mask"][0] > 0,
+                          without_small_holes(mask, np.eye(4), 6.0))  # fmt: skip
     volume = MetaTensor(torch.from_numpy(turned.astype(np.uint8))[None], affine=torch.from_numpy(affine))
     filled = FillSmallHolesd("mask", 6.0)({"mask": volume})["mask"]
     assert filled.dtype == torch.uint8

@@ -232,6 +232,10 @@ def test_the_score_is_fitted_to_touch_few_slices_labeled_negative(packed, tmp_pa
     share = [float(touched[packed.labels == 0].mean()) for touched in found]
     place = join.THRESHOLDS.index(fitted["threshold"])
     assert share[place] <= join.MOST_NEGATIVES < share[place - 1]
+    assert (fitted["min_volume_ml"], fitted["fill_holes_mm2"]) == (join.SPECK_ML, join.HOLE_MM2)
+    assert {key: fitted[key] for key in settings} == settings
+    with pytest.raises(IchsegError, match="with hemorrhage and without"):
+        join.fit_score(tmp_path / "model.pt", settings, replace(packed, labels=np.zeros_like(packed.labels)), "cpu")
 
 
 # --- the pack ---------------------------------------------------------------------------------------------------------
@@ -476,7 +480,7 @@ def test_one_command_trains_segments_measures_and_goes_on(cohort, tmp_path, caps
     out = tmp_path / "run"
     settings = json.loads((out / "model.json").read_text())
     assert settings["members"] == 2 and settings["channels"] == [4, 8, 16]
-    assert {"score_slope", "score_offset", "threshold"} <= set(settings)
+    assert {"score_slope", "score_offset", "threshold", "min_volume_ml", "fill_holes_mm2"} <= set(settings)
     found = json.loads((out / "results" / "detection.json").read_text())
     assert found["scans"] == 4 and 0 <= found["slice_auc_probability"] <= 1
     assert (out / "results" / "evaluation.csv").is_file() and (out / "masks" / "report.html").is_file()

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from ichseg.data.slices import USUAL_STEP_MM, neighbors, slice_labels_in_order, slices_first
+from ichseg.data.slices import neighbors, slice_labels_in_order, slices_first
 from ichseg.errors import IchsegError, one_line
-from ichseg.io import read_arrays, spacing_mm, value_hash, write_arrays
+from ichseg.io import USUAL_STEP_MM, read_arrays, spacing_mm, value_hash, write_arrays
 from ichseg.progress import progress as with_progress
 
 # What 0 and 255 stand for: air can be told from fat, bone from blood, and half a gray level is a quarter HU.

@@ -13,7 +13,6 @@ from ichseg.errors import IchsegError, one_line
 from ichseg.io import slice_axis
 from ichseg.progress import progress as with_progress
 
-USUAL_STEP_MM = 5.0  # between slices of a head CT, where a file does not say
 NEIGHBOR_MM = 5.0  # a neighbor is this far away, however thin the slices are
 
 

@@ -3,7 +3,7 @@
 from ichseg.io.arrays import read_arrays, write_arrays
 from ichseg.io.atomic import atomic_path, staged_folder, write_text
 from ichseg.io.folder import find_masks, find_nifti, find_scans
-from ichseg.io.geometry import slice_axis, spacing_mm
+from ichseg.io.geometry import USUAL_STEP_MM, slice_axis, spacing_mm
 from ichseg.io.hashing import file_hash, value_hash
 from ichseg.io.hounsfield import lost_intercept
 from ichseg.io.nifti import SIZE_LIMIT, read_header, scan_name
@@ -20,6 +20,7 @@ from ichseg.io.volume import (
 
 __all__ = [
     "SIZE_LIMIT",
+    "USUAL_STEP_MM",
     "Volume",
     "atomic_path",
     "checked_volume",

@@ -9,6 +9,7 @@ import numpy as np
 
 # Cosine between two axes of the grid above which it counts as sheared: half a degree of gantry tilt.
 SHEAR = 0.0087
+USUAL_STEP_MM = 5.0  # between slices of a head CT, where a file does not say
 # Relative difference of pixdim and affine that is more than rounding.
 DISAGREEMENT = 0.02
 NO_ORIENTATION = "no orientation code in the header: left and right are unreliable"

@@ -8,6 +8,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import ConvexHull
 
+from ichseg.io.geometry import USUAL_STEP_MM
 from ichseg.metrics.midline import Plane
 
 # Columns of the tables, in this order.
@@ -38,13 +39,26 @@ def hemorrhage_volume(mask: np.ndarray, affine: np.ndarray) -> dict[str, float |
     return {"volume_ml": float(box.sum()) * voxel_ml(affine), "lesions": int(ndimage.label(box, TOUCHING)[1])}
 
 
-def without_small_lesions(mask: np.ndarray, affine: np.ndarray, min_volume_ml: float) -> np.ndarray:
-    """The mask (X, Y, Z) as bool, without 26-connected lesions of less than ``min_volume_ml`` mL."""
+def without_small_lesions(
+    mask: np.ndarray, affine: np.ndarray, min_volume_ml: float, slice_axis: int = 2
+) -> np.ndarray:
+    """The mask (X, Y, Z) as bool, without 26-connected lesions of less than ``min_volume_ml`` mL.
+
+    Args:
+        mask: anything above 0 is hemorrhage. A slice on its own seldom knows how thick it is: it counts as
+            ``USUAL_STEP_MM`` thick at least.
+        affine: (4, 4) voxel-to-RAS matrix in mm.
+        min_volume_ml: a lesion of exactly this stays; 0 keeps all.
+        slice_axis: array axis (0, 1, 2) that runs through the slices.
+    """
     kept = np.asarray(mask) > 0
     box, corner = _cropped(kept)
     if min_volume_ml > 0 and box.size:
         labels, _ = ndimage.label(box, TOUCHING)
-        sizes = np.bincount(labels.ravel()) * voxel_ml(affine)
+        one = voxel_ml(affine)
+        if kept.shape[slice_axis] == 1:
+            one *= max(1.0, USUAL_STEP_MM / _slice_distance_mm(np.asarray(affine, dtype=float), slice_axis))
+        sizes = np.bincount(labels.ravel()) * one
         # a lesion of exactly the limit stays, whatever floats make of it
         small = sizes < min_volume_ml * (1 - 1e-9)
         small[0] = True

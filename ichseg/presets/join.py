@@ -61,18 +61,23 @@ def fit_score(weights: Path, settings: dict[str, Any], packed: PackedScans, devi
     """Fit the slice's probability and the threshold on slice labels; write ``model.json`` beside the weights.
 
     Platt scaling of the scores that :class:`ichseg.transforms.SliceScoredProbability` uses; and the smallest threshold
-    at which at most 2 % of the slices labeled negative are touched by a lesion that is not too small.
+    (of .05 to .95) at which at most 2 % of the slices labeled negative are touched by a lesion that is not too small.
 
     Args:
         weights: of the joined members.
         settings: of :func:`join_members`.
         packed: scans nothing was trained on.
         device: where the network runs.
+
+    Raises:
+        IchsegError: the scans lack slices of either label.
     """
+    labels = packed.labels > 0
+    if labels.all() or not labels.any():
+        raise IchsegError(f"{weights}: fitting the score needs validation slices with hemorrhage and without")
     network = segmenter(settings["architecture"], settings["channels"], settings["members"], flip=True)
     load_weights(network, weights).eval().to(device)
     scores, pixels = score_scans(network, packed, settings["window_level"], settings["window_width"], device)
-    labels = packed.labels > 0
     slope, offset = platt(scores, labels)
     bleeds = 1 / (1 + np.exp(-(slope * scores + offset)))
 
@@ -81,7 +86,10 @@ def fit_score(weights: Path, settings: dict[str, Any], packed: PackedScans, devi
         return bool(touched[~labels].mean() <= MOST_NEGATIVES)
 
     # What is touched at a threshold is touched at every smaller one.
-    place = bisect_left(THRESHOLDS, True, hi=len(THRESHOLDS) - 1, key=allowed)
+    place = bisect_left(THRESHOLDS, True, key=allowed)
+    if place == len(THRESHOLDS):
+        place -= 1
+        logger.warning("more than 2 %% of the negative slices are touched even at a threshold of %s", THRESHOLDS[place])
     fitted = {"score_slope": round(slope, 4), "score_offset": round(offset, 4), "threshold": THRESHOLDS[place],
               "min_volume_ml": SPECK_ML, "fill_holes_mm2": HOLE_MM2}  # fmt: skip
     logger.info("fitted on %d scans: %s", len(packed.cases), fitted)
@@ -94,7 +102,7 @@ def touched_slices(masks: np.ndarray, packed: PackedScans) -> np.ndarray:
     for number in range(len(packed.cases)):
         where = packed.scan(number)
         pixel, step = float(packed.pixel_mm[number]), float(packed.step_mm[number])
-        kept = without_small_lesions(masks[where], np.diag([step, pixel, pixel, 1.0]), SPECK_ML)
+        kept = without_small_lesions(masks[where], np.diag([step, pixel, pixel, 1.0]), SPECK_ML, slice_axis=0)
         found[where] = kept.any(axis=(1, 2))
     return found
 

@@ -12,8 +12,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 
 from ichseg.data.brain import intracranial_mask
-from ichseg.data.slices import USUAL_STEP_MM
-from ichseg.io.geometry import NO_ORIENTATION, spacing_mm
+from ichseg.io.geometry import NO_ORIENTATION
 from ichseg.metrics import Plane, measure_mask, mid_sagittal_plane, without_small_holes, without_small_lesions
 from ichseg.transforms.volumes import like, plain, volume_slice_axis
 
@@ -24,7 +23,7 @@ MIDLINE_SLICES, MIDLINE_PIXELS = 12, 128
 class RemoveSmallLesions(Transform):
     """Empty a mask (1, X, Y, Z) where its 26-connected lesions have less than ``min_volume_ml`` mL.
 
-    A slice on its own, whose file seldom knows how thick it is, counts as 5 mm thick at least.
+    A slice on its own counts as 5 mm thick at least, see :func:`ichseg.metrics.without_small_lesions`.
     """
 
     def __init__(self, min_volume_ml: float = 0.0) -> None:
@@ -35,11 +34,8 @@ class RemoveSmallLesions(Transform):
     def __call__(self, mask: torch.Tensor) -> torch.Tensor:
         if not self.min_volume_ml:
             return mask
-        affine = np.array(mask.affine, dtype=float) if isinstance(mask, MetaTensor) else np.eye(4)
-        axis = volume_slice_axis(mask)
-        if mask.shape[1 + axis] == 1:
-            affine[:3, axis] *= max(1.0, USUAL_STEP_MM / spacing_mm(affine)[axis])
-        kept = without_small_lesions(plain(mask)[0].numpy(), affine, self.min_volume_ml)
+        affine = np.asarray(mask.affine) if isinstance(mask, MetaTensor) else np.eye(4)
+        kept = without_small_lesions(plain(mask)[0].numpy(), affine, self.min_volume_ml, volume_slice_axis(mask))
         return like(torch.from_numpy(kept)[None].to(mask.dtype), mask)
 
 

@@ -19,8 +19,8 @@ class SliceScoredProbability(Transform):
 
     The score of a slice is the mean of what the network says of the slice and of its most suspicious pixels; it hears
     its neighbors by spatial context fusion (:func:`ichseg.context.fuse`) and becomes a probability by Platt scaling,
-    ``p_slice = sigmoid(slope * score + offset)``, fitted on slice labels. A pixel bleeds if its slice does and it is
-    where: ``p = p_slice * p_pixel``.
+    ``p_slice = sigmoid(slope * score + offset)``, fitted on slice labels as if half of all slices bled. A pixel bleeds
+    if its slice does and it is where: ``p = p_slice * p_pixel``.
 
     Args:
         slope, offset: of Platt scaling.
