@@ -26,7 +26,6 @@ TRAINED: dict[str, tuple[str, ...]] = {
     "no multiple instances": ("instance_weight=0",),
     "no self-training": ("teach_after=1",),
     "no average of weights": ("average_decay=0",),
-    "no neighbors": ("alone_probability=1",),
     "no augmentation but flips and slices alone": ("augment=0",),
 }
 # Row -> values of inference.yaml, with the weights of the first row or those given.
