@@ -3,7 +3,7 @@
 from ichseg.training.augment import Augmentation
 from ichseg.training.checkpoint import TrainingCheckpoint
 from ichseg.training.context_loss import ContextLoss
-from ichseg.training.distributed import is_rank_zero, join_process_group, leave_process_group
+from ichseg.training.distributed import exit_at_once, is_rank_zero, join_process_group, leave_process_group
 from ichseg.training.history import EpochHistory, PrintMetrics
 from ichseg.training.implant_loss import ImplantLoss, batch_with_mask
 from ichseg.training.outputs import logits_and_labels, score_and_label, slice_score_and_label
@@ -24,6 +24,7 @@ __all__ = [
     "TrainingCheckpoint",
     "WeakSegmentationLoss",
     "batch_with_mask",
+    "exit_at_once",
     "is_rank_zero",
     "join_process_group",
     "leave_process_group",
