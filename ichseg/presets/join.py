@@ -129,11 +129,11 @@ def platt(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
 
     Platt 1999, "Probabilistic outputs for support vector machines"; his smoothed targets keep the fit finite where
     scores tell labels apart without error. Both labels weigh the same in sum: the probability is that of a slice which
-    bleeds as often as not, however rare hemorrhage is where the labels come from.
+    bleeds as often as not, however rare hemorrhage is where the labels come from. Both are needed.
     """
     positive, negative = int(labels.sum()), int((~labels).sum())
     target = np.where(labels, (positive + 1) / (positive + 2), 1 / (negative + 2))
-    weight = np.where(labels, 0.5 / max(positive, 1), 0.5 / max(negative, 1))
+    weight = np.where(labels, 0.5 / positive, 0.5 / negative)
 
     def loss(values: np.ndarray) -> float:
         logits = values[0] * scores + values[1]
