@@ -30,9 +30,9 @@ PREPARE_OPTIONS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "fold_tolerance": (0.03, ("bhsd", "nifti")),
     "scans": (10, ("phantom",)),
     "seed": (0, ("phantom", "implants")),
-    "size": (256, ("phantom",)),
+    "size": (None, ("phantom", "compact")),
     "slices": (24, ("phantom",)),
-    "folds": ("3,4", ("implants",)),
+    "folds": (None, ("implants", "compact")),
     "per_scan": (2, ("implants",)),
     "family": ("shapes", ("implants",)),
 }
@@ -50,14 +50,19 @@ def prepare(args: argparse.Namespace) -> int:
     if args.dataset == "phantom":
         from ichseg.data.phantom import prepare_phantom
 
-        counts = prepare_phantom(output, args.scans, args.seed, args.size, args.slices, _progress)
+        counts = prepare_phantom(output, args.scans, args.seed, args.size or 256, args.slices, _progress)
     elif args.dataset == "implants":
         from ichseg.data.implants import prepare_implants
         from ichseg.report import implant_montage
 
-        counts = prepare_implants(args.paths[0], output, args.folds, args.per_scan, args.seed, args.family, _progress)
+        folds = args.folds or "3,4"
+        counts = prepare_implants(args.paths[0], output, folds, args.per_scan, args.seed, args.family, _progress)
         implant_montage(output / "datalist.json", args.paths[0], output / "montage.png")
         print(f"wrote {output / 'montage.png'}: implants beside real hemorrhage; look before you trust them")
+    elif args.dataset == "compact":
+        from ichseg.data import prepare_compact
+
+        counts = prepare_compact(args.paths[0], output, args.size or 384, args.folds, _progress)
     else:
         from ichseg import data
 
@@ -84,6 +89,8 @@ def train(args: argparse.Namespace) -> int:
         raise IchsegError(f"--members must be at least 1, not {args.members}")
     if args.member is not None and not 0 <= args.member < args.members:
         raise IchsegError(f"--member {args.member} of --members {args.members}: members count from 0")
+    if args.fold is not None and not args.cross_validate:
+        raise IchsegError("--fold is for --cross-validate")
     if not args.cross_validate:
         check_folds(args.datalist, training=args.train_folds, validation=args.val_folds, test=args.test_folds)
     from ichseg.presets import Plan, cross_validate, train_preset
@@ -99,12 +106,14 @@ def train(args: argparse.Namespace) -> int:
         member=args.member,
         settings=tuple(args.set),
         overrides={k: v for k in ("size", "epochs", "batch_size") if (v := getattr(args, k)) is not None},
+        workers=args.workers,
         device=args.device,
         precision=args.precision,
         progress=_progress,
     )
     if args.cross_validate:
-        print(f"wrote {cross_validate(args.preset, plan, {s['fold'] for s in scans if 'fold' in s})}")
+        folds = {scan["fold"] for scan in scans if "fold" in scan}
+        print(f"wrote {cross_validate(args.preset, plan, folds, args.fold)}")
         return DONE
     print(f"wrote {train_preset(args.preset, plan)}{'' if plan.member is not None else f' and {plan.output}/results'}")
     return DONE
@@ -285,6 +294,7 @@ def _training_overrides(args: argparse.Namespace) -> dict[str, Any]:
         "size": args.size,
         "epochs": args.epochs,
         "batch_size": args.batch_size,
+        "num_workers": args.workers,
         "train_folds": list(parse_folds(args.train_folds)),
         "val_folds": list(parse_folds(args.val_folds)),
         "device_name": args.device,

@@ -51,14 +51,15 @@ def build_parser() -> argparse.ArgumentParser:
         "Convert a data set into images, labels, slice_labels.csv and datalist.json.",
         "ichseg prepare bcihm DOWNLOAD DATA\n  ichseg prepare nifti SCANS LABELS.csv DATA\n"
         "  ichseg prepare phantom DATA --scans 10\n"
-        "  ichseg prepare implants DATA/datalist.json IMPLANTS --folds 3,4",
+        "  ichseg prepare implants DATA/datalist.json IMPLANTS --folds 3,4\n"
+        "  ichseg prepare compact DATA/datalist.json SMALL --size 384      a copy of few bytes, to train elsewhere",
     )
-    prepare.add_argument("dataset", choices=["bcihm", "bhsd", "nifti", "phantom", "implants"])
+    prepare.add_argument("dataset", choices=["bcihm", "bhsd", "nifti", "phantom", "implants", "compact"])
     prepare.add_argument(
         "paths",
         nargs="+",
         metavar="PATH",
-        help="SOURCE OUTPUT; nifti: SCANS LABELS.csv OUTPUT; phantom: OUTPUT; implants: DATALIST OUTPUT",
+        help="SOURCE OUTPUT; nifti: SCANS LABELS.csv OUTPUT; phantom: OUTPUT; implants, compact: DATALIST OUTPUT",
     )
     prepare.add_argument(
         "--masks", metavar="DIR", help="nifti: true masks NAME.nii.gz; bcihm v1.0.0: extra slice masks NNN_S.png"
@@ -78,9 +79,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     prepare.add_argument("--scans", type=int, default=10, help="phantom: how many (default 10)")
     prepare.add_argument("--seed", type=int, default=0, help="phantom, implants: seed (default 0)")
-    prepare.add_argument("--size", type=int, default=256, help="phantom: pixels per side (default 256)")
+    prepare.add_argument("--size", type=int, help="pixels per side (default: phantom 256, compact 384)")
     prepare.add_argument("--slices", type=int, default=24, help="phantom: slices per scan (default 24)")
-    prepare.add_argument("--folds", default="3,4", help="implants: into healthy scans of these folds (default 3,4)")
+    prepare.add_argument(
+        "--folds", help="implants: into healthy scans of these folds (default 3,4); compact: only these (default: all)"
+    )
     prepare.add_argument("--per-scan", type=int, default=2, help="implants: variants of each scan (default 2)")
     prepare.add_argument(
         "--family",
@@ -134,6 +137,12 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--test-folds", default="4", help="neither trained on nor watched (default 4)")
     train.add_argument(
         "--cross-validate", action="store_true", help="once per fold, each held out in turn; figures over all scans"
+    )
+    train.add_argument(
+        "--fold",
+        type=int,
+        metavar="K",
+        help="with --cross-validate: train for fold K alone; without it afterwards, all are measured",
     )
     _training_options(train)
 
@@ -315,4 +324,10 @@ def _training_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=int, help="at most (default: the config's)")
     parser.add_argument("--train-folds", default="0-2", help="default: 0-2")
     parser.add_argument("--val-folds", default="3", help="default: 3")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes that prepare slices: a GPU waits less (default: the config's)",
+    )
     _run_options(parser)

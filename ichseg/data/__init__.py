@@ -15,6 +15,7 @@ from ichseg.data.nifti import prepare_nifti
 from ichseg.data.subtypes import SUBTYPE_NAMES, SUBTYPES
 
 if TYPE_CHECKING:
+    from ichseg.data.compact import prepare_compact
     from ichseg.data.implants.pool import implant_pool
     from ichseg.data.mixture import SliceMixture
     from ichseg.data.packed import PackedSlices, pack_scans
@@ -28,6 +29,7 @@ _LATE = {
     "balanced_sampler": "slices",
     "implant_pool": "implants.pool",
     "pack_scans": "packed",
+    "prepare_compact": "compact",
 }
 
 __all__ = [
@@ -47,6 +49,7 @@ __all__ = [
     "pack_scans",
     "prepare_bcihm",
     "prepare_bhsd",
+    "prepare_compact",
     "prepare_nifti",
     "write_datalist",
 ]

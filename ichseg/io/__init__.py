@@ -8,9 +8,11 @@ from ichseg.io.hashing import file_hash, value_hash
 from ichseg.io.hounsfield import lost_intercept
 from ichseg.io.nifti import SIZE_LIMIT, read_header, scan_name
 from ichseg.io.volume import (
+    SPACING_UNKNOWN,
     Volume,
     checked_volume,
     image_like,
+    nifti_image,
     read_mask,
     read_volume,
     save_image,
@@ -20,6 +22,7 @@ from ichseg.io.volume import (
 
 __all__ = [
     "SIZE_LIMIT",
+    "SPACING_UNKNOWN",
     "USUAL_STEP_MM",
     "Volume",
     "atomic_path",
@@ -30,6 +33,7 @@ __all__ = [
     "find_scans",
     "image_like",
     "lost_intercept",
+    "nifti_image",
     "read_arrays",
     "read_header",
     "read_mask",

@@ -129,12 +129,17 @@ def read_mask(path: str | Path, size_limit: int = SIZE_LIMIT) -> tuple[np.ndarra
 
 def write_volume(path: str | Path, array: np.ndarray, affine: np.ndarray, note: str = "") -> None:
     """Write (X, Y, Z) voxels with ``affine`` as NIfTI-1, atomically; ``note`` goes into ``descrip``."""
+    save_image(path, nifti_image(array, affine, note))
+
+
+def nifti_image(array: np.ndarray, affine: np.ndarray, note: str = "") -> nib.Nifti1Image:
+    """(X, Y, Z) voxels with ``affine`` in both forms as NIfTI-1; ``note`` goes into ``descrip``."""
     image = nib.Nifti1Image(array, np.asarray(affine, dtype=np.float64))
     image.set_sform(affine, code=1)
     image.set_qform(affine, code=1, strip_shears=True)
     image.header.set_xyzt_units("mm")
     image.header["descrip"] = note.encode()[:79]
-    save_image(path, image)
+    return image
 
 
 def write_like(path: str | Path, array: np.ndarray, reference: str | Path) -> None:
@@ -206,12 +211,12 @@ def _affine(path: Path, header: nib.Nifti1Header) -> tuple[np.ndarray, list[str]
         raise ScanError(f"{path}: {error}") from None
 
 
-def save_image(path: str | Path, image: nib.Nifti1Image) -> None:
-    """Write an image atomically; the same voxels give the same bytes."""
+def save_image(path: str | Path, image: nib.Nifti1Image, packing: int = PACKING) -> None:
+    """Write an image atomically, with gzip level ``packing``; the same voxels give the same bytes."""
     with atomic_path(path) as temporary:
         if str(path).endswith(".gz"):
             # neither time nor name
-            with temporary.open("wb") as raw, gzip.GzipFile("", "wb", PACKING, raw, mtime=0) as packed:
+            with temporary.open("wb") as raw, gzip.GzipFile("", "wb", packing, raw, mtime=0) as packed:
                 packed.write(image.to_bytes())
         else:
             temporary.write_bytes(image.to_bytes())

@@ -41,6 +41,7 @@ class Plan:
         member: train only this one of them, beside processes that train the others; None: all, then join them.
         settings: ``KEY=VALUE`` for the training config.
         overrides: values of the training config, as :func:`ichseg.launch.run_bundle` takes them.
+        workers: processes that prepare slices; None: as the training config has it.
         device, precision: of training.
         progress: wraps the iteration over scans.
     """
@@ -55,6 +56,7 @@ class Plan:
     member: int | None = None
     settings: tuple[str, ...] = ()
     overrides: dict[str, Any] = field(default_factory=dict)
+    workers: int | None = None
     device: str | None = None
     precision: str | None = None
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter
@@ -93,16 +95,21 @@ def train_preset(name: str, plan: Plan) -> Path:
     return weights
 
 
-def cross_validate(name: str, plan: Plan, folds: Iterable[int]) -> Path:
+def cross_validate(name: str, plan: Plan, folds: Iterable[int], only: int | None = None) -> Path:
     """Train a preset once per fold, the fold before it watching, and measure all held-out masks together.
 
     Args:
         name, plan: as for :func:`train_preset`; the folds of the plan do not count.
         folds: of the datalist.
+        only: train for this held-out fold, beside processes that train for the others; None: train what is not
+            trained yet, then measure.
 
     Returns:
         folder ``output/results`` of the pooled figures, with those of every fold in ``folds.csv``; ``output/fold_K/``
-        holds what was trained for fold K.
+        holds what was trained for fold K. With ``only``, that one's weights.
+
+    Raises:
+        IchsegError: fewer than 3 folds, or ``only`` is none of them.
     """
     _check(name, plan)
     if plan.member is not None:
@@ -110,12 +117,18 @@ def cross_validate(name: str, plan: Plan, folds: Iterable[int]) -> Path:
     every = sorted(folds)
     if len(every) < 3:
         raise IchsegError(f"{plan.datalist}: cross-validation needs at least 3 folds, there are {len(every)}")
+    if only is not None and only not in every:
+        raise IchsegError(f"{plan.datalist}: there is no fold {only}, only {', '.join(map(str, every))}")
     masks, figures = plan.output / "masks", []
     for place, test in enumerate(every):
+        if only not in (None, test):
+            continue
         watching = every[place - 1]
         training = ",".join(str(fold) for fold in every if fold not in (test, watching))
         one = replace(plan, output=plan.output / f"fold_{test}", train_folds=training, val_folds=str(watching),
                       test_folds=str(test), cache=plan.shared)  # fmt: skip
+        if only is not None:
+            return PRESETS[name](one)
         made = segment(one, PRESETS[name](one), str(test))
         masks.mkdir(parents=True, exist_ok=True)
         for file in sorted(made.glob("*.nii.gz")):
@@ -240,6 +253,7 @@ def _training(plan: Plan, folder: Path) -> dict[str, Any]:
         "val_folds": list(parse_folds(plan.val_folds)),
         "device_name": plan.device,
         "precision": plan.precision,
+        "num_workers": plan.workers,
         **plan.overrides,
     }
 
@@ -250,7 +264,7 @@ def _trained(
     """The weights, trained now unless they are there."""
     weights, mark = folder / "model.pt", folder / "made_with.json"
     scans = load_datalist(overrides["datalist"])
-    apart = {key: value for key, value in overrides.items() if key != "device_name"}  # members may train anywhere
+    apart = {key: value for key, value in overrides.items() if key not in ("device_name", "num_workers")}
     made_with = {"settings": value_hash([bundle, config, apart, list(settings), scans]), "complete": False}
     if mark.is_file():
         before = json.loads(mark.read_text(encoding="utf-8"))
