@@ -10,13 +10,16 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
+from monai.data import MetaTensor
 
 from ichseg.cli import main
 from ichseg.data import load_datalist, load_masked, prepare_bcihm, prepare_bhsd, prepare_nifti
 from ichseg.data.bhsd import patient_of
 from ichseg.data.folds import assign_folds, parse_folds
 from ichseg.errors import IchsegError
-from ichseg.io import lost_intercept
+from ichseg.io import lost_intercept, read_mask, read_volume
+from ichseg.transforms import SliceResize
 
 HEADER = "PatientNumber,SliceNumber,Intraventricular,Intraparenchymal,Subarachnoid,Epidural,Subdural,No_Hemorrhage"
 
@@ -229,6 +232,38 @@ def test_own_nifti_scans(phantoms, tmp_path):
     with pytest.raises(IchsegError, match="case 'phantom_004' needs one row for each slice 1 to 8"):
         prepare_nifti(phantoms / "images", table, tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+def test_a_compact_copy_shows_the_presets_the_same(phantoms, tmp_path, capsys):
+    """Fewer bytes; HU to the nearest whole one, labels, folds and subtypes kept."""
+    whole, copy = phantoms / "datalist.json", tmp_path / "small"
+    assert main(["prepare", "compact", str(whole), str(copy), "--size", "48"]) == 0
+    assert "bytes:" in capsys.readouterr().out
+    before, after = load_datalist(whole), load_datalist(copy / "datalist.json")
+    assert (copy / "slice_labels.csv").read_bytes() == (phantoms / "slice_labels.csv").read_bytes()
+    assert json.loads((copy / "datalist.json").read_text())["hounsfield"] == [-20, 115]
+    for old, new in zip(before, after, strict=True):
+        assert all(new[key] == old[key] for key in ("case", "patient", "fold", "slice_labels"))
+        stored = nib.load(new["image"])
+        assert stored.get_data_dtype() == np.uint8 and stored.shape[:2] == (48, 48)
+        seen, kept = read_volume(old["image"]), read_volume(new["image"])
+        assert kept.array.min() >= -20 and kept.array.max() <= 115 and kept.array.max() > 60
+        clipped = MetaTensor(torch.from_numpy(np.clip(seen.array, -20, 115))[None], affine=torch.as_tensor(seen.affine))
+        expected = SliceResize(48)(clipped)
+        assert np.abs(expected[0].numpy() - kept.array).max() <= 0.5 + 1e-3
+        np.testing.assert_allclose(kept.affine, np.asarray(expected.affine), atol=1e-5)
+        assert Path(new["image"]).stat().st_size < Path(old["image"]).stat().st_size / 2
+        mask, small = read_mask(old["label"])[0], read_mask(new["label"])[0]
+        assert small.shape == kept.array.shape and set(np.unique(small)) <= set(np.unique(mask))
+        assert (small > 0).mean() == pytest.approx((mask > 0).mean(), abs=2e-3)
+    # Nothing is enlarged, and nothing is overwritten.
+    assert main(["prepare", "compact", str(whole), str(tmp_path / "same"), "--size", "999", "--folds", "0"]) == 0
+    only = load_datalist(tmp_path / "same" / "datalist.json")
+    assert {scan["fold"] for scan in only} == {0}
+    assert nib.load(only[0]["image"]).shape == nib.load(load_datalist(whole, "0")[0]["image"]).shape
+    assert main(["prepare", "compact", str(whole), str(copy)]) == 2
+    assert main(["prepare", "compact", str(whole), str(tmp_path / "none"), "--size", "0"]) == 2
+    assert not (tmp_path / "none").exists()
 
 
 def test_folds_are_even_and_repeatable():

@@ -524,6 +524,14 @@ def test_cross_validation_holds_every_fold_out_once(cohort, tmp_path):
         rows = {row["fold"]: row for row in csv.DictReader(file)}
     assert list(rows) == ["0", "1", "2", "all"] and rows["all"]["slices"] == "48"
     assert sum(int(rows[str(fold)]["positive_slices"]) for fold in range(3)) == found["positive_slices"]
+    # One fold alone is the same training: what is there is kept, and another process may have made it.
+    before = (tmp_path / "fold_1" / "model.pt").read_bytes()
+    trained = (tmp_path / "fold_1" / "member_0" / "model.pt").stat().st_mtime_ns
+    weights = cross_validate("recommended", replace(plan, workers=1), [0, 1, 2], only=1)
+    assert weights == tmp_path / "fold_1" / "model.pt" and weights.read_bytes() == before
+    assert (tmp_path / "fold_1" / "member_0" / "model.pt").stat().st_mtime_ns == trained
+    with pytest.raises(IchsegError, match="there is no fold 7, only 0, 1, 2"):
+        cross_validate("recommended", plan, [0, 1, 2], only=7)
     with pytest.raises(IchsegError, match="preset 'best' is unknown; choose one of recommended, paper"):
         cross_validate("best", plan, [0, 1, 2])
     with pytest.raises(IchsegError, match="at least 3 folds"):
@@ -534,6 +542,8 @@ def test_presets_and_folds_are_checked_before_anything_is_read(cohort, tmp_path,
     words = ["train", "--datalist", str(cohort), "--output", str(tmp_path / "x")]
     assert main([*words, "--test-folds", "3"]) == 2
     assert "fold" in capsys.readouterr().err and not (tmp_path / "x").exists()
+    assert main([*words, "--fold", "1"]) == 2
+    assert "--fold is for --cross-validate" in capsys.readouterr().err and not (tmp_path / "x").exists()
 
 
 def test_pictures_outline_what_is_there_though_only_the_head_is_shown():

@@ -50,7 +50,9 @@ def prepare(args: argparse.Namespace) -> int:
     if args.dataset == "phantom":
         from ichseg.data.phantom import prepare_phantom
 
-        counts = prepare_phantom(output, args.scans, args.seed, args.size or 256, args.slices, _progress)
+        counts = prepare_phantom(
+            output, args.scans, args.seed, 256 if args.size is None else args.size, args.slices, _progress
+        )
     elif args.dataset == "implants":
         from ichseg.data.implants import prepare_implants
         from ichseg.report import implant_montage
@@ -62,7 +64,7 @@ def prepare(args: argparse.Namespace) -> int:
     elif args.dataset == "compact":
         from ichseg.data import prepare_compact
 
-        counts = prepare_compact(args.paths[0], output, args.size or 384, args.folds, _progress)
+        counts = prepare_compact(args.paths[0], output, 384 if args.size is None else args.size, args.folds, _progress)
     else:
         from ichseg import data
 
