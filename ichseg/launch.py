@@ -45,7 +45,7 @@ def run_bundle(bundle: str, config: str, overrides: dict[str, Any], settings: Se
 
 
 def check_numbers(values: dict[str, Any]) -> None:
-    """Size, epochs and batch size are what the networks can take.
+    """Size, epochs, batch size and workers are what training can take.
 
     Raises:
         IchsegError: names the one that is not.
@@ -56,6 +56,8 @@ def check_numbers(values: dict[str, Any]) -> None:
     for key in ("epochs", "batch_size"):
         if values.get(key) is not None and values[key] < 1:
             raise IchsegError(f"{key} must be at least 1, not {values[key]}")
+    if (workers := values.get("num_workers")) is not None and workers < 0:
+        raise IchsegError(f"num_workers must be at least 0, not {workers}")
 
 
 def parse_settings(bundle: str, config: str, settings: Sequence[str]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ def path(phantoms, tmp_path_factory):
     runs = tmp_path_factory.mktemp("runs")
     datalist = str(phantoms / "datalist.json")
     train = ["train-classifier", "--datalist", datalist, "--output", str(runs / "classifiers"), *SMALL]
-    assert main([*train, "--backbone", "resnet34", "--epochs", "2"]) == 0
+    assert main([*train, "--backbone", "resnet34", "--epochs", "2", "--workers", "1"]) == 0
     pseudo = ["pseudo-label", "--datalist", datalist, "--classifiers", str(runs / "classifiers")]
     pseudo += [
         "--output",
@@ -38,7 +38,7 @@ def path(phantoms, tmp_path_factory):
     ]
     assert main(pseudo) == 0
     unet = ["train-segmenter", "--datalist", datalist, "--pseudo-labels", str(runs / "pseudo"), *SMALL]
-    assert main([*unet, "--output", str(runs / "unet"), "--epochs", "2"]) == 0
+    assert main([*unet, "--output", str(runs / "unet"), "--epochs", "2", "--workers", "1"]) == 0
     return runs
 
 
@@ -163,6 +163,14 @@ def test_wrong_use_gets_one_line_and_exit_code_2(path, phantoms, tmp_path, capsy
         (["pseudo-label", "--datalist", str(lost), "--classifiers", scans, "--output", out], "no <backbone>/model.pt"),
         (["train-classifier", "--datalist", str(lost), "--output", out], "(case phantom_002): image file not found"),
         (["train-classifier", "--datalist", str(tmp_path / "no.json"), "--output", out], "no.json: datalist not found"),
+        (
+            ["train-classifier", "--datalist", datalist, "--output", out, "--val-folds", "4", "--workers", "-1"],
+            "num_workers must be at least 0, not -1",
+        ),
+        (
+            ["train", "--datalist", datalist, "--output", out, "--val-folds", "3", "--workers", "-1"],
+            "num_workers must be at least 0, not -1",
+        ),
         (["prepare", "bcihm", scans], "prepare bcihm needs SOURCE OUTPUT"),
     ):
         capsys.readouterr()

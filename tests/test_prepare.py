@@ -19,7 +19,7 @@ from ichseg.data.bhsd import patient_of
 from ichseg.data.folds import assign_folds, parse_folds
 from ichseg.errors import IchsegError
 from ichseg.io import lost_intercept, read_mask, read_volume
-from ichseg.transforms import SliceResize
+from ichseg.transforms import BrainWindow, SliceResize
 
 HEADER = "PatientNumber,SliceNumber,Intraventricular,Intraparenchymal,Subarachnoid,Epidural,Subdural,No_Hemorrhage"
 
@@ -234,7 +234,7 @@ def test_own_nifti_scans(phantoms, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
-def test_a_compact_copy_shows_the_presets_the_same(phantoms, tmp_path, capsys):
+def test_a_compact_copy_keeps_what_counts(phantoms, tmp_path, capsys):
     """Fewer bytes; HU to the nearest whole one, labels, folds and subtypes kept."""
     whole, copy = phantoms / "datalist.json", tmp_path / "small"
     assert main(["prepare", "compact", str(whole), str(copy), "--size", "48"]) == 0
@@ -253,17 +253,53 @@ def test_a_compact_copy_shows_the_presets_the_same(phantoms, tmp_path, capsys):
         assert np.abs(expected[0].numpy() - kept.array).max() <= 0.5 + 1e-3
         np.testing.assert_allclose(kept.affine, np.asarray(expected.affine), atol=1e-5)
         assert Path(new["image"]).stat().st_size < Path(old["image"]).stat().st_size / 2
+        # What the paper's preset sees of the copy is what it sees of the scan, but for rounding and edges of air.
+        shown = [
+            SliceResize(48)(BrainWindow(50, 130)(MetaTensor(torch.from_numpy(v.array)[None], affine=v.affine)))
+            for v in (seen, kept)
+        ]
+        assert (shown[0] - shown[1]).abs().mean() < 0.005
         mask, small = read_mask(old["label"])[0], read_mask(new["label"])[0]
         assert small.shape == kept.array.shape and set(np.unique(small)) <= set(np.unique(mask))
         assert (small > 0).mean() == pytest.approx((mask > 0).mean(), abs=2e-3)
-    # Nothing is enlarged, and nothing is overwritten.
+    # Nothing is enlarged, nothing is overwritten, and only what is copied stands in the table.
     assert main(["prepare", "compact", str(whole), str(tmp_path / "same"), "--size", "999", "--folds", "0"]) == 0
     only = load_datalist(tmp_path / "same" / "datalist.json")
     assert {scan["fold"] for scan in only} == {0}
+    with (tmp_path / "same" / "slice_labels.csv").open(newline="") as file:
+        assert {row["case"] for row in csv.DictReader(file)} == {scan["case"] for scan in only}
     assert nib.load(only[0]["image"]).shape == nib.load(load_datalist(whole, "0")[0]["image"]).shape
     assert main(["prepare", "compact", str(whole), str(copy)]) == 2
     assert main(["prepare", "compact", str(whole), str(tmp_path / "none"), "--size", "0"]) == 2
     assert not (tmp_path / "none").exists()
+
+
+def test_a_compact_copy_goes_by_file_names_and_says_what_does_not_fit(phantoms, tmp_path, capsys):
+    scans = json.loads((phantoms / "datalist.json").read_text())["training"][:2]
+    for scan in scans:  # two scans of one case, and no table of slice labels
+        scan.update(case="one/../two", image=str(phantoms / scan["image"]), label=str(phantoms / scan["label"]))
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "datalist.json").write_text(json.dumps({"training": scans}))
+    assert main(["prepare", "compact", str(source / "datalist.json"), str(tmp_path / "copy"), "--size", "32"]) == 0
+    copied = load_datalist(tmp_path / "copy" / "datalist.json")
+    assert [Path(scan["image"]).name for scan in copied] == [Path(scan["image"]).name for scan in scans]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["copy", "source"]
+    with (tmp_path / "copy" / "slice_labels.csv").open(newline="") as file:
+        labels = [int(row["hemorrhage"]) for row in csv.DictReader(file)]
+    assert labels == [label for scan in scans for label in scan["slice_labels"]]
+    for harm, told in (
+        ({"slice_labels": [0, 1]}, "8 slices, but the datalist gives 2 slice_labels"),
+        ({"label": str(tmp_path / "moved.nii.gz")}, "its grid differs from that of"),
+    ):
+        image = nib.load(scans[0]["label"])
+        nib.save(nib.Nifti1Image(image.dataobj, image.affine @ np.diag([1, 1, 2, 1])), tmp_path / "moved.nii.gz")
+        (source / "datalist.json").write_text(json.dumps({"training": [{**scans[0], **harm}]}))
+        assert main(["prepare", "compact", str(source / "datalist.json"), str(tmp_path / "bad")]) == 2
+        assert told in capsys.readouterr().err and not (tmp_path / "bad").exists()
+    (source / "slice_labels.csv").write_text("case\nx\n")
+    assert main(["prepare", "compact", str(source / "datalist.json"), str(tmp_path / "bad")]) == 2
+    assert "needs the columns case and slice_index" in capsys.readouterr().err
 
 
 def test_folds_are_even_and_repeatable():

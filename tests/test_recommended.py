@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import os
+import shutil
 from dataclasses import replace
 from itertools import pairwise
 
@@ -30,7 +31,7 @@ from ichseg.data.phantom import phantom_scan, prepare_phantom
 from ichseg.errors import IchsegError
 from ichseg.io import write_volume
 from ichseg.networks import ContextUNet, NetworkEnsemble, segmenter, slice_scores, suspicion
-from ichseg.presets import Plan, cross_validate
+from ichseg.presets import Plan, cross_validate, train_fold
 from ichseg.presets.join import join_members, platt, touched_slices
 from ichseg.presets.run import preprocessing
 from ichseg.report.case import case_pictures
@@ -512,7 +513,15 @@ def test_one_command_trains_segments_measures_and_goes_on(cohort, tmp_path, caps
 def test_cross_validation_holds_every_fold_out_once(cohort, tmp_path):
     plan = Plan(datalist=cohort, output=tmp_path, settings=tuple(SETTINGS), device="cpu",
                 overrides={"size": SIZE, "epochs": 1, "batch_size": 8})  # fmt: skip
+    # One fold alone is the same training: another process may make it, anywhere, with as many workers as it likes.
+    elsewhere = replace(plan, output=tmp_path / "elsewhere", cache=tmp_path, workers=1)
+    weights = train_fold("recommended", elsewhere, [0, 1, 2], 1)
+    assert weights == tmp_path / "elsewhere" / "fold_1" / "model.pt"
+    assert sorted(f.name for f in (tmp_path / "elsewhere").iterdir() if f.is_dir()) == ["fold_1"]
+    shutil.copytree(weights.parent, tmp_path / "fold_1")
+    trained = (tmp_path / "fold_1" / "member_0" / "model.pt").stat().st_mtime_ns
     results = cross_validate("recommended", plan, [0, 1, 2])
+    assert (tmp_path / "fold_1" / "member_0" / "model.pt").stat().st_mtime_ns == trained
     masks = {fold: {f.name for f in (tmp_path / f"fold_{fold}" / "masks").glob("*_ich.nii.gz")} for fold in range(3)}
     folds = {scan["case"]: scan["fold"] for scan in load_datalist(cohort)}
     for fold, names in masks.items():
@@ -524,14 +533,8 @@ def test_cross_validation_holds_every_fold_out_once(cohort, tmp_path):
         rows = {row["fold"]: row for row in csv.DictReader(file)}
     assert list(rows) == ["0", "1", "2", "all"] and rows["all"]["slices"] == "48"
     assert sum(int(rows[str(fold)]["positive_slices"]) for fold in range(3)) == found["positive_slices"]
-    # One fold alone is the same training: what is there is kept, and another process may have made it.
-    before = (tmp_path / "fold_1" / "model.pt").read_bytes()
-    trained = (tmp_path / "fold_1" / "member_0" / "model.pt").stat().st_mtime_ns
-    weights = cross_validate("recommended", replace(plan, workers=1), [0, 1, 2], only=1)
-    assert weights == tmp_path / "fold_1" / "model.pt" and weights.read_bytes() == before
-    assert (tmp_path / "fold_1" / "member_0" / "model.pt").stat().st_mtime_ns == trained
     with pytest.raises(IchsegError, match="there is no fold 7, only 0, 1, 2"):
-        cross_validate("recommended", plan, [0, 1, 2], only=7)
+        train_fold("recommended", plan, [0, 1, 2], 7)
     with pytest.raises(IchsegError, match="preset 'best' is unknown; choose one of recommended, paper"):
         cross_validate("best", plan, [0, 1, 2])
     with pytest.raises(IchsegError, match="at least 3 folds"):

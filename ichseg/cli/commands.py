@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ichseg.errors import DONE, SOME_FAILED, IchsegError
-from ichseg.launch import run_bundle, settings_beside
+from ichseg.launch import check_numbers, run_bundle, settings_beside
 from ichseg.resources import bundle_folder
 
 # ichseg.networks.BACKBONES, without importing torch; a test keeps them equal.
@@ -57,18 +57,19 @@ def prepare(args: argparse.Namespace) -> int:
         from ichseg.data.implants import prepare_implants
         from ichseg.report import implant_montage
 
-        folds = args.folds or "3,4"
+        folds = "3,4" if args.folds is None else args.folds
         counts = prepare_implants(args.paths[0], output, folds, args.per_scan, args.seed, args.family, _progress)
         implant_montage(output / "datalist.json", args.paths[0], output / "montage.png")
         print(f"wrote {output / 'montage.png'}: implants beside real hemorrhage; look before you trust them")
     elif args.dataset == "compact":
         from ichseg.data import prepare_compact
 
-        counts = prepare_compact(args.paths[0], output, 384 if args.size is None else args.size, args.folds, _progress)
+        size = 384 if args.size is None else args.size
+        counts = prepare_compact(args.paths[0], output, size, args.folds, _progress, _note)
     else:
         from ichseg import data
 
-        options["warn"] = lambda line: print(f"ichseg: note: {line}", file=sys.stderr)
+        options["warn"] = _note
         if args.dataset == "bcihm":
             counts = data.prepare_bcihm(args.paths[0], output, args.masks, args.spacing, **options)
         elif args.dataset == "bhsd":
@@ -95,7 +96,9 @@ def train(args: argparse.Namespace) -> int:
         raise IchsegError("--fold is for --cross-validate")
     if not args.cross_validate:
         check_folds(args.datalist, training=args.train_folds, validation=args.val_folds, test=args.test_folds)
-    from ichseg.presets import Plan, cross_validate, train_preset
+    overrides = {k: v for k in ("size", "epochs", "batch_size") if (v := getattr(args, k)) is not None}
+    check_numbers({**overrides, "num_workers": args.workers})
+    from ichseg.presets import Plan, cross_validate, train_fold, train_preset
 
     plan = Plan(
         datalist=Path(args.datalist).resolve(),
@@ -107,7 +110,7 @@ def train(args: argparse.Namespace) -> int:
         members=args.members,
         member=args.member,
         settings=tuple(args.set),
-        overrides={k: v for k in ("size", "epochs", "batch_size") if (v := getattr(args, k)) is not None},
+        overrides=overrides,
         workers=args.workers,
         device=args.device,
         precision=args.precision,
@@ -115,7 +118,12 @@ def train(args: argparse.Namespace) -> int:
     )
     if args.cross_validate:
         folds = {scan["fold"] for scan in scans if "fold" in scan}
-        print(f"wrote {cross_validate(args.preset, plan, folds, args.fold)}")
+        made = (
+            cross_validate(args.preset, plan, folds)
+            if args.fold is None
+            else train_fold(args.preset, plan, folds, args.fold)
+        )
+        print(f"wrote {made}")
         return DONE
     print(f"wrote {train_preset(args.preset, plan)}{'' if plan.member is not None else f' and {plan.output}/results'}")
     return DONE
@@ -309,6 +317,10 @@ def _load_check(datalist: str) -> None:
     from ichseg.data.datalist import load_datalist
 
     load_datalist(datalist)
+
+
+def _note(line: str) -> None:
+    print(f"ichseg: note: {line}", file=sys.stderr)
 
 
 def _progress(items: Any) -> Any:

@@ -328,6 +328,6 @@ def _training_options(parser: argparse.ArgumentParser) -> None:
         "--workers",
         type=int,
         metavar="N",
-        help="processes that prepare slices: a GPU waits less (default: the config's)",
+        help="processes that augment slices; for the recommended preset, that draw implants (default: the config's)",
     )
     _run_options(parser)

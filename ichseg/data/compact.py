@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, cast
@@ -11,14 +11,17 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 
-from ichseg.data.datalist import load_datalist, write_datalist
+from ichseg.data.datalist import load_datalist, read_slice_table, write_datalist
 from ichseg.errors import IchsegError
 from ichseg.io import (
     SPACING_UNKNOWN,
+    Volume,
     nifti_image,
     read_mask,
     read_volume,
+    same_grid,
     save_image,
+    scan_name,
     slice_axis,
     spacing_mm,
     staged_folder,
@@ -28,7 +31,6 @@ from ichseg.transforms.resize import SliceResize
 # All that the presets' windows show: -15 to 115 HU (paper), 0 to 100 HU (recommended), -20 HU to tell fat from air.
 COMPACT_HU = (-20.0, 115.0)
 SMALLEST = 9  # gzip level
-TABLE = "slice_labels.csv"
 
 
 def prepare_compact(
@@ -37,64 +39,78 @@ def prepare_compact(
     size: int = 384,
     folds: str | None = None,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+    warn: Callable[[str], None] = lambda text: None,
 ) -> dict[str, int]:
     """Copy a data set with slices of ``size`` x ``size`` pixels and 8-bit voxels, whole HU from -20 to 115.
 
-    HU are clipped before pixels are averaged, as the presets do it. Volumes stay NIfTI in Hounsfield units, so that
-    everything that reads the data set reads its copy.
+    HU are clipped before pixels are averaged, as the presets do it, though each at bounds of its own. Volumes stay
+    NIfTI in Hounsfield units, so that everything that reads the data set reads its copy. In a wide field of view the
+    head has few pixels left; a larger ``size`` keeps them.
 
     Args:
         datalist: of the data set.
         output: new folder for ``images/``, ``labels/`` (nearest neighbor), ``slice_labels.csv`` and
             ``datalist.json``.
-        size: pixels per side; smaller slices stay as they are.
+        size: pixels per side; scans with no side longer than this keep their pixels.
         folds: only these, such as ``"0-2"``; None: all scans.
         progress: wraps the iteration over scans.
+        warn: told what is doubtful about the scans; in the copy it can no longer be seen.
 
     Returns:
         counts: volumes, slices, positive_slices, bytes.
 
     Raises:
-        IchsegError: names the scan that cannot be read or whose mask does not fit it, or the output exists.
+        IchsegError: names the scan that cannot be read or that its mask or labels do not fit, or the output exists.
     """
     if size < 1:
         raise IchsegError(f"size must be at least 1, not {size}")
     scans = load_datalist(datalist, folds)
+    table = read_slice_table(Path(datalist).parent)
     entries: list[dict[str, Any]] = []
+    doubts: Counter[str] = Counter()
     with staged_folder(output) as folder:
         for scan in progress(scans):
-            entries.append(_copied(scan, folder, size))
-        labels = [label for entry in entries for label in entry.get("slice_labels", ())]
+            volume = read_volume(scan["image"])
+            doubts.update(volume.flags)
+            entries.append(_copied(scan, volume, folder, size, table))
+        labels = [label for scan in scans for label in scan.get("slice_labels", ())]
         counts = {"volumes": len(entries), "slices": len(labels), "positive_slices": sum(labels)}
         write_datalist(folder, "compact", entries, size=size, hounsfield=COMPACT_HU, counts=counts)
-        if (table := Path(datalist).parent / TABLE).is_file():  # it knows the subtypes
-            shutil.copyfile(table, folder / TABLE)
         counts["bytes"] = sum(file.stat().st_size for file in folder.rglob("*.nii.gz"))
+    for doubt, count in doubts.items():
+        warn(f"{count} of {len(scans)} scans: {doubt}")
     return counts
 
 
-def _copied(scan: dict[str, Any], folder: Path, size: int) -> dict[str, Any]:
+def _copied(
+    scan: dict[str, Any], volume: Volume, folder: Path, size: int, table: dict[tuple[str, int], dict[str, str]]
+) -> dict[str, Any]:
     """The scan's entry in the new datalist; its files are written."""
-    case = scan["case"]
-    volume = read_volume(scan["image"])
-    array = np.clip(volume.array, *COMPACT_HU)
-    image, affine = _resized(array, volume.affine, size, "bilinear")
-    unknown = any(SPACING_UNKNOWN in flag for flag in volume.flags)
+    name, axis = scan_name(scan["image"]), slice_axis(volume.affine)
+    given = scan.get("slice_labels", ())
+    if given and len(given) != volume.array.shape[axis]:
+        raise IchsegError(
+            f"{scan['image']}: {volume.array.shape[axis]} slices, but the datalist gives {len(given)} slice_labels"
+        )
+    image, affine = _resized(np.clip(volume.array, *COMPACT_HU), volume.affine, size, "bilinear")
     stored = np.rint(image - COMPACT_HU[0]).astype(np.uint8)
+    unknown = any(SPACING_UNKNOWN in flag for flag in volume.flags)
     saved = nifti_image(stored, affine, SPACING_UNKNOWN if unknown else "")
     saved.header.set_slope_inter(1.0, COMPACT_HU[0])
-    entry = {**scan, "image": f"images/{case}.nii.gz"}
+    entry = {**scan, "image": f"images/{name}.nii.gz"}
     save_image(folder / entry["image"], saved, SMALLEST)
     if "label" in scan:
         mask, mask_affine = read_mask(scan["label"])
-        if mask.shape != volume.array.shape:
-            raise IchsegError(f"{scan['label']}: shape {mask.shape} differs from the scan's {volume.array.shape}")
-        entry["label"] = f"labels/{case}.nii.gz"
-        label, label_affine = _resized(mask, mask_affine, size, "nearest")
-        kind = np.uint8 if label.min() >= 0 and label.max() <= 255 else np.int16
-        save_image(folder / entry["label"], nifti_image(label.astype(kind), label_affine), SMALLEST)
+        if not same_grid(volume.array.shape, volume.affine, mask.shape, mask_affine):
+            raise IchsegError(f"{scan['label']}: its grid differs from that of {scan['image']}")
+        label, _ = _resized(mask, volume.affine, size, "nearest")
+        entry["label"] = f"labels/{name}.nii.gz"
+        save_image(folder / entry["label"], nifti_image(label, affine), SMALLEST)
     if "spacing_mm" in entry:
-        entry["spacing_mm"] = [float(step) for step in spacing_mm(affine)]
+        entry["spacing_mm"] = list(spacing_mm(affine))
+    if given:  # the table knows the subtypes
+        rows = [table.get((scan["case"], index), {}) for index in range(len(given))]
+        entry["slices"] = [{**row, "hemorrhage": label} for row, label in zip(rows, given, strict=True)]
     return entry
 
 

@@ -21,6 +21,7 @@ from ichseg.errors import IchsegError
 from ichseg.io import scan_name, write_text
 
 REQUIRED = ("case", "image")
+TABLE = "slice_labels.csv"
 SUPERVISION = ("pseudo", "masks", "implants")
 
 
@@ -165,6 +166,19 @@ def load_masked(
     return attach_pseudo_labels(load_datalist(path, folds, cases=cases), pseudo_dir)
 
 
+def read_slice_table(folder: Path) -> dict[tuple[str, int], dict[str, str]]:
+    """``slice_labels.csv`` of a data folder: (case, slice index) -> its row; empty where there is none."""
+    file = folder / TABLE
+    if not file.is_file():
+        return {}
+    with file.open(newline="", encoding="utf-8") as lines:
+        rows = list(csv.DictReader(lines))
+    try:
+        return {(row["case"], int(row["slice_index"])): row for row in rows}
+    except (KeyError, TypeError, ValueError):
+        raise IchsegError(f"{file}: needs the columns case and slice_index (a number) in every row") from None
+
+
 def write_datalist(folder: Path, name: str, scans: list[dict[str, Any]], **about: Any) -> None:
     """Write ``datalist.json`` and ``slice_labels.csv`` into ``folder``.
 
@@ -186,5 +200,5 @@ def write_datalist(folder: Path, name: str, scans: list[dict[str, Any]], **about
         entries.append({**scan, "slice_labels": [int(row["hemorrhage"]) for row in slices]} if slices else scan)
     head = json.dumps({"name": name, **about})[:-1]
     lines = ",\n  ".join(json.dumps(entry) for entry in entries)  # one scan a line: readable and easy to diff
-    write_text(folder / "slice_labels.csv", table.getvalue())
+    write_text(folder / TABLE, table.getvalue())
     write_text(folder / "datalist.json", f'{head},\n "training": [\n  {lines}\n ]}}\n')

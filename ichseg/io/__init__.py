@@ -3,7 +3,7 @@
 from ichseg.io.arrays import read_arrays, write_arrays
 from ichseg.io.atomic import atomic_path, staged_folder, write_text
 from ichseg.io.folder import find_masks, find_nifti, find_scans
-from ichseg.io.geometry import USUAL_STEP_MM, slice_axis, spacing_mm
+from ichseg.io.geometry import USUAL_STEP_MM, same_grid, slice_axis, spacing_mm
 from ichseg.io.hashing import file_hash, value_hash
 from ichseg.io.hounsfield import lost_intercept
 from ichseg.io.nifti import SIZE_LIMIT, read_header, scan_name
@@ -38,6 +38,7 @@ __all__ = [
     "read_header",
     "read_mask",
     "read_volume",
+    "same_grid",
     "save_image",
     "scan_name",
     "slice_axis",

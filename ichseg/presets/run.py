@@ -95,49 +95,64 @@ def train_preset(name: str, plan: Plan) -> Path:
     return weights
 
 
-def cross_validate(name: str, plan: Plan, folds: Iterable[int], only: int | None = None) -> Path:
+def cross_validate(name: str, plan: Plan, folds: Iterable[int]) -> Path:
     """Train a preset once per fold, the fold before it watching, and measure all held-out masks together.
 
     Args:
         name, plan: as for :func:`train_preset`; the folds of the plan do not count.
         folds: of the datalist.
-        only: train for this held-out fold, beside processes that train for the others; None: train what is not
-            trained yet, then measure.
 
     Returns:
         folder ``output/results`` of the pooled figures, with those of every fold in ``folds.csv``; ``output/fold_K/``
-        holds what was trained for fold K. With ``only``, that one's weights.
+        holds what was trained for fold K.
 
     Raises:
-        IchsegError: fewer than 3 folds, or ``only`` is none of them.
+        IchsegError: fewer than 3 folds.
     """
-    _check(name, plan)
-    if plan.member is not None:
-        raise IchsegError("one member alone cannot be cross-validated: leave out --member")
-    every = sorted(folds)
-    if len(every) < 3:
-        raise IchsegError(f"{plan.datalist}: cross-validation needs at least 3 folds, there are {len(every)}")
-    if only is not None and only not in every:
-        raise IchsegError(f"{plan.datalist}: there is no fold {only}, only {', '.join(map(str, every))}")
     masks, figures = plan.output / "masks", []
-    for place, test in enumerate(every):
-        if only not in (None, test):
-            continue
-        watching = every[place - 1]
-        training = ",".join(str(fold) for fold in every if fold not in (test, watching))
-        one = replace(plan, output=plan.output / f"fold_{test}", train_folds=training, val_folds=str(watching),
-                      test_folds=str(test), cache=plan.shared)  # fmt: skip
-        if only is not None:
-            return PRESETS[name](one)
+    plans = _fold_plans(name, plan, folds)
+    for test, one in plans.items():
         made = segment(one, PRESETS[name](one), str(test))
         masks.mkdir(parents=True, exist_ok=True)
         for file in sorted(made.glob("*.nii.gz")):
             shutil.copyfile(file, masks / file.name)
         figures.append({"fold": test, **evaluate(one, made, one.output / "results", str(test))})
     results = plan.output / "results"
-    pooled = evaluate(plan, masks, results, ",".join(map(str, every)))
+    pooled = evaluate(plan, masks, results, ",".join(map(str, plans)))
     write_csv(results / "folds.csv", ["fold", *pooled], [*figures, {"fold": "all", **pooled}])
     return results
+
+
+def train_fold(name: str, plan: Plan, folds: Iterable[int], fold: int) -> Path:
+    """Train for one held-out fold of :func:`cross_validate`, beside processes that train for the others.
+
+    Returns:
+        its weights, which :func:`cross_validate` takes instead of training them.
+
+    Raises:
+        IchsegError: fewer than 3 folds, or ``fold`` is none of them.
+    """
+    plans = _fold_plans(name, plan, folds)
+    if fold not in plans:
+        raise IchsegError(f"{plan.datalist}: there is no fold {fold}, only {', '.join(map(str, plans))}")
+    return PRESETS[name](plans[fold])
+
+
+def _fold_plans(name: str, plan: Plan, folds: Iterable[int]) -> dict[int, Plan]:
+    """Held-out fold -> its plan."""
+    _check(name, plan)
+    if plan.member is not None:
+        raise IchsegError("one member alone cannot be cross-validated: leave out --member")
+    every = sorted(folds)
+    if len(every) < 3:
+        raise IchsegError(f"{plan.datalist}: cross-validation needs at least 3 folds, there are {len(every)}")
+    plans = {}
+    for place, test in enumerate(every):
+        watching = every[place - 1]
+        training = ",".join(str(fold) for fold in every if fold not in (test, watching))
+        plans[test] = replace(plan, output=plan.output / f"fold_{test}", train_folds=training,
+                              val_folds=str(watching), test_folds=str(test), cache=plan.shared)  # fmt: skip
+    return plans
 
 
 # What the plan itself decides: settings that changed it would train on scans that are held out, or twice the same.
@@ -263,8 +278,12 @@ def _trained(
 ) -> Path:
     """The weights, trained now unless they are there."""
     weights, mark = folder / "model.pt", folder / "made_with.json"
-    scans = load_datalist(overrides["datalist"])
-    apart = {key: value for key, value in overrides.items() if key not in ("device_name", "num_workers")}
+    # Members may train anywhere and be brought together: neither the machine nor its paths count.
+    apart = {k: v for k, v in overrides.items() if k not in ("device_name", "num_workers") and not isinstance(v, Path)}
+    scans = [
+        {key: Path(value).name if key in ("image", "label") else value for key, value in scan.items()}
+        for scan in load_datalist(overrides["datalist"])
+    ]
     made_with = {"settings": value_hash([bundle, config, apart, list(settings), scans]), "complete": False}
     if mark.is_file():
         before = json.loads(mark.read_text(encoding="utf-8"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ichseg.data import SUBTYPES, load_datalist
+from ichseg.data.datalist import read_slice_table
 from ichseg.io import read_mask, scan_name, slice_axis
 from ichseg.metrics import hemorrhage_volume, roc_auc
 from ichseg.report.gallery import Judged, slice_gallery
@@ -44,7 +44,7 @@ def evaluate_slices(
     Raises:
         IchsegError: a prediction or the slice labels are missing.
     """
-    subtypes = _read_subtypes(Path(datalist).parent / "slice_labels.csv")
+    subtypes = _read_subtypes(Path(datalist).parent)
     by_subtype: dict[str, list[bool]] = {name: [] for name in SUBTYPES.values()}
     areas, labels, peaks = [], [], []
     highest: dict[str, float] = {}
@@ -91,13 +91,11 @@ def evaluate_slices(
     return result
 
 
-def _read_subtypes(table: Path) -> dict[str, list[tuple[str, int]]]:
+def _read_subtypes(folder: Path) -> dict[str, list[tuple[str, int]]]:
     """Case -> (subtype, slice index) of every slice that carries it; empty without a table or subtypes in it."""
     found: dict[str, list[tuple[str, int]]] = {}
-    if table.is_file():
-        with table.open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                for name in SUBTYPES.values():
-                    if row.get(name) == "1":
-                        found.setdefault(row["case"], []).append((name, int(row["slice_index"])))
+    for (case, index), row in read_slice_table(folder).items():
+        for name in SUBTYPES.values():
+            if row.get(name) == "1":
+                found.setdefault(case, []).append((name, index))
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from ichseg.data import SUBTYPE_NAMES, load_datalist
+from ichseg.data.datalist import read_slice_table
 from ichseg.io import read_mask, read_volume, slice_axis
 from ichseg.report.montage import montage, slice_picture
 
@@ -55,13 +55,10 @@ def _real_slices(datalist: Path) -> dict[str, list[tuple[str, int]]]:
     """Subtype -> (image, slice index) of slices that carry this subtype alone."""
     images = {scan["case"]: scan["image"] for scan in load_datalist(datalist, check_files=False)}
     found: dict[str, list[tuple[str, int]]] = {}
-    table = datalist.parent / "slice_labels.csv"
-    if table.is_file():
-        with table.open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                kinds = [name for name in SUBTYPE_NAMES if row.get(name) == "1"]
-                if len(kinds) == 1 and row["case"] in images:
-                    found.setdefault(kinds[0], []).append((images[row["case"]], int(row["slice_index"])))
+    for (case, index), row in read_slice_table(datalist.parent).items():
+        kinds = [name for name in SUBTYPE_NAMES if row.get(name) == "1"]
+        if len(kinds) == 1 and case in images:
+            found.setdefault(kinds[0], []).append((images[case], index))
     return found
 
 
