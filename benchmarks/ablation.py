@@ -34,7 +34,7 @@ APPLIED: dict[str, dict[str, Any]] = {
     "no fusion of scores": {"fusion_weight": 0.0},
     "no mirrored slice": {"flip": False},
     "small lesions kept": {"min_volume_ml": 0},
-    "small lesions kept, threshold at .72": {"min_volume_ml": 0, "threshold": 0.72},
+    "small lesions kept, threshold at .64": {"min_volume_ml": 0, "threshold": 0.64},
     "holes kept": {"fill_holes_mm2": 0},
 }
 
