@@ -477,8 +477,11 @@ SETTINGS = ["steps_per_epoch=4", "implants_per_scan=4", "channels=[4, 8, 16]", "
 def test_one_command_trains_segments_measures_and_goes_on(cohort, tmp_path, capsys):
     words = ["train", "--datalist", str(cohort), "--output", str(tmp_path / "run"), "--members", "2", *TINY]
     words += [f"--set={setting}" for setting in SETTINGS]
-    assert main(words) == 0
     out = tmp_path / "run"
+    # A wrong value stops the training, and does not bar the folder for the right one.
+    assert main([*words, "--set=precision=fp17"]) == 2
+    assert not (out / "member_0" / "checkpoint.pt").exists()
+    assert main(words) == 0
     settings = json.loads((out / "model.json").read_text())
     assert settings["members"] == 2 and settings["channels"] == [4, 8, 16]
     assert {"score_slope", "score_offset", "threshold", "min_volume_ml", "fill_holes_mm2"} <= set(settings)
@@ -502,9 +505,12 @@ def test_one_command_trains_segments_measures_and_goes_on(cohort, tmp_path, caps
         (["--members", "0"], "--members must be at least 1, not 0"),
         (["--member", "2"], "members count from 0"),
         (["--preset", "paper"], "are for --preset recommended"),
+        (["--cross-validate", "--val-folds", "3"], "not 'recommended cross-validated'"),
     ):
         assert main([*words, *more]) == 2
         assert said in capsys.readouterr().err
+    assert main(["train", "--datalist", str(cohort), "--output", str(out), "--preset", "paper", *TINY]) == 2
+    assert "holds a training 'recommended held out', not 'paper held out'" in capsys.readouterr().err
     assert (out / "model.json").read_bytes() == fitted
     assert main(["segment", str(cohort.parent / "images"), str(tmp_path / "masks"), "--weights", str(out / "model.pt"),
                  "--no-report", "--device", "cpu"]) == 0  # fmt: skip
@@ -547,6 +553,12 @@ def test_presets_and_folds_are_checked_before_anything_is_read(cohort, tmp_path,
     assert "fold" in capsys.readouterr().err and not (tmp_path / "x").exists()
     assert main([*words, "--fold", "1"]) == 2
     assert "--fold is for --cross-validate" in capsys.readouterr().err and not (tmp_path / "x").exists()
+    for preset in ("recommended", "paper"):  # a mistyped key is told before the first stage, not after the last but one
+        assert main([*words, "--preset", preset, "--val-folds", "1", "--test-folds", "2", "--train-folds", "0",
+                     "--set", "nope=1"]) == 2  # fmt: skip
+        assert "'nope' is not a key of" in capsys.readouterr().err and not (tmp_path / "x").exists()
+    assert main([*words, "--cross-validate", "--test-folds", "2"]) == 2
+    assert "--cross-validate holds every fold out in turn" in capsys.readouterr().err and not (tmp_path / "x").exists()
 
 
 def test_pictures_outline_what_is_there_though_only_the_head_is_shown():

@@ -94,6 +94,10 @@ def train(args: argparse.Namespace) -> int:
         raise IchsegError(f"--member {args.member} of --members {args.members}: members count from 0")
     if args.fold is not None and not args.cross_validate:
         raise IchsegError("--fold is for --cross-validate")
+    if args.cross_validate and (args.train_folds, args.val_folds, args.test_folds) != ("0-2", "3", "4"):
+        raise IchsegError(
+            "--cross-validate holds every fold out in turn: leave out --train-folds, --val-folds, --test-folds"
+        )
     if not args.cross_validate:
         check_folds(args.datalist, training=args.train_folds, validation=args.val_folds, test=args.test_folds)
     overrides = {k: v for k in ("size", "epochs", "batch_size") if (v := getattr(args, k)) is not None}

@@ -75,7 +75,7 @@ def prepare_compact(
             entries.append(_copied(scan, volume, folder, size, table))
         labels = [label for scan in scans for label in scan.get("slice_labels", ())]
         counts = {"volumes": len(entries), "slices": len(labels), "positive_slices": sum(labels)}
-        write_datalist(folder, "compact", entries, size=size, hounsfield=COMPACT_HU, counts=counts)
+        write_datalist(folder, "compact", entries, largest_side=size, hounsfield=COMPACT_HU, counts=counts)
         counts["bytes"] = sum(file.stat().st_size for file in folder.rglob("*.nii.gz"))
     for doubt, count in doubts.items():
         warn(f"{count} of {len(scans)} scans: {doubt}")

@@ -19,7 +19,7 @@ from ichseg.data.folds import check_folds, parse_folds
 from ichseg.devices import pick_device
 from ichseg.errors import IchsegError
 from ichseg.io import value_hash, write_text
-from ichseg.launch import run_bundle, settings_beside
+from ichseg.launch import parse_settings, run_bundle, settings_beside
 from ichseg.presets.join import fit_score, join_members
 from ichseg.report import evaluate_masks, evaluate_slices
 from ichseg.report.tables import write_csv
@@ -88,6 +88,7 @@ def train_preset(name: str, plan: Plan) -> Path:
     """
     _check(name, plan)
     check_folds(plan.datalist, training=plan.train_folds, validation=plan.val_folds, test=plan.test_folds)
+    _claim(name, plan, "held out")
     weights = PRESETS[name](plan)
     if plan.member is not None:
         return weights
@@ -152,11 +153,25 @@ def _fold_plans(name: str, plan: Plan, folds: Iterable[int]) -> dict[int, Plan]:
         training = ",".join(str(fold) for fold in every if fold not in (test, watching))
         plans[test] = replace(plan, output=plan.output / f"fold_{test}", train_folds=training,
                               val_folds=str(watching), test_folds=str(test), cache=plan.shared)  # fmt: skip
+    _claim(name, plan, "cross-validated")
     return plans
 
 
 # What the plan itself decides: settings that changed it would train on scans that are held out, or twice the same.
 DECIDED = ("bundle_root", "cache_dir", "datalist", "dataset_dir", "output_dir", "seed", "train_folds", "val_folds")
+
+
+# What --set reaches.
+CONFIGS = {"recommended": "train_recommended.yaml", "paper": "train.yaml"}
+
+
+def _claim(name: str, plan: Plan, way: str) -> None:
+    """Two presets, or two ways of holding scans out, must not share a folder: their masks and figures would mix."""
+    mark, mine = plan.output / "preset.json", {"preset": name, "scans": way}
+    if mark.is_file() and (other := json.loads(mark.read_text(encoding="utf-8"))) != mine:
+        was = " ".join(other.values())
+        raise IchsegError(f"{plan.output}: holds a training '{was}', not '{name} {way}'; choose another output folder")
+    write_text(mark, json.dumps(mine) + "\n")
 
 
 def _check(name: str, plan: Plan) -> None:
@@ -167,6 +182,7 @@ def _check(name: str, plan: Plan) -> None:
     for setting in plan.settings:
         if (key := setting.split("=")[0].split("::")[0]) in DECIDED:
             raise IchsegError(f"--set {setting}: '{key}' follows from the options of 'ichseg train'")
+    parse_settings("ich_segmentation", CONFIGS[name], plan.settings)  # before hours of training, not after them
 
 
 def recommended(plan: Plan) -> Path:
@@ -175,7 +191,7 @@ def recommended(plan: Plan) -> Path:
     for member in range(plan.members) if plan.member is None else [plan.member]:
         folder = plan.output / f"member_{member}"
         overrides = {**_training(plan, folder), "cache_dir": plan.shared, "seed": member}
-        files.append(_trained("train_recommended.yaml", folder, overrides, plan.settings))
+        files.append(_trained(CONFIGS["recommended"], folder, overrides, plan.settings))
     if plan.member is not None:
         return files[0]
     weights = plan.output / "model.pt"
@@ -210,7 +226,7 @@ def paper(plan: Plan) -> Path:
         [],
     )
     overrides = {**_training(plan, plan.output), "pseudo_dir": pseudo, "supervision": "pseudo", "architecture": "paper"}
-    return _trained("train.yaml", plan.output, overrides, plan.settings)
+    return _trained(CONFIGS["paper"], plan.output, overrides, plan.settings)
 
 
 PRESETS: dict[str, Callable[[Plan], Path]] = {"recommended": recommended, "paper": paper}
@@ -287,7 +303,8 @@ def _trained(
     made_with = {"settings": value_hash([bundle, config, apart, list(settings), scans]), "complete": False}
     if mark.is_file():
         before = json.loads(mark.read_text(encoding="utf-8"))
-        if before["settings"] != made_with["settings"]:
+        begun = before["complete"] or (folder / "checkpoint.pt").is_file()
+        if begun and before["settings"] != made_with["settings"]:
             raise IchsegError(f"{folder}: trained with other settings, folds or labels; choose another output folder")
         if before["complete"] and weights.is_file():
             return weights
