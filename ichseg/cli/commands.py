@@ -21,6 +21,9 @@ PAPER_PAIR = ("resnet34", "resnet50")
 PRESET_CHOICES = ("recommended", "paper")
 EXPERIMENT_CHOICES = ("table1", "table2", "table3", "table4", "figure7", "figure8")
 
+# Of a training, unless others are given.
+TRAIN_FOLDS, VAL_FOLDS, TEST_FOLDS = "0-2", "3", "4"
+
 # Options of prepare -> their default and whom they are for.
 PREPARE_OPTIONS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "masks": (None, ("bcihm", "nifti")),
@@ -50,22 +53,20 @@ def prepare(args: argparse.Namespace) -> int:
     if args.dataset == "phantom":
         from ichseg.data.phantom import prepare_phantom
 
-        counts = prepare_phantom(
-            output, args.scans, args.seed, 256 if args.size is None else args.size, args.slices, _progress
-        )
+        options |= _given(args, "size")
+        counts = prepare_phantom(output, args.scans, args.seed, slices=args.slices, **options)
     elif args.dataset == "implants":
         from ichseg.data.implants import prepare_implants
         from ichseg.report import implant_montage
 
-        folds = "3,4" if args.folds is None else args.folds
-        counts = prepare_implants(args.paths[0], output, folds, args.per_scan, args.seed, args.family, _progress)
+        options |= {"per_scan": args.per_scan, "seed": args.seed, "family": args.family, **_given(args, "folds")}
+        counts = prepare_implants(args.paths[0], output, **options)
         implant_montage(output / "datalist.json", args.paths[0], output / "montage.png")
         print(f"wrote {output / 'montage.png'}: implants beside real hemorrhage; look before you trust them")
     elif args.dataset == "compact":
         from ichseg.data import prepare_compact
 
-        size = 384 if args.size is None else args.size
-        counts = prepare_compact(args.paths[0], output, size, args.folds, _progress, _note)
+        counts = prepare_compact(args.paths[0], output, warn=_note, **options, **_given(args, "size", "folds"))
     else:
         from ichseg import data
 
@@ -94,13 +95,17 @@ def train(args: argparse.Namespace) -> int:
         raise IchsegError(f"--member {args.member} of --members {args.members}: members count from 0")
     if args.fold is not None and not args.cross_validate:
         raise IchsegError("--fold is for --cross-validate")
-    if args.cross_validate and (args.train_folds, args.val_folds, args.test_folds) != ("0-2", "3", "4"):
+    if args.cross_validate and (args.train_folds, args.val_folds, args.test_folds) != (
+        TRAIN_FOLDS,
+        VAL_FOLDS,
+        TEST_FOLDS,
+    ):
         raise IchsegError(
             "--cross-validate holds every fold out in turn: leave out --train-folds, --val-folds, --test-folds"
         )
     if not args.cross_validate:
         check_folds(args.datalist, training=args.train_folds, validation=args.val_folds, test=args.test_folds)
-    overrides = {k: v for k in ("size", "epochs", "batch_size") if (v := getattr(args, k)) is not None}
+    overrides = _given(args, "size", "epochs", "batch_size")
     check_numbers({**overrides, "num_workers": args.workers})
     from ichseg.presets import Plan, cross_validate, train_fold, train_preset
 
@@ -296,6 +301,11 @@ def demo(args: argparse.Namespace) -> int:
 
     run_demo(Path(args.output), args.scans, args.seed, segment_with_words, _progress)
     return DONE
+
+
+def _given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """The options that were given; without one, the default of what is called acts."""
+    return {name: value for name in names if (value := getattr(args, name)) is not None}
 
 
 def _training_overrides(args: argparse.Namespace) -> dict[str, Any]:

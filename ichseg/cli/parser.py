@@ -134,7 +134,9 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--member", type=int, metavar="K", help="train only member K, from 0; without it afterwards, all are joined"
     )
-    train.add_argument("--test-folds", default="4", help="neither trained on nor watched (default 4)")
+    train.add_argument(
+        "--test-folds", default=commands.TEST_FOLDS, help="neither trained on nor watched (default %(default)s)"
+    )
     train.add_argument(
         "--cross-validate", action="store_true", help="once per fold, each held out in turn; figures over all scans"
     )
@@ -276,9 +278,9 @@ def build_parser() -> argparse.ArgumentParser:
     experiment.add_argument("--classifiers", metavar="DIR", help="trained ones to use instead of training")
     experiment.add_argument("--size", type=int, default=384, help="pixels per side (default 384)")
     experiment.add_argument("--epochs", type=int, default=200, help="of each training, at most (default 200)")
-    experiment.add_argument("--train-folds", default="0-2", help="default: 0-2")
-    experiment.add_argument("--val-folds", default="3", help="default: 3")
-    experiment.add_argument("--test-folds", default="4", help="default: 4")
+    experiment.add_argument("--train-folds", default=commands.TRAIN_FOLDS, help="default: %(default)s")
+    experiment.add_argument("--val-folds", default=commands.VAL_FOLDS, help="default: %(default)s")
+    experiment.add_argument("--test-folds", default=commands.TEST_FOLDS, help="default: %(default)s")
     experiment.add_argument("--batch-size", type=int, help="in training (default: 64 classifiers, 32 U-Net)")
     experiment.add_argument("--architecture", choices=["small", "paper"], default="small", help="U-Net (default small)")
     experiment.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
@@ -322,8 +324,8 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
 def _training_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=int, help="pixels per side of the network's slices (default: the config's)")
     parser.add_argument("--epochs", type=int, help="at most (default: the config's)")
-    parser.add_argument("--train-folds", default="0-2", help="default: 0-2")
-    parser.add_argument("--val-folds", default="3", help="default: 3")
+    parser.add_argument("--train-folds", default=commands.TRAIN_FOLDS, help="default: %(default)s")
+    parser.add_argument("--val-folds", default=commands.VAL_FOLDS, help="default: %(default)s")
     parser.add_argument(
         "--workers",
         type=int,

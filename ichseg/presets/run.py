@@ -41,7 +41,7 @@ class Plan:
         member: train only this one of them, beside processes that train the others; None: all, then join them.
         settings: ``KEY=VALUE`` for the training config.
         overrides: values of the training config, as :func:`ichseg.launch.run_bundle` takes them.
-        workers: processes that prepare slices; None: as the training config has it.
+        workers: ``num_workers`` of the training configs; None: as they have it.
         device, precision: of training.
         progress: wraps the iteration over scans.
     """
@@ -112,6 +112,7 @@ def cross_validate(name: str, plan: Plan, folds: Iterable[int]) -> Path:
     """
     masks, figures = plan.output / "masks", []
     plans = _fold_plans(name, plan, folds)
+    _claim(name, plan, "cross-validated")
     for test, one in plans.items():
         made = segment(one, PRESETS[name](one), str(test))
         masks.mkdir(parents=True, exist_ok=True)
@@ -136,6 +137,7 @@ def train_fold(name: str, plan: Plan, folds: Iterable[int], fold: int) -> Path:
     plans = _fold_plans(name, plan, folds)
     if fold not in plans:
         raise IchsegError(f"{plan.datalist}: there is no fold {fold}, only {', '.join(map(str, plans))}")
+    _claim(name, plan, "cross-validated")
     return PRESETS[name](plans[fold])
 
 
@@ -153,14 +155,11 @@ def _fold_plans(name: str, plan: Plan, folds: Iterable[int]) -> dict[int, Plan]:
         training = ",".join(str(fold) for fold in every if fold not in (test, watching))
         plans[test] = replace(plan, output=plan.output / f"fold_{test}", train_folds=training,
                               val_folds=str(watching), test_folds=str(test), cache=plan.shared)  # fmt: skip
-    _claim(name, plan, "cross-validated")
     return plans
 
 
 # What the plan itself decides: settings that changed it would train on scans that are held out, or twice the same.
 DECIDED = ("bundle_root", "cache_dir", "datalist", "dataset_dir", "output_dir", "seed", "train_folds", "val_folds")
-
-
 # What --set reaches.
 CONFIGS = {"recommended": "train_recommended.yaml", "paper": "train.yaml"}
 
@@ -271,7 +270,7 @@ def evaluate(plan: Plan, masks: Path, results: Path, folds: str) -> dict[str, An
 
 def preprocessing(size: int) -> Compose:
     """The steps of ``train_recommended.yaml`` from a file to the head's HU."""
-    file = bundle_folder("ich_segmentation") / "configs" / "train_recommended.yaml"
+    file = bundle_folder("ich_segmentation") / "configs" / CONFIGS["recommended"]
     content = yaml.safe_load(file.read_text(encoding="utf-8"))
     return ConfigParser({**content, "size": size}).get_parsed_content("preprocessing")
 
