@@ -16,7 +16,7 @@ from typing import Any
 
 from ichseg.data import load_datalist
 from ichseg.presets import Plan, evaluate, segment, train_preset
-from ichseg.report import evaluate_masks
+from ichseg.evaluation import evaluate_masks
 
 # Row -> settings of train_recommended.yaml.
 TRAINED: dict[str, tuple[str, ...]] = {

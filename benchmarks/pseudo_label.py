@@ -124,7 +124,7 @@ def ours(work: Path, data: Path, weights: dict[str, Path], options: argparse.Nam
     """The bundle's runner; nothing is passed over, since every slice's probability reaches a gate of 0."""
     from monai.bundle import ConfigParser
 
-    from ichseg.resources import bundle_folder
+    from ichseg.bundle import bundle_folder
 
     root = bundle_folder("ich_pseudo_segmentation")
     parser = ConfigParser()
@@ -164,7 +164,7 @@ def scans(folder: Path, options: argparse.Namespace, count: int) -> Path:
     import shutil
 
     from ichseg.data.datalist import write_datalist
-    from ichseg.data.phantom import phantom_scan
+    from ichseg.synthetic.phantom import phantom_scan
     from ichseg.io import write_volume
 
     (folder / "images").mkdir(parents=True)

@@ -28,9 +28,9 @@ import numpy as np
 import torch
 from measuring import commit, machine, processor_times, ratio, steal_share
 
-from ichseg.data.phantom import prepare_phantom
-from ichseg.launch import settings_beside
-from ichseg.resources import bundle_folder
+from ichseg.synthetic.phantom import prepare_phantom
+from ichseg.bundle import settings_beside
+from ichseg.bundle import bundle_folder
 
 FEW = 5
 HERE = Path(__file__).resolve().parent

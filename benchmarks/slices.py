@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ichseg.data.phantom import phantom_scan
+from ichseg.synthetic.phantom import phantom_scan
 from ichseg.io import read_volume, slice_axis
 
 LEVEL, WIDTH = 50.0, 130.0  # the window of the bundles, in HU

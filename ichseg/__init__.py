@@ -1,7 +1,8 @@
 """ichseg: outline intracranial hemorrhage on head CT from slice-level labels alone.
 
-The rooms of the package follow one scan from file to mask: ``io``, ``data``, ``networks``, ``cam``,
-``context``, ``crf``, ``metrics``, ``transforms``, ``training``, ``inference``, ``report``.
+The packages follow one scan from file to mask: ``io``, ``data``, ``networks``, ``cam``, ``context``, ``crf``,
+``metrics``, ``transforms``, ``training``, ``inference``, ``folder``, ``report``, ``evaluation``. ``method`` has the
+published method on one page.
 Importing ``ichseg`` itself imports neither torch nor MONAI; :func:`segment` and :func:`measure` do when they are used.
 """
 
@@ -11,15 +12,16 @@ from ichseg.errors import IchsegError, ScanError
 from ichseg.version import __version__
 
 if TYPE_CHECKING:
-    from ichseg.inference.call import Segmenter, segment
-    from ichseg.inference.measuring import measure
+    from ichseg.folder.measure_masks import measure
+    from ichseg.inference.segmenter import Segmenter, segment
 
 __all__ = ["IchsegError", "ScanError", "Segmenter", "__version__", "measure", "segment"]
 
 
 def __getattr__(name: str) -> Any:
     if name in ("Segmenter", "measure", "segment"):
-        from ichseg.inference import call, measuring
+        from ichseg.folder import measure_masks
+        from ichseg.inference import segmenter
 
-        return getattr(measuring if name == "measure" else call, name)
+        return getattr(measure_masks if name == "measure" else segmenter, name)
     raise AttributeError(f"module 'ichseg' has no attribute '{name}'")

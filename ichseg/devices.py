@@ -35,6 +35,11 @@ def pick_device(name: str = "auto") -> torch.device:
     return device
 
 
+def slices_per_pass(batch_size: int | None, device: torch.device | str, on_cpu: int = 2, on_gpu: int = 16) -> int:
+    """The batch size that was asked for; None: what suits the device. A CPU's caches hold a few slices only."""
+    return batch_size or (on_cpu if torch.device(device).type == "cpu" else on_gpu)
+
+
 def place(network: Network, device: torch.device | str) -> Network:
     """Move a 2-D network to the device in channels-last layout, which is the faster one on CPU and GPU."""
     return network.to(device=torch.device(device), memory_format=torch.channels_last)  # type: ignore[call-overload]

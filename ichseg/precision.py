@@ -8,9 +8,9 @@ from contextvars import ContextVar
 
 import torch
 
+from ichseg.defaults import PRECISIONS
 from ichseg.errors import IchsegError
 
-PRECISIONS = ("fp32", "bf16")
 _full: ContextVar[bool] = ContextVar("full precision", default=False)
 
 

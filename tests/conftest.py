@@ -18,7 +18,7 @@ REAL = Path(__file__).resolve().parents[2] / "shared" / "data"
 @pytest.fixture(scope="session")
 def phantoms(tmp_path_factory) -> Path:
     """A data folder of five tiny phantoms, folds 0 to 4."""
-    from ichseg.data.phantom import prepare_phantom
+    from ichseg.synthetic.phantom import prepare_phantom
 
     folder = tmp_path_factory.mktemp("data") / "phantoms"
     prepare_phantom(folder, scans=5, seed=3, size=64, slices=8)
@@ -32,6 +32,24 @@ def real_bcihm() -> Path:
     if not folder.is_dir():
         pytest.skip("real BCIHM scans are not here")
     return folder
+
+
+def classifier_file(path: Path, backbone: str = "resnet34", size: int = 64, **settings) -> Path:
+    """A weight file of a classifier with random weights."""
+    from ichseg.networks import ClassifierSettings, save_weights, slice_classifier
+
+    made = ClassifierSettings(backbone, size, **{"window_level": 50, "window_width": 130, **settings})
+    save_weights(path, slice_classifier(backbone).state_dict(), made)
+    return path
+
+
+def segmenter_file(path: Path, architecture: str = "context", size: int = 64, state=None, **settings) -> Path:
+    """A weight file of a segmenter, with random weights unless some are given."""
+    from ichseg.networks import SegmenterSettings, save_weights, segmenter
+
+    made = SegmenterSettings(architecture, size, **{"window_level": 50, "window_width": 100, **settings})
+    save_weights(path, state or segmenter(architecture, made.channels, made.members).state_dict(), made)
+    return path
 
 
 @pytest.fixture(autouse=True)

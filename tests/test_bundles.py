@@ -14,14 +14,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-import yaml
-from monai.bundle import ConfigParser, ConfigWorkflow, verify_net_in_out
+from monai.bundle import ConfigWorkflow, verify_net_in_out
 
+from conftest import classifier_file, segmenter_file
+
+from ichseg.bundle import BundleParts, bundle_folder, config_values, guard_bundle_run
 from ichseg.cli import main
-from ichseg.guard import guard_bundle_run
-from ichseg.networks import SUSPICIOUS_SHARE, slice_classifier
-from ichseg.presets.run import preprocessing
-from ichseg.resources import bundle_folder
+from ichseg.networks import SegmenterSettings, read_settings, slice_classifier
+from ichseg.errors import IchsegError
 from ichseg.version import __version__
 
 CONFIGS = [
@@ -30,28 +30,23 @@ CONFIGS = [
     ("ich_segmentation", "train.yaml", "train"),
     ("ich_segmentation", "train_recommended.yaml", "train"),
     ("ich_segmentation", "inference.yaml", "inference"),
+    ("ich_segmentation", "inference_paper.yaml", "inference"),
 ]
 BUNDLES = sorted({bundle for bundle, _, _ in CONFIGS})
-
-
-def config(bundle, name):
-    return yaml.safe_load((bundle_folder(bundle) / "configs" / name).read_text())
 
 
 @pytest.mark.parametrize(("bundle", "name", "kind"), CONFIGS)
 def test_properties_monai_expects(bundle, name, kind, phantoms, tmp_path):
     folder = bundle_folder(bundle)
-    weights = tmp_path / "model.pt"
-    network = ConfigParser(config("ich_segmentation", "inference.yaml")).get_parsed_content("network_def")
-    torch.save(network.state_dict(), weights)
-    torch.save(slice_classifier("resnet34").state_dict(), tmp_path / "resnet34.pt")
     overrides = {"dataset_dir": str(phantoms), "bundle_root": str(folder), "output_dir": str(tmp_path), "size": 64}
+    classifiers = {"resnet34": str(classifier_file(tmp_path / "resnet34.pt"))}
     overrides |= {
-        ("ich_segmentation", "inference.yaml"): {"weights": str(weights)},
-        ("ich_segmentation", "train.yaml"): {"supervision": "masks"},
-        ("ich_segmentation", "train_recommended.yaml"): {"implants_per_scan": 2, "num_workers": 0, "val_folds": [4]},
-        ("ich_pseudo_segmentation", "generate.yaml"): {"classifiers": {"resnet34": str(tmp_path / "resnet34.pt")}},
-    }.get((bundle, name), {})
+        "inference.yaml": {"weights": str(segmenter_file(tmp_path / "context.pt"))},
+        "inference_paper.yaml": {"weights": str(segmenter_file(tmp_path / "small.pt", "small"))},
+        "train.yaml": {"supervision": "masks"} if bundle == "ich_segmentation" else {},
+        "train_recommended.yaml": {"implants_per_scan": 2, "num_workers": 0, "val_folds": [4]},
+        "generate.yaml": {"classifiers": classifiers},
+    }[name]
     workflow = ConfigWorkflow(
         config_file=str(folder / "configs" / name),
         meta_file=str(folder / "configs" / "metadata.json"),
@@ -94,8 +89,8 @@ def test_metadata(bundle):
 def test_network_takes_and_gives_what_the_metadata_says(bundle, name):
     folder = bundle_folder(bundle)
     if bundle == "ich_slice_classification":
-        parser = ConfigParser(config(bundle, name))
-        assert parser.get_parsed_content("network_def").eval()(torch.zeros(1, 1, 64, 64)).shape == (1, 2)
+        network = BundleParts(bundle, name)["network_def"].eval()
+        assert network(torch.zeros(1, 1, 64, 64)).shape == (1, 2)
         return
     verify_net_in_out(
         net_id="network_def",
@@ -108,34 +103,24 @@ def test_network_takes_and_gives_what_the_metadata_says(bundle, name):
 
 
 def test_what_stands_in_several_configs_is_the_same():
-    def names(steps, architecture):
-        """The steps that a config's conditions leave for an architecture."""
-        kept = [s for s in steps if s.get("_disabled_") in (None, f"$@architecture {architecture}")]
-        return [{k: v for k, v in step.items() if k != "_disabled_"} for step in kept]
+    def steps(bundle, name, part="preprocessing"):
+        return [step["_target_"].split(".")[-1] for step in config_values(bundle, name)[part]["transforms"]]
 
-    train, inference = config("ich_segmentation", "train.yaml"), config("ich_segmentation", "inference.yaml")
-    assert train["network_def"].items() <= inference["network_def"].items()
-    steps = inference["preprocessing"]["transforms"]
-    paper = names(steps, "== 'context'")
-    classify = config("ich_slice_classification", "train.yaml")["preprocessing"]["transforms"]
-    pseudo = config("ich_pseudo_segmentation", "generate.yaml")["preprocessing"]["transforms"]
-    strict = [{k: v for k, v in s.items() if k != "reader"} for s in paper]
-    assert [{k: v for k, v in s.items() if k != "reader"} for s in classify] == strict
-    assert pseudo[:-1] == paper and "KeepIntracraniald" in pseudo[-1]["_target_"]
-    recommended = config("ich_segmentation", "train_recommended.yaml")
-    ours = [s["_target_"] for s in names(steps, "!= 'context'")]
-    assert [s["_target_"] for s in recommended["preprocessing"]["transforms"]] == [
-        t for t in ours if not t.endswith(("BrainWindowd", "NeighborSlicesd"))
-    ]
-    assert [type(step).__name__ for step in preprocessing(64).transforms] == [
-        s["_target_"].split(".")[-1] for s in recommended["preprocessing"]["transforms"]
-    ]
-    for key in ("size", "window_level", "window_width", "channels"):
-        assert recommended[key] == inference[key], key
-    beside = json.loads((bundle_folder("ich_segmentation") / "models" / "model.json").read_text())
-    assert {key: inference[key] for key in beside} == beside
-    assert {"members", "score_slope", "score_offset", "threshold", "min_volume_ml", "fill_holes_mm2"} <= set(beside)
-    assert recommended["suspicious_share"] == SUSPICIOUS_SHARE
+    paper = ["head_ct_loader", "BrainWindowd", "SliceResized"]
+    assert steps("ich_segmentation", "inference_paper.yaml") == steps("ich_segmentation", "train.yaml") == paper
+    assert steps("ich_slice_classification", "train.yaml") == paper
+    assert steps("ich_pseudo_segmentation", "generate.yaml") == [*paper, "KeepIntracraniald"]
+    ours = steps("ich_segmentation", "inference.yaml")
+    assert ours == ["head_ct_loader", "HeadCropd", "BrainWindowd", "NeighborSlicesd"]
+    # Training packs Hounsfield units; window and neighbors come with the batch.
+    assert steps("ich_segmentation", "train_recommended.yaml") == ours[:2]
+    tail = [steps("ich_segmentation", name, "postprocessing")[1:] for name in ("inference.yaml", "inference_paper.yaml")]
+    assert tail[0] == tail[1]
+    # What the shipped model was trained with is what the training config says.
+    shipped = read_settings(bundle_folder("ich_segmentation") / "models" / "model.pt", SegmenterSettings)
+    recommended = config_values("ich_segmentation", "train_recommended.yaml")
+    for key in ("size", "window_level", "window_width", "channels", "suspicious_share"):
+        assert recommended[key] == getattr(shipped, key), key
 
 
 @pytest.mark.parametrize(("bundle", "name", "kind"), CONFIGS)
@@ -147,16 +132,106 @@ def test_no_expression_imports_or_evaluates(bundle, name, kind):
 def test_shipped_weights_fit_and_are_small():
     file = bundle_folder("ich_segmentation") / "models" / "model.pt"
     assert file.stat().st_size < 25e6
-    network = ConfigParser(config("ich_segmentation", "inference.yaml")).get_parsed_content("network_def")
+    network = BundleParts("ich_segmentation", "inference.yaml")["network_def"]
     network.load_state_dict(torch.load(file, weights_only=True))
+
+
+def test_ckpt_export_as_documented_by_monai(tmp_path):
+    root = bundle_folder("ich_segmentation")
+    words = ["-m", "monai.bundle", "ckpt_export", "network_def", "--filepath", str(tmp_path / "model.ts")]
+    words += ["--ckpt_file", str(root / "models" / "model.pt"), "--bundle_root", str(root)]
+    words += ["--meta_file", str(root / "configs" / "metadata.json")]
+    words += ["--config_file", str(root / "configs" / "inference.yaml")]
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False, cwd=root)
+    assert done.returncode == 0, done.stderr[-2000:]
+    image = torch.rand(1, 3, 64, 64)
+    plain = BundleParts("ich_segmentation", "inference.yaml", {"device_name": "cpu"})["network"].eval()
+    with torch.no_grad():
+        torch.testing.assert_close(torch.jit.load(tmp_path / "model.ts").eval()(image), plain(image))
+
+
+UNUSUAL = {"threshold": 0.02, "window_level": 45, "window_width": 90, "members": 2, "channels": [4, 8, 16], "flip": False,
+           "score_slope": 0.3, "score_offset": 1.5, "fusion_weight": 0.9, "suspicious_share": 0.05,
+           "min_volume_ml": 0.01, "fill_holes_mm2": 7.0, "size": 96}  # fmt: skip
+
+
+@pytest.mark.parametrize(("architecture", "config"), [("context", "inference.yaml"), ("small", "inference_paper.yaml")])
+def test_three_faces_read_the_settings_in_the_weight_file(architecture, config, phantoms, tmp_path, caplog):
+    """The command line, the Python call and the bundle make the same masks of weights with unusual settings."""
+    import ichseg
+
+    values = UNUSUAL if architecture == "context" else {"threshold": 0.45, "window_width": 90, "min_volume_ml": 0.01}
+    weights = segmenter_file(tmp_path / "odd.pt", architecture, **values)
+    scans = phantoms / "images"
+    assert main(["segment", str(scans), str(tmp_path / "cli"), "--weights", str(weights), "--device", "cpu"]) == 0
+    root = bundle_folder("ich_segmentation")
+    words = ["-m", "monai.bundle", "run", "--config_file", str(root / "configs" / config), "--bundle_root", str(root)]
+    words += ["--weights", str(weights), "--dataset_dir", str(scans), "--output_dir", str(tmp_path / "bundle")]
+    done = subprocess.run([sys.executable, *words, "--device_name", "cpu"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    marked = 0
+    for file in sorted((tmp_path / "cli").glob("*_ich.nii.gz")):
+        assert (tmp_path / "bundle" / file.name).read_bytes() == file.read_bytes()
+        scan = scans / file.name.replace("_ich", "")
+        ichseg.segment(scan, output=tmp_path / file.name, weights=weights, device="cpu")
+        assert (tmp_path / file.name).read_bytes() == file.read_bytes()
+        marked += int((np.asarray(nib.load(file).dataobj) > 0).sum())
+    assert marked  # masks of nothing would agree whatever the settings
+    # Each setting matters: without it the masks differ (a setting nobody reads would be one too many).
+    if architecture == "context":
+        usual = segmenter_file(tmp_path / "usual.pt", state=torch.load(weights, weights_only=True),
+                               **{k: UNUSUAL[k] for k in ("members", "channels", "size", "threshold")})  # fmt: skip
+        assert main(["segment", str(scans), str(tmp_path / "usual"), "--weights", str(usual), "--device", "cpu"]) == 0
+        assert any((tmp_path / "usual" / f.name).read_bytes() != f.read_bytes()
+                   for f in (tmp_path / "cli").glob("*_ich.nii.gz"))  # fmt: skip
+
+
+def test_an_explicit_setting_wins_and_is_said_and_the_wrong_pipeline_is_refused(phantoms, tmp_path, capsys, caplog):
+    weights = segmenter_file(tmp_path / "model.pt", channels=[4, 8, 16], threshold=0.25)
+    scan = str(phantoms / "images" / "phantom_000.nii.gz")
+    words = ["segment", scan, str(tmp_path / "masks"), "--weights", str(weights), "--no-report", "--device", "cpu"]
+    with caplog.at_level("INFO", logger="ichseg"):
+        assert main([*words, "--threshold", "0.9"]) == 0
+    assert "threshold 0.9 in place of 0.25, which model.pt was made for" in caplog.text
+    with pytest.raises(IchsegError, match=r"'context'\) are run by inference.yaml, not by inference_paper.yaml"):
+        BundleParts("ich_segmentation", "inference_paper.yaml", {"weights": str(weights)})["settings"]
+    torch.save(slice_classifier("resnet34").state_dict(), tmp_path / "old.pt")
+    assert main(["segment", scan, str(tmp_path / "x"), "--weights", str(tmp_path / "old.pt")]) == 2
+    assert "convert it: ichseg convert-weights" in capsys.readouterr().err and not (tmp_path / "x").exists()
+
+
+def test_old_weights_convert_with_their_json(tmp_path, capsys):
+    from ichseg.networks import segmenter
+
+    torch.save(segmenter("small").state_dict(), tmp_path / "model.pt")
+    words = ["convert-weights", str(tmp_path / "model.pt"), str(tmp_path / "new.pt")]
+    assert main(words) == 2 and "model.json: cannot be read" in capsys.readouterr().err
+    (tmp_path / "model.json").write_text('{"size": 96, "window_level": 40, "window_width": 80, "threshold": 0.3}')
+    assert main(words) == 0
+    settings = read_settings(tmp_path / "new.pt", SegmenterSettings)
+    assert (settings.architecture, settings.size, settings.threshold) == ("small", 96, 0.3)
+    segmenter("small").load_state_dict(torch.load(tmp_path / "new.pt", weights_only=True))
+    (tmp_path / "model.json").write_text('{"size": 96, "architecture": "paper"}')
+    assert main(words) == 2 and "weights of another architecture" in capsys.readouterr().err
+    torch.save(slice_classifier("resnet34").state_dict(), tmp_path / "model.pt")
+    (tmp_path / "model.json").write_text('{"backbone": "resnet34", "size": 96, "window_level": 50, "window_width": 130}')
+    assert main(words) == 0 and "backbone: resnet34" in capsys.readouterr().out
+
+
+def test_what_programs_may_change_is_what_is_used():
+    """MONAI Label shows ``displayable_configs`` and writes the user's values back into that section."""
+    parts = BundleParts("ich_segmentation", "inference.yaml", {"device_name": "cpu"})
+    shipped = read_settings(bundle_folder("ich_segmentation") / "models" / "model.pt", SegmenterSettings)
+    assert parts["displayable_configs"] == {"threshold": shipped.threshold}
+    parts.parser["displayable_configs"].update({"threshold": 0.9})
+    parts.parser.parse()
+    assert [s.transform.threshold for s in parts["postprocessing"].transforms if hasattr(s, "mask")] == [0.9]
 
 
 def test_pseudo_and_segmentation_evaluation_configs_run(phantoms, tmp_path, capsys):
     from monai.bundle import run
 
-    weights = tmp_path / "model.pt"
-    network = ConfigParser(config("ich_segmentation", "inference.yaml")).get_parsed_content("network_def")
-    torch.save(network.state_dict(), weights)
+    weights = segmenter_file(tmp_path / "model.pt")
     folder = bundle_folder("ich_segmentation") / "configs"
     run(
         config_file=[str(folder / "inference.yaml"), str(folder / "evaluate.yaml")],
@@ -186,7 +261,7 @@ def test_pseudo_and_segmentation_evaluation_configs_run(phantoms, tmp_path, caps
 def test_classification_evaluation_config_runs(phantoms, tmp_path, capsys):
     from monai.bundle import run
 
-    torch.save(slice_classifier("resnet34").state_dict(), tmp_path / "model.pt")
+    classifier_file(tmp_path / "model.pt")
     folder = bundle_folder("ich_slice_classification") / "configs"
     run(
         config_file=[str(folder / "train.yaml"), str(folder / "evaluate.yaml")],
@@ -259,7 +334,7 @@ CHOICES = [  # every option beside its default, a few at a time
 
 @pytest.mark.parametrize("choice", CHOICES, ids=lambda choice: "-".join(str(v) for v in choice.values()))
 def test_every_choice_runs_and_the_masks_are_masks(choice, phantoms, tmp_path):
-    torch.save(slice_classifier("resnet34").state_dict(), tmp_path / "resnet34.pt")
+    classifier_file(tmp_path / "resnet34.pt")
     values = {"dataset_dir": str(phantoms), "crf_iterations": 2, "folds": [1], "gate_by": "label", **choice}
     values["classifiers"] = {"resnet34": str(tmp_path / "resnet34.pt")}
     out = overlaid("ich_pseudo_segmentation", "generate.yaml", "batch_size: 4", tmp_path, **values)
@@ -268,7 +343,7 @@ def test_every_choice_runs_and_the_masks_are_masks(choice, phantoms, tmp_path):
 
 
 def test_scoring_first_or_along_and_in_bf16(phantoms, tmp_path):
-    torch.save(slice_classifier("resnet34").state_dict(), tmp_path / "resnet34.pt")
+    classifier_file(tmp_path / "resnet34.pt")
     values = {"dataset_dir": str(phantoms), "crf_iterations": 1, "gate": 0.0, "folds": [1, 2]}
     values["classifiers"] = {"resnet34": str(tmp_path / "resnet34.pt")}
     masks = []
@@ -289,20 +364,10 @@ def test_scoring_first_or_along_and_in_bf16(phantoms, tmp_path):
 
 
 def test_nothing_is_kept_from_scan_to_scan(phantoms, tmp_path):
-    torch.save(slice_classifier("resnet34").state_dict(), tmp_path / "resnet34.pt")
-    parser = ConfigParser(config("ich_pseudo_segmentation", "generate.yaml"))
-    parser.update(
-        {
-            "bundle_root": str(bundle_folder("ich_pseudo_segmentation")),
-            "dataset_dir": str(phantoms),
-            "output_dir": str(tmp_path),
-            "classifiers": {"resnet34": str(tmp_path / "resnet34.pt")},
-            "size": 64,
-            "gate": 0.0,
-            "device_name": "cpu",
-        }
-    )
-    runner = parser.get_parsed_content("evaluator")
+    classifier_file(tmp_path / "resnet34.pt")
+    values = {"dataset_dir": str(phantoms), "output_dir": str(tmp_path), "gate": 0.0, "device_name": "cpu"}
+    values["classifiers"] = {"resnet34": str(tmp_path / "resnet34.pt")}
+    runner = BundleParts("ich_pseudo_segmentation", "generate.yaml", values)["evaluator"]
     held = []
     read = runner._read
 
@@ -335,7 +400,7 @@ def test_the_papers_unet(phantoms, tmp_path):
     values = {"dataset_dir": str(phantoms), "epochs": 1, "batch_size": 2, "train_folds": [0], "val_folds": [4]}
     values |= {"architecture": "paper", "supervision": "masks"}
     out = overlaid("ich_segmentation", "train.yaml", "dice_weight: 0.5", tmp_path, **values)
-    assert json.loads((out / "model.json").read_text())["architecture"] == "paper"
+    assert read_settings(out / "model.pt", SegmenterSettings).architecture == "paper"
     (tmp_path / "scans").symlink_to(phantoms / "images")
     found = tmp_path / "masks"
     assert (
@@ -383,7 +448,7 @@ def test_mistyped_overrides_are_refused(tmp_path, capsys):
         (["--thresold", "0.3"], "--thresold: not a key of .*inference.yaml; did you mean --threshold"),
         (["--my_key=2"], "--my_key: not a key"),
         (["--report", "maybe"], "--report: expected true or false, not 'maybe'"),
-        (["--threshold", "high"], "--threshold: expected a number, not 'high'"),
+        (["--size_limit_gib", "high"], "--size_limit_gib: expected a number, not 'high'"),
         (["--output_dir", "a#b"], "--output_dir: MONAI reads the '#' of 'a#b' as '::'"),
     ):
         with pytest.raises(SystemExit, match="2"):

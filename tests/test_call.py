@@ -13,9 +13,9 @@ from broken_files import AFFINE, head, image
 
 import ichseg
 from ichseg.cli import main
-from ichseg.inference.measuring import measure_folder
+from ichseg.folder.measure_masks import measure_folder
 from ichseg.metrics import without_small_holes, without_small_lesions
-from ichseg.resources import bundle_folder
+from ichseg.bundle import bundle_folder
 
 OPTIONS = {"size": 64, "device": "cpu"}
 

@@ -14,7 +14,7 @@ import yaml
 
 from ichseg.check import check_path, doubts_of_expression, doubts_of_weights
 from ichseg.cli import main
-from ichseg.resources import bundle_folder
+from ichseg.bundle import bundle_folder
 
 HARMFUL = [
     "$__import__('os').system('id')",

@@ -16,7 +16,7 @@ from ichseg.data import load_datalist
 from ichseg.errors import IchsegError
 from ichseg.io import read_mask
 from ichseg.metrics import Calibration, limits_of_agreement
-from ichseg.report import COLUMNS, Tally, evaluate_masks, surface_agreement, true_scans
+from ichseg.evaluation import COLUMNS, Tally, evaluate_masks, surface_agreement, true_scans
 
 AFFINE = np.diag([-0.5, -0.5, 5.0, 1.0])
 

@@ -15,10 +15,10 @@ from PIL import Image
 
 from ichseg.cli import main
 from ichseg.data import load_datalist
-from ichseg.data.phantom import prepare_phantom
+from ichseg.synthetic.phantom import prepare_phantom
 from ichseg.experiments import DIFFERENCES, ROWS, TABLE4, THRESHOLDS, Counts, Row, differences, published
 from ichseg.io import read_mask
-from ichseg.resources import bundle_folder
+from ichseg.bundle import bundle_folder
 
 PAIR = ("resnet34", "resnet50")
 

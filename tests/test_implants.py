@@ -12,9 +12,9 @@ from scipy import ndimage
 
 from ichseg.cli import main
 from ichseg.data import SUBTYPES, load_datalist
-from ichseg.data.brain import intracranial_mask
-from ichseg.data.implants import LOOKALIKES, draw_lookalikes, implant_hemorrhage, implant_volume, prepare_implants
-from ichseg.data.phantom import phantom_scan, prepare_phantom
+from ichseg.anatomy.brain import intracranial_mask
+from ichseg.synthetic.implants import LOOKALIKES, draw_lookalikes, implant_hemorrhage, implant_volume, prepare_implants
+from ichseg.synthetic.phantom import phantom_scan, prepare_phantom
 from ichseg.errors import IchsegError
 from ichseg.io import read_mask, read_volume
 from ichseg.transforms import RandImplantHemorrhaged

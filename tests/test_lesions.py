@@ -7,7 +7,8 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from ichseg.metrics import Plane, measure_mask, mid_sagittal_plane, without_small_holes, without_small_lesions
+from ichseg.anatomy import Plane, mid_sagittal_plane
+from ichseg.metrics import measure_mask, without_small_holes, without_small_lesions
 from ichseg.transforms import FillSmallHolesd, MeasureHemorrhaged, RemoveSmallLesions
 
 SPACING = np.diag([0.5, 0.5, 5.0, 1.0])

@@ -11,7 +11,7 @@ import pytest
 
 from ichseg.data import load_manifest, manifest_names
 from ichseg.errors import IchsegError
-from ichseg.resources import resource_folder
+from ichseg.bundle import resource_folder
 
 
 def test_every_data_set_has_a_manifest():

@@ -7,8 +7,7 @@ import pickle
 import pytest
 import torch
 
-from ichseg.cli import BACKBONE_CHOICES, EXPERIMENT_CHOICES
-from ichseg.cli.commands import PRESET_CHOICES
+from ichseg import defaults
 from ichseg.devices import pick_device, place
 from ichseg.errors import IchsegError
 from ichseg.experiments import EXPERIMENTS

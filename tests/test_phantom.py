@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from ichseg.data import SUBTYPES, load_datalist
-from ichseg.data.brain import intracranial_mask
-from ichseg.data.phantom import phantom_scan
+from ichseg.anatomy.brain import intracranial_mask
+from ichseg.synthetic.phantom import phantom_scan
 
 CODES = {name: code for code, name in SUBTYPES.items()}
 

@@ -21,22 +21,32 @@ from PIL import Image
 from scipy import ndimage
 from torch import nn
 
+from conftest import segmenter_file
+
 from ichseg.cli import main
 from ichseg.context import fuse
-from ichseg.data import PackedSlices, SliceMixture, implant_pool, load_datalist, pack_scans
-from ichseg.data.brain import head_box, intracranial_mask
-from ichseg.data.implants import field_volume
+from ichseg.data import PackedSlices, load_datalist, pack_scans
+from ichseg.anatomy import head_box, intracranial_mask
+from ichseg.synthetic.implants import field_volume, implant_pool
 from ichseg.data.packed import gray, hounsfield, windowed
-from ichseg.data.phantom import phantom_scan, prepare_phantom
+from ichseg.synthetic.phantom import phantom_scan, prepare_phantom
 from ichseg.errors import IchsegError
 from ichseg.io import write_volume
-from ichseg.networks import ContextUNet, NetworkEnsemble, segmenter, slice_scores, suspicion
+from ichseg.networks import (
+    ContextUNet,
+    NetworkEnsemble,
+    SegmenterSettings,
+    read_settings,
+    segmenter,
+    slice_scores,
+    suspicion,
+)
 from ichseg.presets import Plan, cross_validate, train_fold
 from ichseg.presets.join import join_members, platt, touched_slices
-from ichseg.presets.run import preprocessing
+from ichseg.bundle import BundleParts
 from ichseg.report.case import case_pictures
 from ichseg.report.gallery import Judged, slice_gallery, to_the_back
-from ichseg.training import Augmentation, ContextLoss, MovingAverage, PrepareMixture, warm_cosine
+from ichseg.training import Augmentation, ContextLoss, MovingAverage, PrepareMixture, SliceMixture, warm_cosine
 from ichseg.transforms import (
     BrainWindow,
     HeadCrop,
@@ -63,7 +73,7 @@ def cohort(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def reading():
-    return preprocessing(SIZE)
+    return BundleParts("ich_segmentation", "train_recommended.yaml", {"size": SIZE})["preprocessing"]
 
 
 @pytest.fixture(scope="module")
@@ -223,20 +233,23 @@ def test_the_score_is_fitted_to_touch_few_slices_labeled_negative(packed, tmp_pa
     scores = np.where(packed.labels > 0, 2.0, -2.0) + rng.normal(size=len(packed))
     monkeypatch.setattr(join, "score_scans", lambda *_: (scores, pixels))
     network = ContextUNet(channels=(4, 8, 8))
-    torch.save({f"members.0.{name}": value for name, value in network.state_dict().items()}, tmp_path / "model.pt")
-    settings = {"architecture": "context", "channels": [4, 8, 8], "members": 1, "window_level": 50, "window_width": 100}
-    join.fit_score(tmp_path / "model.pt", settings, packed, torch.device("cpu"))
-    fitted = json.loads((tmp_path / "model.json").read_text())
-    bleeds = 1 / (1 + np.exp(-(fitted["score_slope"] * scores + fitted["score_offset"])))
+    state = {f"members.0.{name}": value for name, value in network.state_dict().items()}
+    weights = segmenter_file(tmp_path / "model.pt", state=state, channels=[4, 8, 8], suspicious_share=0.01)
+    before = read_settings(weights, SegmenterSettings)
+    join.fit_score(weights, packed, torch.device("cpu"))
+    fitted = read_settings(weights, SegmenterSettings)
+    bleeds = 1 / (1 + np.exp(-(fitted.score_slope * scores + fitted.score_offset)))
     found = [touched_slices(pixels * bleeds[:, None, None] > t, packed) for t in join.THRESHOLDS]
     assert all((more >= less).all() for more, less in pairwise(found))  # which is why the search may halve its range
     share = [float(touched[packed.labels == 0].mean()) for touched in found]
-    place = join.THRESHOLDS.index(fitted["threshold"])
+    place = join.THRESHOLDS.index(fitted.threshold)
     assert share[place] <= join.MOST_NEGATIVES < share[place - 1]
-    assert (fitted["min_volume_ml"], fitted["fill_holes_mm2"]) == (join.SPECK_ML, join.HOLE_MM2)
-    assert {key: fitted[key] for key in settings} == settings
+    assert (fitted.min_volume_ml, fitted.fill_holes_mm2) == (join.SPECK_ML, join.HOLE_MM2)
+    kept = ("architecture", "size", "channels", "members", "window_level", "window_width", "suspicious_share")
+    assert all(getattr(fitted, name) == getattr(before, name) for name in kept)
+    segmenter("context", [4, 8, 8]).load_state_dict(torch.load(weights, weights_only=True))
     with pytest.raises(IchsegError, match="with hemorrhage and without"):
-        join.fit_score(tmp_path / "model.pt", settings, replace(packed, labels=np.zeros_like(packed.labels)), "cpu")
+        join.fit_score(weights, replace(packed, labels=np.zeros_like(packed.labels)), "cpu")
 
 
 # --- the pack ---------------------------------------------------------------------------------------------------------
@@ -276,20 +289,20 @@ def test_a_pack_is_read_again_unless_scans_or_settings_changed(cohort, reading, 
         calls.append(item["case"])
         return reading(item)
 
-    first = pack_scans(scans, counted, file, SIZE)
-    again = pack_scans(scans, counted, file, SIZE)
+    first = pack_scans(scans, counted, tmp_path, SIZE)
+    again = pack_scans(scans, counted, tmp_path, SIZE)
     assert len(calls) == 2 and np.array_equal(first.gray, again.gray)
-    pack_scans(scans, counted, file, "other")
+    pack_scans(scans, counted, tmp_path, "other")
     assert len(calls) == 4
     file.write_bytes(file.read_bytes()[:1000])
-    pack_scans(scans, counted, file, "other")
+    pack_scans(scans, counted, tmp_path, "other")
     assert len(calls) == 6
     os.utime(scans[0]["image"], (1, 1))  # perhaps another scan of the same size
-    pack_scans(scans, counted, file, "other")
+    pack_scans(scans, counted, tmp_path, "other")
     assert len(calls) == 8
     scans[0]["slice_labels"] = [0, 1]
     with pytest.raises(IchsegError, match="8 slices, but"):
-        pack_scans(scans, counted, file, SIZE)
+        pack_scans(scans, counted, tmp_path, SIZE)
 
 
 # --- implants ---------------------------------------------------------------------------------------------------------
@@ -458,20 +471,22 @@ def test_the_rate_goes_up_then_down():
 
 def test_members_must_have_been_trained_alike(tmp_path):
     for number, size in enumerate((64, 96)):
-        (tmp_path / str(number)).mkdir()
-        torch.save(ContextUNet(3, (4, 8, 16)).state_dict(), tmp_path / str(number) / "model.pt")
-        (tmp_path / str(number) / "model.json").write_text(json.dumps({"size": size}))
+        state = ContextUNet(3, (4, 8, 16)).state_dict()
+        segmenter_file(tmp_path / str(number) / "model.pt", size=size, state=state, channels=[4, 8, 16])
     files = [tmp_path / str(number) / "model.pt" for number in range(2)]
     with pytest.raises(IchsegError, match="different settings"):
         join_members(files, tmp_path / "model.pt")
-    assert join_members([files[0], files[0]], tmp_path / "model.pt") == {"size": 64, "members": 2}
+    join_members([files[0], files[0]], tmp_path / "model.pt")
+    settings = read_settings(tmp_path / "model.pt", SegmenterSettings)
+    assert (settings.size, settings.members) == (64, 2)
     joined = torch.load(tmp_path / "model.pt", weights_only=True)
     segmenter("context", (4, 8, 16), members=2).load_state_dict(joined)
 
 
 # --- all of it --------------------------------------------------------------------------------------------------------
 TINY = ["--size", str(SIZE), "--epochs", "2", "--batch-size", "8", "--device", "cpu"]
-SETTINGS = ["steps_per_epoch=4", "implants_per_scan=4", "channels=[4, 8, 16]", "num_workers=0", "teach_after=0.3"]
+SETTINGS = ["steps_per_epoch=4", "implants_per_scan=4", "channels=[4, 8, 16]", "num_workers=0", "teach_after=0.3",
+            "suspicious_share=0.01"]  # fmt: skip
 
 
 def test_one_command_trains_segments_measures_and_goes_on(cohort, tmp_path, capsys):
@@ -482,9 +497,9 @@ def test_one_command_trains_segments_measures_and_goes_on(cohort, tmp_path, caps
     assert main([*words, "--set=precision=fp17"]) == 2
     assert not (out / "member_0" / "checkpoint.pt").exists()
     assert main(words) == 0
-    settings = json.loads((out / "model.json").read_text())
-    assert settings["members"] == 2 and settings["channels"] == [4, 8, 16]
-    assert {"score_slope", "score_offset", "threshold", "min_volume_ml", "fill_holes_mm2"} <= set(settings)
+    settings = read_settings(out / "model.pt", SegmenterSettings)
+    assert settings.members == 2 and settings.channels == [4, 8, 16] and settings.suspicious_share == 0.01
+    assert (settings.min_volume_ml, settings.fill_holes_mm2) == (0.4, 100.0) and settings.score_slope != 1.0
     found = json.loads((out / "results" / "detection.json").read_text())
     assert found["scans"] == 4 and 0 <= found["slice_auc_probability"] <= 1
     assert (out / "results" / "evaluation.csv").is_file() and (out / "masks" / "report.html").is_file()
@@ -493,25 +508,25 @@ def test_one_command_trains_segments_measures_and_goes_on(cohort, tmp_path, caps
     before = (out / "member_0" / "model.pt").stat().st_mtime_ns
     assert main(words) == 0 and (out / "member_0" / "model.pt").stat().st_mtime_ns == before
     capsys.readouterr()
-    fitted = (out / "model.json").read_bytes()
+    fitted = (out / "model.pt").read_bytes()
     # Not even one that was interrupted goes on with other folds: it would have seen what is held out now.
-    for file in out.glob("member_*/made_with.json"):
+    for file in out.glob("member_*/made_of.json"):
         file.write_text(file.read_text().replace("true", "false"))
     assert main([*words, "--train-folds", "0,1"]) == 2
-    assert "trained with other settings, folds or labels" in capsys.readouterr().err
+    assert "made with train_folds [0, 1, 2], now [0, 1]" in capsys.readouterr().err
     for more, said in (
         (["--set=seed=3"], "'seed' follows from the options"),
         (["--set=val_folds=[4]"], "'val_folds' follows"),
         (["--members", "0"], "--members must be at least 1, not 0"),
         (["--member", "2"], "members count from 0"),
         (["--preset", "paper"], "are for --preset recommended"),
-        (["--cross-validate", "--val-folds", "3"], "not 'recommended cross-validated'"),
+        (["--cross-validate", "--val-folds", "3"], 'made with scans "held out", now "cross-validated"'),
     ):
         assert main([*words, *more]) == 2
         assert said in capsys.readouterr().err
     assert main(["train", "--datalist", str(cohort), "--output", str(out), "--preset", "paper", *TINY]) == 2
-    assert "holds a training 'recommended held out', not 'paper held out'" in capsys.readouterr().err
-    assert (out / "model.json").read_bytes() == fitted
+    assert 'made with preset "recommended", now "paper"' in capsys.readouterr().err
+    assert (out / "model.pt").read_bytes() == fitted
     assert main(["segment", str(cohort.parent / "images"), str(tmp_path / "masks"), "--weights", str(out / "model.pt"),
                  "--no-report", "--device", "cpu"]) == 0  # fmt: skip
 
@@ -552,13 +567,13 @@ def test_presets_and_folds_are_checked_before_anything_is_read(cohort, tmp_path,
     assert main([*words, "--test-folds", "3"]) == 2
     assert "fold" in capsys.readouterr().err and not (tmp_path / "x").exists()
     assert main([*words, "--fold", "1"]) == 2
-    assert "--fold is for --cross-validate" in capsys.readouterr().err and not (tmp_path / "x").exists()
+    assert "--fold needs --cross-validate" in capsys.readouterr().err and not (tmp_path / "x").exists()
     for preset in ("recommended", "paper"):  # a mistyped key is told before the first stage, not after the last but one
         assert main([*words, "--preset", preset, "--val-folds", "1", "--test-folds", "2", "--train-folds", "0",
                      "--set", "nope=1"]) == 2  # fmt: skip
         assert "'nope' is not a key of" in capsys.readouterr().err and not (tmp_path / "x").exists()
     assert main([*words, "--cross-validate", "--test-folds", "2"]) == 2
-    assert "--cross-validate holds every fold out in turn" in capsys.readouterr().err and not (tmp_path / "x").exists()
+    assert "--cross-validate holds out every fold in turn" in capsys.readouterr().err and not (tmp_path / "x").exists()
 
 
 def test_pictures_outline_what_is_there_though_only_the_head_is_shown():

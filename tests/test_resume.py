@@ -21,10 +21,10 @@ from kill_runs import compare
 
 from ichseg.cli import main
 from ichseg.errors import IchsegError
-from ichseg.inference import Journal, Shard, list_scans, merge_parts
-from ichseg.inference.overlap import run_in_turn, run_overlapped
-from ichseg.io import file_hash, value_hash
-from ichseg.resources import bundle_folder
+from ichseg.folder import Journal, Shard, list_scans, merge_parts
+from ichseg.folder.threads import run_in_turn, run_overlapped
+from ichseg.provenance import file_hash, value_hash
+from ichseg.bundle import bundle_folder
 
 WEIGHTS = bundle_folder("ich_segmentation") / "models" / "model.pt"
 
@@ -113,7 +113,7 @@ def test_other_weights_and_versions_do_all_anew(scans, tmp_path, monkeypatch):
     (tmp_path / "copy.pt").write_bytes(WEIGHTS.read_bytes())
     assert run(scans, out) == 0
     assert run(scans, out, "--weights", tmp_path / "copy.pt") == 0 and len(reused(out)) == 4
-    monkeypatch.setattr("ichseg.inference.journal.__version__", "99")
+    monkeypatch.setattr("ichseg.folder.journal.__version__", "99")
     assert run(scans, out) == 0 and not reused(out)
 
 

@@ -16,7 +16,7 @@ ALLOWED = ("ichseg", "ignite", "monai", "torch.device", "torch.nn", "torch.optim
            "torch.utils.tensorboard")  # fmt: skip
 # ... but for what fetches, runs commands, or loads and writes things at places of its own.
 REFUSED = (
-    "ichseg.check", "ichseg.cli", "ichseg.launch", "ignite.distributed.launcher", "monai._extensions",
+    "ichseg.check", "ichseg.cli", "ichseg.bundle", "ignite.distributed.launcher", "monai._extensions",
     "monai.apps", "monai.auto3dseg", "monai.bundle", "monai.data.dataset.CacheNTransDataset",
     "monai.data.dataset.GDSDataset", "monai.data.dataset.LMDBDataset", "monai.data.dataset.PersistentDataset",
     "monai.data.utils.pickle_operations", "monai.fl", "monai.handlers.utils.write_metrics_reports",
@@ -25,10 +25,10 @@ REFUSED = (
 )  # fmt: skip
 # Functions, unlike classes, do what they do at once: only those of these places.
 FUNCTIONS = (
-    "ichseg.cam", "ichseg.context", "ichseg.crf", "ichseg.data.datalist", "ichseg.data.implants.pool",
+    "ichseg.cam", "ichseg.context", "ichseg.crf", "ichseg.data.datalist", "ichseg.synthetic.implants.pool",
     "ichseg.data.packed", "ichseg.data.slices",
-    "ichseg.devices", "ichseg.guard.guard_bundle_run", "ichseg.inference.scans", "ichseg.metrics",
-    "ichseg.networks", "ichseg.report.evaluation", "ichseg.training", "ichseg.transforms", "ignite.metrics",
+    "ichseg.devices", "ichseg.bundle.guard_bundle_run", "ichseg.folder.scans", "ichseg.metrics",
+    "ichseg.networks", "ichseg.evaluation.masks", "ichseg.training", "ichseg.transforms", "ignite.metrics",
     "monai.data.decathlon_datalist", "monai.data.utils", "monai.handlers", "monai.inferers", "monai.losses",
     "monai.metrics", "monai.networks.blocks", "monai.networks.layers", "monai.networks.nets",
     "monai.networks.utils.copy_model_state", "monai.networks.utils.normal_init", "monai.networks.utils.one_hot",

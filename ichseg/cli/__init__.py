@@ -1,18 +1,62 @@
-"""The command line: words to calls. Steps live in the bundles' configs, which are started through monai.bundle."""
+"""The command line: one module per command, with its options and its function.
+
+Steps live in the bundles' configs, which are started through monai.bundle. Heavy imports stand inside the functions, so
+that ``--help`` and wrong usage cost nothing.
+"""
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import sys
 import warnings
 from collections.abc import Sequence
+from importlib import import_module
 
-from ichseg.cli.commands import BACKBONE_CHOICES, EXPERIMENT_CHOICES
-from ichseg.cli.parser import build_parser
 from ichseg.errors import INTERRUPTED, USAGE, first_cause, is_set_up, one_line
+from ichseg.version import __version__
 
-__all__ = ["BACKBONE_CHOICES", "EXPERIMENT_CHOICES", "main"]
+COMMANDS = ("demo", "segment", "measure", "merge", "prepare", "train", "train-classifier", "pseudo-label",
+            "train-segmenter", "evaluate", "experiment", "check", "convert-weights")  # fmt: skip
+EXAMPLES = """examples:
+  ichseg demo                                        try it on phantoms, in about a minute
+  ichseg segment SCANS MASKS                         outline hemorrhage in a folder of NIfTI scans
+  ichseg measure MASKS                               milliliters, lesions and ABC/2 of masks
+  ichseg check BUNDLE                                examine a bundle, config, datalist or weights first
+  ichseg prepare bcihm DOWNLOAD DATA                 convert a public data set
+  ichseg prepare nifti SCANS LABELS.csv DATA         your own scans and slice labels
+  ichseg train --datalist DATA/datalist.json --output runs/recommended
+  ichseg train-classifier --datalist DATA/datalist.json --output runs/classifiers
+  ichseg pseudo-label --datalist DATA/datalist.json --classifiers runs/classifiers --output runs/pseudo
+  ichseg train-segmenter --datalist DATA/datalist.json --pseudo-labels runs/pseudo --output runs/unet
+  ichseg segment SCANS MASKS --weights runs/unet/model.pt
+  ichseg experiment table4 --datalist DATA/datalist.json --output runs/table4
+
+exit codes: 0 all done, 1 some scans failed (see results.csv), 2 wrong usage or setup,
+130 interrupted (rerun the same command to resume).
+Not the R package of the same name. Research only, not for clinical use."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog="ichseg",
+        description="Outline intracranial hemorrhage on head CT, learned from slice labels alone.",
+        epilog=EXAMPLES,
+        formatter_class=raw,
+    )
+    parser.add_argument("--version", action="version", version=f"ichseg {__version__}")
+    words = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name in COMMANDS:
+        command = import_module(f"ichseg.cli.{name.replace('-', '_')}")
+        epilog = f"example:\n  {command.EXAMPLE}"
+        sub = words.add_parser(name, help=command.HELP, description=command.HELP, epilog=epilog, formatter_class=raw)
+        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        command.add_options(sub)
+        sub.set_defaults(run=command.run)
+    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,9 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(arguments)
     _quiet(args.debug)
     try:
-        return args.call(args)
+        return args.run(args)
     except KeyboardInterrupt:
-        print("ichseg: interrupted; run the same command again to go on", file=sys.stderr)
+        print("ichseg: interrupted; rerun the same command to resume", file=sys.stderr)
         return INTERRUPTED
     except SystemExit as stop:  # a bundle's own exit code
         return int(stop.code or 0)
@@ -34,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return USAGE
         print(f"ichseg: error: {one_line(error)}", file=sys.stderr)
         if not is_set_up(error):
-            print("ichseg: this looks like a fault of ichseg; --debug shows where", file=sys.stderr)
+            print("ichseg: this looks like a bug in ichseg; --debug shows where", file=sys.stderr)
         return USAGE
 
 

@@ -1,4 +1,4 @@
-"""Data sets: manifests, folds, datalists, one module per public data set, the phantom, slices.
+"""Data sets: manifests, folds, datalists, one module per public data set, slices.
 
 torch is imported only with what trains, so preparing data stays light.
 """
@@ -8,16 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from ichseg.data.bcihm import prepare_bcihm
 from ichseg.data.bhsd import prepare_bhsd
-from ichseg.data.datalist import attach_pseudo_labels, load_datalist, load_masked, write_datalist
-from ichseg.data.folds import assign_folds
+from ichseg.data.datalist import attach_pseudo_labels, check_folds, load_datalist, load_masked, write_datalist
+from ichseg.data.folds import assign_folds, parse_folds
 from ichseg.data.manifest import load_manifest, manifest_names
-from ichseg.data.nifti import prepare_nifti
+from ichseg.data.nifti_folder import prepare_nifti
 from ichseg.data.subtypes import SUBTYPE_NAMES, SUBTYPES
 
 if TYPE_CHECKING:
     from ichseg.data.compact import prepare_compact
-    from ichseg.data.implants.pool import implant_pool
-    from ichseg.data.mixture import SliceMixture
     from ichseg.data.packed import PackedSlices, pack_scans
     from ichseg.data.slices import SliceDataset, balanced_sampler
 
@@ -25,9 +23,7 @@ if TYPE_CHECKING:
 _LATE = {
     "PackedSlices": "packed",
     "SliceDataset": "slices",
-    "SliceMixture": "mixture",
     "balanced_sampler": "slices",
-    "implant_pool": "implants.pool",
     "pack_scans": "packed",
     "prepare_compact": "compact",
 }
@@ -37,16 +33,16 @@ __all__ = [
     "SUBTYPE_NAMES",
     "PackedSlices",
     "SliceDataset",
-    "SliceMixture",
     "assign_folds",
     "attach_pseudo_labels",
     "balanced_sampler",
-    "implant_pool",
+    "check_folds",
     "load_datalist",
     "load_manifest",
     "load_masked",
     "manifest_names",
     "pack_scans",
+    "parse_folds",
     "prepare_bcihm",
     "prepare_bhsd",
     "prepare_compact",

@@ -15,6 +15,7 @@ import numpy as np
 from ichseg.data.datalist import write_datalist
 from ichseg.data.folds import fold_scans
 from ichseg.data.subtypes import SUBTYPES
+from ichseg.defaults import FOLD_TOLERANCE
 from ichseg.errors import IchsegError
 from ichseg.io import lost_intercept, read_mask, read_volume, scan_name, slice_axis, staged_folder, write_volume
 
@@ -29,7 +30,7 @@ def prepare_bhsd(
     warn: Callable[[str], None] = lambda text: None,
     group_by: str = "patient",
     labels_at: int | None = None,
-    fold_tolerance: float = 0.03,
+    fold_tolerance: float = FOLD_TOLERANCE,
 ) -> dict[str, int]:
     """Convert the annotated part of BHSD into ``images/``, ``labels/``, ``slice_labels.csv``, ``datalist.json``.
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
-from monai.data import MetaTensor
 
 from ichseg.data.datalist import load_datalist, read_slice_table, write_datalist
+from ichseg.data.resampling import moved_and_scaled, resize_slices
+from ichseg.defaults import COMPACT_SIZE
 from ichseg.errors import IchsegError
 from ichseg.io import (
     SPACING_UNKNOWN,
@@ -26,7 +27,6 @@ from ichseg.io import (
     spacing_mm,
     staged_folder,
 )
-from ichseg.transforms.resize import SliceResize
 
 # All that the presets' windows show: -15 to 115 HU (paper), 0 to 100 HU (recommended), -20 HU to tell fat from air.
 COMPACT_HU = (-20.0, 115.0)
@@ -36,7 +36,7 @@ SMALLEST = 9  # gzip level
 def prepare_compact(
     datalist: str | Path,
     output: str | Path,
-    size: int = 384,
+    size: int = COMPACT_SIZE,
     folds: str | None = None,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
     warn: Callable[[str], None] = lambda text: None,
@@ -118,6 +118,5 @@ def _resized(array: np.ndarray, affine: np.ndarray, size: int, mode: str) -> tup
     axis = slice_axis(affine)
     if max(n for i, n in enumerate(array.shape) if i != axis) <= size:
         return array, affine
-    volume = MetaTensor(torch.as_tensor(array)[None], affine=torch.as_tensor(affine))
-    made = cast(MetaTensor, SliceResize(size, mode)(volume))
-    return made.as_tensor()[0].numpy(), np.asarray(made.affine)
+    made = resize_slices(torch.as_tensor(array)[None], axis, (size, size), mode)[0].numpy()
+    return made, moved_and_scaled(affine, (0, 0, 0), array.shape, made.shape)

@@ -101,6 +101,26 @@ def load_datalist(
     return scans
 
 
+def check_folds(path: str | Path, **parts: Sequence[int] | str | int) -> None:
+    """Training, validation and test folds exist in the datalist and share none.
+
+    Args:
+        path: the datalist.
+        **parts: what they are for -> folds.
+
+    Raises:
+        IchsegError: a fold is in two parts, or no scan is in it.
+    """
+    there = {scan.get("fold") for scan in load_datalist(path, check_files=False)}
+    seen: dict[int, str] = {}
+    for name, folds in parts.items():
+        for fold in parse_folds(folds):
+            if fold not in there:
+                raise IchsegError(f"{path}: no scan in fold {fold} ({name} folds {folds})")
+            if seen.setdefault(fold, name) != name:
+                raise IchsegError(f"fold {fold} is both for {seen[fold]} and for {name}")
+
+
 def is_known(scan: dict[str, Any]) -> bool:
     """True if the scan's true mask is known: there is one, or every slice is labeled negative."""
     return "label" in scan or not any(scan.get("slice_labels", [1]))

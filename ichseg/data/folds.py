@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+from ichseg.defaults import FOLD_TOLERANCE
 from ichseg.errors import IchsegError
 
 Counts = tuple[int, int]  # (slices, positive slices)
 
 
 def assign_folds(
-    patients: Mapping[str, Counts], folds: int = 5, tolerance: float = 0.03, tries: int = 200
+    patients: Mapping[str, Counts], folds: int = 5, tolerance: float = FOLD_TOLERANCE, tries: int = 200
 ) -> dict[str, int]:
     """Give every patient a fold, so that folds hold equal shares of slices and equal positive rates.
 
@@ -65,7 +65,7 @@ def unevenness(patients: Mapping[str, Counts], chosen: Mapping[str, int], folds:
 
 
 def fold_scans(
-    scans: Sequence[dict[str, Any]], tolerance: float = 0.03, warn: Callable[[str], None] = lambda text: None
+    scans: Sequence[dict[str, Any]], tolerance: float = FOLD_TOLERANCE, warn: Callable[[str], None] = lambda text: None
 ) -> dict[str, int]:
     """Give every scan the ``fold`` of its patient and return the counts of the data set.
 
@@ -93,28 +93,6 @@ def fold_scans(
         "positive_slices": sum(p for _, p in totals.values()),
         "patients": len(totals),
     }
-
-
-def check_folds(path: str | Path, **parts: Sequence[int] | str | int) -> None:
-    """Training, validation and test folds exist in the datalist and share none.
-
-    Args:
-        path: the datalist.
-        **parts: what they are for -> folds.
-
-    Raises:
-        IchsegError: a fold is in two parts, or no scan is in it.
-    """
-    from ichseg.data.datalist import load_datalist
-
-    there = {scan.get("fold") for scan in load_datalist(path, check_files=False)}
-    seen: dict[int, str] = {}
-    for name, folds in parts.items():
-        for fold in parse_folds(folds):
-            if fold not in there:
-                raise IchsegError(f"{path}: no scan in fold {fold} ({name} folds {folds})")
-            if seen.setdefault(fold, name) != name:
-                raise IchsegError(f"fold {fold} is both for {seen[fold]} and for {name}")
 
 
 def parse_folds(folds: Sequence[int] | str | int) -> tuple[int, ...]:

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ichseg.bundle import resource_folder
 from ichseg.errors import IchsegError
-from ichseg.resources import resource_folder
 
 
 def manifest_names() -> list[str]:

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from ichseg.data.arrays import read_arrays, write_arrays
 from ichseg.data.slices import neighbors, slice_labels_in_order, slices_first
 from ichseg.errors import IchsegError, one_line
-from ichseg.io import USUAL_STEP_MM, read_arrays, spacing_mm, value_hash, write_arrays
+from ichseg.io import USUAL_STEP_MM, spacing_mm
 from ichseg.progress import progress as with_progress
 
 # What 0 and 255 stand for: air can be told from fat, bone from blood, and half a gray level is a quarter HU.
@@ -127,7 +128,7 @@ class PackedSlices(Dataset):
 def pack_scans(
     data: Sequence[dict[str, Any]],
     transform: Callable[[dict[str, Any]], dict[str, Any]],
-    file: str | Path | None = None,
+    folder: str | Path | None = None,
     about: Any = None,
     folds: Sequence[int] | None = None,
 ) -> PackedScans:
@@ -136,27 +137,27 @@ def pack_scans(
     Args:
         data: of :func:`ichseg.data.load_datalist`, with ``slice_labels``.
         transform: leaves ``image`` as (1, X, Y, Z) MetaTensor in HU, square slices along the last axis.
-        file: the pack; one that was made of the same scans (names, sizes, dates, labels, folds) with the same
-            ``about`` is read. None keeps none.
+        folder: keeps the pack as ``slices.npz``; one that was made of the same scans (names, sizes, dates, labels,
+            folds) with the same ``about`` is read. None keeps none.
         about: what the transform depends on, such as the size.
         folds: give these only; all are packed.
 
     Raises:
         IchsegError: names the scan that cannot be used.
     """
-    if file is None:
+    if folder is None:
         return _packed(data, transform).of_folds(folds)
-    file = Path(file)
+    file = Path(folder) / "slices.npz"
     known = [(scan["image"], scan.get("slice_labels"), scan.get("fold")) for scan in data]
     files = [Path(scan["image"]).stat() for scan in data]
-    key = value_hash([FORMAT, about, known, [(stat.st_size, stat.st_mtime_ns) for stat in files]])
-    found = read_arrays(file, key)
+    made_of = [FORMAT, about, known, [(stat.st_size, stat.st_mtime_ns) for stat in files]]
+    found = read_arrays(file, made_of)
     if found is not None:
         packed = PackedScans(cases=found[0], **found[1])
     else:
         packed = _packed(data, transform)
         arrays = {name: value for name, value in vars(packed).items() if name != "cases"}
-        write_arrays(file, key, packed.cases, arrays)
+        write_arrays(file, made_of, packed.cases, arrays)
     return packed.of_folds(folds)
 
 

@@ -150,17 +150,19 @@ def _naming(path: str, message: str) -> str:
 
 def balanced_sampler(
     dataset: SliceDataset, positive_share: float = 0.5, samples: int | None = None
-) -> WeightedRandomSampler:
+) -> WeightedRandomSampler | None:
     """Draw slices so that ``positive_share`` of them carry hemorrhage.
 
     Args:
         dataset: the slices.
-        positive_share: between 0 and 1.
+        positive_share: between 0 and 1; 0: no sampler, every slice once an epoch.
         samples: slices per epoch; the size of the data set if None.
 
     Raises:
         IchsegError: one of the two kinds of slice is absent.
     """
+    if not positive_share:
+        return None
     positive = dataset.positive
     n, p = len(positive), int(positive.sum())
     if p in (0, n):

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from ichseg.data.folds import parse_folds
+from ichseg.defaults import PAPER_THRESHOLD
 from ichseg.experiments.ablation import ROWS, Row
 from ichseg.experiments.study import Study
 from ichseg.experiments.sweep import MASK, THRESHOLDS, Counts, threshold_at
 
-PAPER_PAIR = ("resnet34", "resnet50")
-PAPER_THRESHOLD = 0.22
 CHOICES = ("oracle", "validation")
 NAN = float("nan")
 

@@ -9,32 +9,29 @@ from typing import Any
 import numpy as np
 import torch
 
+from ichseg.bundle import BundleParts
 from ichseg.context import vote
 from ichseg.data.slices import slice_labels_in_order
 from ichseg.errors import IchsegError
+from ichseg.evaluation.hu_rule import hu_rule
+from ichseg.evaluation.truth import TrueScan
 from ichseg.experiments.sweep import Counts
 from ichseg.io import atomic_path, read_mask, read_volume, slice_axis, spacing_mm
-from ichseg.methods import hu_rule
 from ichseg.precision import lower_type
-from ichseg.report.truth import TrueScan
-from ichseg.resources import bundle_folder
+
+GENERATE = ("ich_pseudo_segmentation", "generate.yaml")
 
 
 class Chains:
     """The pseudo-mask bundle's steps, once per row, over networks and preprocessing that the rows share."""
 
     def __init__(self, ensemble: torch.nn.Module, rows: dict[str, dict[str, Any]], shared: dict[str, Any]) -> None:
-        from monai.bundle import ConfigParser
-
         from ichseg.devices import pick_device, place
         from ichseg.networks import ClassifierEnsemble
 
         self.networks: list[torch.nn.Module] = list(ensemble.networks)  # type: ignore[arg-type]
-        config = bundle_folder("ich_pseudo_segmentation") / "configs" / "generate.yaml"
-        base = ConfigParser()
-        base.read_config(str(config))
-        base.update(shared)
-        self.preprocessing = base.get_parsed_content("preprocessing")
+        base = BundleParts(*GENERATE, shared)
+        self.preprocessing = base["preprocessing"]
         self.gate, self.vote = base["gate"], base["gate_rule"]
         self.device = pick_device(shared["device_name"])
         self.autocast = lower_type(shared["precision"])
@@ -42,15 +39,11 @@ class Chains:
         self.rows: dict[str, tuple[list[int], Any, Any, Any]] = {}
         for name, values in rows.items():
             models = list(values.pop("models", range(len(self.networks))))
-            parser = ConfigParser()
-            parser.read_config(str(config))
-            parser.update({**shared, "threshold": None, **values})
             # Each row's own network: the chosen models and no others.
-            chosen = [self.networks[m] for m in models]
-            parser["network"] = ClassifierEnsemble(chosen, values["cam_layers"]).eval()
-            parser["device"] = self.device
-            parser["preprocessing"] = self.preprocessing
-            steps = [parser.get_parsed_content(key) for key in ("maps", "masks", "own_grid")]
+            network = ClassifierEnsemble([self.networks[m] for m in models], values["cam_layers"]).eval()
+            made = {"network": network, "device": self.device, "preprocessing": self.preprocessing}
+            parts = BundleParts(*GENERATE, {**shared, "threshold": None, **values, **made})
+            steps = [parts[key] for key in ("maps", "masks", "own_grid")]
             self.rows[name] = (models, *steps)
 
     def run(self, scan: TrueScan, names: Sequence[str]) -> dict[str, Counts]:

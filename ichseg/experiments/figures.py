@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 
 from ichseg.data.folds import parse_folds
+from ichseg.defaults import PAPER_PAIR, PAPER_THRESHOLD
 from ichseg.experiments.ablation import ROWS
 from ichseg.experiments.choices import (
     CHOICES,
     NAN,
-    PAPER_PAIR,
-    PAPER_THRESHOLD,
     baselines,
     fallback_note,
     figures,
@@ -24,8 +23,8 @@ from ichseg.experiments.choices import (
 from ichseg.experiments.study import Study
 from ichseg.experiments.sweep import HIGHEST, LOWEST, MASK, THRESHOLDS, threshold_at
 from ichseg.experiments.writing import save, set_title
+from ichseg.io.tables import markdown_table
 from ichseg.report.plots import box_chart, line_chart
-from ichseg.report.tables import markdown_table
 
 # Best thresholds the paper reports for the OR rule, with the mIoU in percent.
 PUBLISHED_BEST = {"BHSD": (0.17, 62.6), "BCIHM": (0.22, 63.7)}

@@ -8,7 +8,7 @@ from ichseg.errors import IchsegError
 from ichseg.experiments.figures import figure7, figure8
 from ichseg.experiments.study import Study
 from ichseg.experiments.table4 import table4
-from ichseg.experiments.tables import table1, table2, table3
+from ichseg.experiments.tables123 import table1, table2, table3
 
 EXPERIMENTS: dict[str, Callable[[Study], str]] = {
     "table1": table1,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,16 +11,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from ichseg.data import load_datalist
-from ichseg.data.folds import check_folds, parse_folds
+from ichseg.bundle import check_numbers, parse_settings, run_bundle
+from ichseg.data import check_folds, load_datalist, parse_folds
+from ichseg.defaults import ARCHITECTURES, PAPER_EPOCHS, PAPER_SIZE, TEST_FOLDS, TRAIN_FOLDS, VAL_FOLDS
 from ichseg.devices import pick_device
 from ichseg.errors import IchsegError
+from ichseg.evaluation.truth import TrueScan, compare, prediction_file, true_scans
 from ichseg.experiments.ablation import Row
 from ichseg.experiments.counting import Chains, fold_of, read_counts, rule_of, write_counts
 from ichseg.experiments.sweep import Counts
-from ichseg.io import scan_name, write_text
-from ichseg.launch import check_numbers, parse_settings, run_bundle, settings_beside
-from ichseg.report.truth import TrueScan, compare, prediction_file, true_scans
+from ichseg.io import scan_name
+from ichseg.networks import classifier_settings, segmenter_settings
+from ichseg.provenance import Record
 
 # Keys of generate.yaml that make the difference between rows, or that a study sets itself.
 OF_THE_ROWS = {
@@ -61,20 +62,20 @@ class Study:
     output: Path
     benchmark: Path | None = None
     classifiers: Path | None = None
-    size: int = 384
-    epochs: int = 200
-    train_folds: str = "0-2"
-    val_folds: str = "3"
-    test_folds: str = "4"
+    size: int = PAPER_SIZE
+    epochs: int = PAPER_EPOCHS
+    train_folds: str = TRAIN_FOLDS
+    val_folds: str = VAL_FOLDS
+    test_folds: str = TEST_FOLDS
     batch_size: int | None = None
     precision: str = "fp32"
     device: str = "auto"
-    architecture: str = "small"
+    architecture: str = ARCHITECTURES[1]
     settings: Sequence[str] = ()
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter
     _ensembles: dict[tuple[str, int], torch.nn.Module] = field(default_factory=dict)
     _values: dict[str, Any] = field(default_factory=dict)
-    _made_with: dict[str, Any] = field(default_factory=dict)
+    _record: Record = field(init=False)
 
     def __post_init__(self) -> None:
         for name in ("datalist", "output", "benchmark", "classifiers"):
@@ -92,9 +93,9 @@ class Study:
             raise IchsegError(f"{self.datalist}: no scan has a mask (key 'label'): there is nothing to measure against")
         if self.classifiers is not None and not list(self.classifiers.glob("*/model.pt")):
             raise IchsegError(f"{self.classifiers}: no <backbone>/model.pt in this folder")
-        self._made_with = self._same_as_before()
+        self._record = self._same_as_before()
 
-    def _same_as_before(self) -> dict[str, Any]:
+    def _same_as_before(self) -> Record:
         """What everything in the output depends on, compared with what was written there before.
 
         Data and weights are known by their content, not by their path; a benchmark may be added later.
@@ -112,21 +113,9 @@ class Study:
             "architecture": self.architecture,
             "settings": list(self.settings),
         }
-        file = self.output / "settings.json"
-        if file.is_file():
-            before = json.loads(file.read_text(encoding="utf-8"))
-            for key, value in settings.items():
-                was = before.get(key)
-                if was == value or (key == "benchmark" and None in (was, value)):
-                    continue
-                what = f"another {key}" if key in CONTENT else f"{key} {was}, now {value}"
-                raise IchsegError(f"{file}: made with {what}; choose another --output")
-            settings["benchmark"] = settings["benchmark"] or before.get("benchmark")
-        return settings
-
-    def _record(self) -> None:
-        """Write the settings, now that something made with them is about to be kept."""
-        write_text(self.output / "settings.json", json.dumps(self._made_with, indent=1) + "\n")
+        record = Record(self.output, settings, optional=("benchmark",))
+        record.check()
+        return record
 
     # --- data ---------------------------------------------------------------------------------------------------
     @property
@@ -160,7 +149,7 @@ class Study:
             return file
         folder = self.output / "classifiers" / str(size) / backbone
         overrides = {**self._training(), "backbone": backbone, "size": size, "output_dir": folder}
-        self._once(folder, lambda: run_bundle("ich_slice_classification", "train.yaml", overrides, []))
+        self._once(folder, lambda: run_bundle("ich_slice_classification", "train.yaml", overrides))
         return folder / "model.pt"
 
     def unet(self, name: str, size: int, pseudo: Path | None) -> Path:
@@ -174,16 +163,13 @@ class Study:
             "pseudo_dir": pseudo,
             "supervision": "masks" if pseudo is None else "pseudo",
         }
-        self._once(folder, lambda: run_bundle("ich_segmentation", "train.yaml", overrides, []))
+        self._once(folder, lambda: run_bundle("ich_segmentation", "train.yaml", overrides))
         return folder / "model.pt"
 
     def segment(self, name: str, weights: Path, size: int, which: str) -> Path:
         """Folder of the U-Net's masks of a set's validation and test scans."""
         folder = self.output / "masks" / which / name
         overrides = {
-            **settings_beside(weights),
-            "architecture": self.architecture,
-            "size": size,
             "dataset_dir": self.path(which).parent,
             "data_root_dir": "",  # masks lie flat in the folder, as names in a datalist are unique
             "output_dir": folder,
@@ -197,7 +183,8 @@ class Study:
                 "supervision": "masks",
             },
         }
-        self._once(folder, lambda: run_bundle("ich_segmentation", "inference.yaml", overrides, []))
+        pipeline = segmenter_settings(weights).pipeline
+        self._once(folder, lambda: run_bundle("ich_segmentation", pipeline, overrides))
         return folder
 
     def pseudo_masks(self, which: str, row: Row, pair: Sequence[str], size: int, threshold: float) -> Path:
@@ -212,7 +199,7 @@ class Study:
             "output_dir": folder,
             "threshold": threshold,
         }
-        self._once(folder, lambda: run_bundle("ich_pseudo_segmentation", "generate.yaml", overrides, []))
+        self._once(folder, lambda: run_bundle("ich_pseudo_segmentation", "generate.yaml", overrides))
         return folder
 
     # --- measuring ----------------------------------------------------------------------------------------------
@@ -238,7 +225,7 @@ class Study:
         if lacking:
             chains = self._chains(pair, size, rows)
             print(f"{which} scans, {' and '.join(pair)} at {size}: {', '.join(rows)}")
-            self._record()
+            self._record.write()
             for scan in self.progress(lacking):
                 todo = [name for name in rows if not files[name, scan.case].is_file()]
                 for name, counts in chains.run(scan, todo).items():
@@ -262,7 +249,7 @@ class Study:
         files = {scan.case: folder / f"{scan_name(scan.stem)}.npz" for scan in self.scans(which)}
         lacking = [scan for scan in self.scans(which) if not files[scan.case].is_file()]
         if lacking:
-            self._record()
+            self._record.write()
             print(f"{which} scans, HU rule without learning")
             for scan in self.progress(lacking):
                 write_counts(files[scan.case], rule_of(scan))
@@ -280,12 +267,11 @@ class Study:
 
     def _generate(self, backbones: Sequence[str], size: int) -> dict[str, Any]:
         """Values of ``generate.yaml`` that all rows share."""
-        beside = settings_beside(*[self.weights(b, size) for b in backbones])
-        if beside.get("size", size) != size:
-            raise IchsegError(f"the classifiers were trained at size {beside['size']}: give --size {beside['size']}")
+        trained = classifier_settings({b: self.weights(b, size) for b in backbones})
+        if trained.size != size:
+            raise IchsegError(f"the classifiers were trained at size {trained.size}: give --size {trained.size}")
         return {
-            **beside,
-            "size": size,
+            "classifiers": {b: self.weights(b, size) for b in backbones},
             "precision": self.precision,
             "device_name": self.device,
             "maps_dir": self.output / "maps",
@@ -305,15 +291,15 @@ class Study:
 
     def _once(self, folder: Path, make: Callable[[], None]) -> None:
         """Make what belongs into the folder unless a mark says that it is all there."""
-        mark = folder / "complete"
-        if not mark.is_file():
-            self._record()
+        mark = Record(folder, {"name": str(folder.relative_to(self.output))})
+        if not mark.check():
+            self._record.write()
             print(f"making {folder.relative_to(self.output)} ...", flush=True)
             try:
                 make()
             except SystemExit as stop:
                 raise IchsegError(f"{folder}: not every scan could be done; see its results.csv") from stop
-            write_text(mark, "")
+            mark.write(complete=True)
 
 
 def _digest(path: Path) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from ichseg.defaults import PAPER_PAIR
 from ichseg.experiments.ablation import ROWS
 from ichseg.experiments.choices import (
     CHOICES,
     NAN,
-    PAPER_PAIR,
     baselines,
     fallback_note,
     figures,
@@ -23,9 +23,9 @@ from ichseg.experiments.published import DIFFERENCES, TABLE4, differences, wrong
 from ichseg.experiments.study import Study
 from ichseg.experiments.sweep import MASK, Counts, threshold_at
 from ichseg.experiments.writing import save, set_title
+from ichseg.io.tables import markdown_table
 from ichseg.metrics import roc_auc
 from ichseg.report.plots import bar_chart
-from ichseg.report.tables import markdown_table
 
 SWEPT = tuple(f"r{n}" for n in range(1, 8))
 COLUMNS = ("set", "row", "name", "sample", "choice", "threshold", "miou", "foreground_iou", "background_iou",

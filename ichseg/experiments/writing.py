@@ -8,7 +8,7 @@ from typing import Any
 
 from ichseg.experiments.study import IMPLANTS, Study
 from ichseg.io import write_text
-from ichseg.report.tables import write_csv
+from ichseg.io.tables import write_csv
 
 CHOICES_EXPLAINED = (
     "Oracle: the threshold with the best mIoU between .10 and .70 on all masks of the set, which is how the paper's "

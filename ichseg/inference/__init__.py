@@ -1,26 +1,7 @@
-"""Running networks over folders of scans."""
+"""Running a network: over the slices of a volume, in lower precision, and from Python."""
 
 from ichseg.inference.batches import SliceBatchInferer
-from ichseg.inference.journal import Journal
-from ichseg.inference.merge import merge_parts
-from ichseg.inference.precision import PrecisionCheck, PrecisionInferer
-from ichseg.inference.results import Results
-from ichseg.inference.runner import FolderRunner
-from ichseg.inference.scans import ScanDataset, list_scans, scan_root
-from ichseg.inference.scoring import SliceScorer
-from ichseg.inference.shard import Shard
+from ichseg.inference.inferers import PrecisionCheck, PrecisionInferer
+from ichseg.inference.slice_scorer import SliceScorer
 
-__all__ = [
-    "FolderRunner",
-    "Journal",
-    "PrecisionCheck",
-    "PrecisionInferer",
-    "Results",
-    "ScanDataset",
-    "Shard",
-    "SliceBatchInferer",
-    "SliceScorer",
-    "list_scans",
-    "merge_parts",
-    "scan_root",
-]
+__all__ = ["PrecisionCheck", "PrecisionInferer", "SliceBatchInferer", "SliceScorer"]

@@ -10,6 +10,7 @@ import torch
 from monai.data import MetaTensor
 from monai.inferers import Inferer
 
+from ichseg.devices import slices_per_pass
 from ichseg.transforms.volumes import like
 
 
@@ -37,7 +38,7 @@ class SliceBatchInferer(Inferer):
         run, same_as = _distinct(slices)
         results: list[torch.Tensor] = [torch.empty(0)] * len(run)
         grad, on_cpu = torch.is_grad_enabled(), volume.device.type == "cpu"
-        size = self.batch_size or (1 if on_cpu else 16)
+        size = slices_per_pass(self.batch_size, volume.device, on_cpu=1)
 
         def one(start: int) -> None:
             with torch.set_grad_enabled(grad):

@@ -1,12 +1,11 @@
 """Files: NIfTI in and out, header checks, atomic writes."""
 
-from ichseg.io.arrays import read_arrays, write_arrays
 from ichseg.io.atomic import atomic_path, staged_folder, write_text
 from ichseg.io.folder import find_masks, find_nifti, find_scans
 from ichseg.io.geometry import USUAL_STEP_MM, same_grid, slice_axis, spacing_mm
-from ichseg.io.hashing import file_hash, value_hash
 from ichseg.io.hounsfield import lost_intercept
 from ichseg.io.nifti import SIZE_LIMIT, read_header, scan_name
+from ichseg.io.tables import markdown_table, write_csv, write_json
 from ichseg.io.volume import (
     SPACING_UNKNOWN,
     Volume,
@@ -27,14 +26,13 @@ __all__ = [
     "Volume",
     "atomic_path",
     "checked_volume",
-    "file_hash",
     "find_masks",
     "find_nifti",
     "find_scans",
     "image_like",
     "lost_intercept",
+    "markdown_table",
     "nifti_image",
-    "read_arrays",
     "read_header",
     "read_mask",
     "read_volume",
@@ -44,8 +42,8 @@ __all__ = [
     "slice_axis",
     "spacing_mm",
     "staged_folder",
-    "value_hash",
-    "write_arrays",
+    "write_csv",
+    "write_json",
     "write_like",
     "write_text",
     "write_volume",

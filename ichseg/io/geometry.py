@@ -6,7 +6,9 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
 
+LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # axes to the left, back and head of the patient
 # Cosine between two axes of the grid above which it counts as sheared: half a degree of gantry tilt.
 SHEAR = 0.0087
 USUAL_STEP_MM = 5.0  # between slices of a head CT, where a file does not say
@@ -49,6 +51,12 @@ def same_grid(
     corners = np.array(np.meshgrid(*([0, n - 1] for n in shape), 1)).reshape(4, -1)
     apart = np.abs((np.asarray(affine, dtype=float) - np.asarray(other_affine, dtype=float))[:3] @ corners)
     return bool(apart.max() < min(spacing_mm(affine)) / 2)
+
+
+def turned(mask: np.ndarray, affine: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The mask with its axes in the order and direction of another grid: the same mask in space."""
+    turn = ornt_transform(io_orientation(affine), io_orientation(wanted))
+    return apply_orientation(mask, turn), affine @ inv_ornt_aff(turn, mask.shape)
 
 
 def usable(affine: np.ndarray) -> bool:

@@ -2,8 +2,8 @@
 
 from ichseg.metrics.agreement import limits_of_agreement
 from ichseg.metrics.calibration import Calibration
-from ichseg.metrics.detection import roc_auc
-from ichseg.metrics.lesions import (
+from ichseg.metrics.localization import LesionLocalization
+from ichseg.metrics.measures import (
     MEASURES,
     hemorrhage_volume,
     measure_mask,
@@ -11,21 +11,18 @@ from ichseg.metrics.lesions import (
     without_small_holes,
     without_small_lesions,
 )
-from ichseg.metrics.localization import LesionLocalization
-from ichseg.metrics.midline import Plane, mid_sagittal_plane
 from ichseg.metrics.overlap import DatasetIoU, dice
+from ichseg.metrics.roc import roc_auc
 
 __all__ = [
     "MEASURES",
     "Calibration",
     "DatasetIoU",
     "LesionLocalization",
-    "Plane",
     "dice",
     "hemorrhage_volume",
     "limits_of_agreement",
     "measure_mask",
-    "mid_sagittal_plane",
     "roc_auc",
     "voxel_ml",
     "without_small_holes",

@@ -3,39 +3,48 @@
 from ichseg.networks.classifiers import (
     BACKBONES,
     ClassifierEnsemble,
+    ClassifierSettings,
     cam_layers,
+    classifier_settings,
     deepest_layer,
     load_ensemble,
     slice_classifier,
     stages,
 )
-from ichseg.networks.context import SUSPICIOUS_SHARE, ContextUNet, NetworkEnsemble, slice_scores, suspicion
+from ichseg.networks.context_unet import SUSPICIOUS_SHARE, ContextUNet, NetworkEnsemble, slice_scores, suspicion
 from ichseg.networks.convnext import ConvNeXtV2
 from ichseg.networks.pretrained import WeightReport, load_pretrained, match_weights
-from ichseg.networks.segmenters import ARCHITECTURES, segmenter
+from ichseg.networks.segmenters import ARCHITECTURES, PIPELINES, SegmenterSettings, segmenter, segmenter_settings
 from ichseg.networks.supervision import DeeplySupervised
 from ichseg.networks.vgg import VGG
-from ichseg.networks.weights import load_weights, read_checkpoint
+from ichseg.networks.weights import load_weights, read_checkpoint, read_settings, save_weights
 
 __all__ = [
     "ARCHITECTURES",
     "BACKBONES",
+    "PIPELINES",
     "SUSPICIOUS_SHARE",
     "VGG",
     "ClassifierEnsemble",
+    "ClassifierSettings",
     "ContextUNet",
     "ConvNeXtV2",
     "DeeplySupervised",
     "NetworkEnsemble",
+    "SegmenterSettings",
     "WeightReport",
     "cam_layers",
+    "classifier_settings",
     "deepest_layer",
     "load_ensemble",
     "load_pretrained",
     "load_weights",
     "match_weights",
     "read_checkpoint",
+    "read_settings",
+    "save_weights",
     "segmenter",
+    "segmenter_settings",
     "slice_classifier",
     "slice_scores",
     "stages",

@@ -6,16 +6,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from monai.networks.nets import DenseNet121, DenseNet169, resnet34, resnet50
 from torch import nn
 
 from ichseg.context import vote as vote_of
+from ichseg.defaults import BACKBONES
 from ichseg.errors import IchsegError
 from ichseg.networks.convnext import ConvNeXtV2
 from ichseg.networks.vgg import VGG
-from ichseg.networks.weights import load_weights
+from ichseg.networks.weights import load_weights, read_settings, with_overrides
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,6 @@ _BACKBONES = {
     "vgg19": _Backbone(partial(VGG, 19), tuple(f"features.{n}" for n in (4, 9, 18, 27, 36)), 1, "features.35"),
     "convnextv2_tiny": _Backbone(ConvNeXtV2, tuple(f"stages.{n}" for n in range(4))),
 }
-BACKBONES = tuple(_BACKBONES)
 
 
 def slice_classifier(backbone: str = "resnet34", num_classes: int = 2, in_channels: int = 1) -> nn.Module:
@@ -113,6 +114,50 @@ class ClassifierEnsemble(nn.Module):
         each = torch.stack([network(x).softmax(dim=1)[:, 1] for network in self.networks])
         positive = vote_of(each, self.vote)
         return torch.stack([1 - positive, positive], dim=1)
+
+
+@dataclass(frozen=True)
+class ClassifierSettings:
+    """All that must be known of a slice classifier to use its weights; it travels in the weight file.
+
+    Attributes:
+        backbone: one of :data:`BACKBONES`.
+        size: pixels per side of the network's slices.
+        window_level, window_width: HU.
+        strip_skull: True: nothing but the brain was shown to the network.
+    """
+
+    backbone: str
+    size: int
+    window_level: float
+    window_width: float
+    strip_skull: bool = False
+
+
+def classifier_settings(classifiers: Mapping[str, str | Path], **overrides: Any) -> ClassifierSettings:
+    """The settings that all classifiers of an ensemble share, with explicit values in place of some; None leaves one.
+
+    No file is read if every value is given.
+
+    Args:
+        classifiers: backbone name -> weight file.
+        **overrides: by name of :class:`ClassifierSettings`.
+
+    Raises:
+        IchsegError: a file has no settings, or the classifiers were trained with different ones.
+    """
+    shared = ("size", "window_level", "window_width", "strip_skull")
+    if all(overrides.get(name) is not None for name in shared):
+        return ClassifierSettings(backbone="+".join(classifiers), **overrides)
+    every = {file: read_settings(file, ClassifierSettings) for file in classifiers.values()}
+    first_file, first = next(iter(every.items()))
+    for file, other in every.items():
+        for name in shared:
+            if getattr(other, name) != getattr(first, name) and overrides.get(name) is None:
+                raise IchsegError(
+                    f"{file}: trained with {name} {getattr(other, name)}, but {first_file} with {getattr(first, name)}"
+                )
+    return with_overrides(first, overrides, first_file)
 
 
 def load_ensemble(classifiers: Mapping[str, str | Path], vote: str = "mean") -> ClassifierEnsemble:

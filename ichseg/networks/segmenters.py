@@ -3,14 +3,87 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from monai.networks.nets import BasicUNet, UNet
 from torch import nn
 
+from ichseg.defaults import ARCHITECTURES
 from ichseg.errors import IchsegError
-from ichseg.networks.context import CHANNELS, ContextUNet, NetworkEnsemble
+from ichseg.networks.context_unet import CHANNELS, SUSPICIOUS_SHARE, ContextUNet, NetworkEnsemble
+from ichseg.networks.weights import read_settings, with_overrides
 
-ARCHITECTURES = ("context", "small", "paper")
+# Which architectures a pipeline (a config of the bundle) can run.
+PIPELINES = {"inference.yaml": ("context",), "inference_paper.yaml": ("small", "paper")}
+
+
+@dataclass(frozen=True)
+class SegmenterSettings:
+    """All that must be known of a segmenter to use its weights as they were meant; it travels in the weight file.
+
+    Attributes:
+        architecture: one of :data:`ARCHITECTURES`.
+        size: pixels per side of the network's slices.
+        window_level, window_width: HU.
+        threshold: on the probability of hemorrhage, strict.
+        min_volume_ml: smaller lesions are left out; 0 leaves out none.
+        fill_holes_mm2: holes of lesions within a slice are filled if no larger; 0 fills none.
+        channels: of the U-Net's levels. This and what follows is for ``"context"`` only.
+        members: networks whose logits are averaged.
+        flip: average with the mirrored slice too.
+        suspicious_share: of a slice's pixels that count as its most suspicious, in training as in scoring.
+        score_slope, score_offset: of Platt scaling, from a slice's score to its probability.
+        fusion_weight: of neighboring slices in the slice's score; 0: every slice alone.
+    """
+
+    architecture: str
+    size: int
+    window_level: float
+    window_width: float
+    threshold: float = 0.5
+    min_volume_ml: float = 0.0
+    fill_holes_mm2: float = 0.0
+    channels: Sequence[int] = CHANNELS
+    members: int = 1
+    flip: bool = True
+    suspicious_share: float = SUSPICIOUS_SHARE
+    score_slope: float = 1.0
+    score_offset: float = 0.0
+    fusion_weight: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.architecture not in ARCHITECTURES:
+            raise IchsegError(
+                f"architecture '{self.architecture}' is unknown; choose one of {', '.join(ARCHITECTURES)}"
+            )
+        object.__setattr__(self, "channels", list(self.channels))
+
+    @property
+    def pipeline(self) -> str:
+        """The config of the bundle ``ich_segmentation`` that runs this architecture."""
+        return next(name for name, architectures in PIPELINES.items() if self.architecture in architectures)
+
+
+def segmenter_settings(weights: str | Path, pipeline: str | None = None, **overrides: Any) -> SegmenterSettings:
+    """The settings in a weight file, with explicit values in place of some; None leaves one.
+
+    Args:
+        weights: the file.
+        pipeline: config of the bundle that is to run them; None: any.
+        **overrides: by name of :class:`SegmenterSettings`.
+
+    Raises:
+        IchsegError: the file has no settings, or those of another pipeline.
+    """
+    settings = with_overrides(read_settings(weights, SegmenterSettings), overrides, weights)
+    if pipeline is not None and settings.pipeline != pipeline:
+        raise IchsegError(
+            f"{weights}: these weights (architecture '{settings.architecture}') are run by {settings.pipeline}, not by "
+            f"{pipeline}"
+        )
+    return settings
 
 
 def segmenter(

@@ -1,8 +1,12 @@
-"""Weights from files: only tensors are unpickled, and a file that does not fit is named."""
+"""Weight files: a state dict that carries its settings. Only tensors are unpickled."""
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 import pickle
+from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,7 +14,12 @@ import torch
 from torch import nn
 
 from ichseg.errors import IchsegError
+from ichseg.io import atomic_path
 
+logger = logging.getLogger(__name__)
+# Where the settings lie: in the metadata that every state dict of torch has, under a name that no module has.
+SETTINGS = "ichseg settings"
+Settings = TypeVar("Settings")
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -58,3 +67,60 @@ def load_weights(network: Network, path: str | Path | None) -> Network:
         )
     network.load_state_dict(state)
     return network
+
+
+def save_weights(path: str | Path, state: Mapping[str, torch.Tensor], settings: Any) -> None:
+    """Write a state dict with its settings, whole or not at all.
+
+    The file is a plain state dict to whoever loads it: the settings are in its ``_metadata``, which torch itself writes
+    and reads.
+
+    Args:
+        path: the file.
+        state: of the network.
+        settings: :class:`ichseg.networks.SegmenterSettings`, :class:`ichseg.networks.ClassifierSettings` or a mapping.
+    """
+    content = OrderedDict(state)
+    values = settings if isinstance(settings, Mapping) else dataclasses.asdict(settings)
+    content._metadata = {**getattr(state, "_metadata", {}), SETTINGS: {**values}}  # type: ignore[attr-defined]
+    with atomic_path(path) as temporary:
+        torch.save(content, temporary)
+
+
+def read_settings(path: str | Path, kind: type[Settings]) -> Settings:
+    """The settings that a weight file carries.
+
+    Args:
+        path: the file.
+        kind: dataclass of the settings.
+
+    Raises:
+        IchsegError: the file carries none, as those written before version 0.7, or others.
+    """
+    values = getattr(read_checkpoint(path), "_metadata", {}).get(SETTINGS)
+    if values is None:
+        raise IchsegError(
+            f"{path}: this weight file carries no settings (size, window, threshold); if it was written before version "
+            f"0.7, convert it: ichseg convert-weights {path} NEW.pt"
+        )
+    try:
+        return kind(**values)
+    except TypeError:
+        what = kind.__name__.removesuffix("Settings").lower()
+        raise IchsegError(f"{path}: not the weights of a {what}; it carries {', '.join(sorted(values))}") from None
+
+
+def with_overrides(settings: Settings, overrides: Mapping[str, Any], source: str | Path) -> Settings:
+    """Settings with some values replaced; None leaves one as it is. What is replaced is logged.
+
+    Raises:
+        IchsegError: the settings have no such value.
+    """
+    before = dataclasses.asdict(settings)  # type: ignore[call-overload]
+    chosen = {key: value for key, value in overrides.items() if value is not None}
+    for key, value in chosen.items():
+        if key not in before:
+            raise IchsegError(f"'{key}' is not a setting of {type(settings).__name__}; there are {', '.join(before)}")
+        if value != before[key]:
+            logger.info("%s %s in place of %s, which %s was made for", key, value, before[key], Path(source).name)
+    return dataclasses.replace(settings, **chosen)  # type: ignore[type-var]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from bisect import bisect_left
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,16 @@ from torch import Tensor
 from ichseg.context import fuse_scores
 from ichseg.data.packed import PackedScans, PackedSlices
 from ichseg.errors import IchsegError
-from ichseg.io import atomic_path, write_text
 from ichseg.metrics import without_small_lesions
-from ichseg.networks import load_weights, read_checkpoint, segmenter, slice_scores
+from ichseg.networks import (
+    SegmenterSettings,
+    load_weights,
+    read_checkpoint,
+    read_settings,
+    save_weights,
+    segmenter,
+    slice_scores,
+)
 from ichseg.progress import progress
 
 logger = logging.getLogger(__name__)
@@ -33,39 +40,33 @@ THRESHOLDS = tuple(round(0.01 * step, 2) for step in range(5, 96))
 BATCH = 8
 
 
-def join_members(files: Sequence[Path], output: Path) -> dict[str, Any]:
-    """Write one weight file for :class:`ichseg.networks.NetworkEnsemble`.
+def join_members(files: Sequence[Path], output: Path) -> None:
+    """Write one weight file for :class:`ichseg.networks.NetworkEnsemble`; :func:`fit_score` completes its settings.
 
     Args:
-        files: ``model.pt`` of each member, its settings beside it.
+        files: ``model.pt`` of each member.
         output: ``model.pt`` of all of them.
-
-    Returns:
-        their settings, which :func:`fit_score` completes and writes.
 
     Raises:
         IchsegError: the members differ in their settings.
     """
-    settings = [json.loads(file.with_suffix(".json").read_text(encoding="utf-8")) for file in files]
+    settings = [read_settings(file, SegmenterSettings) for file in files]
     if any(other != settings[0] for other in settings):
         raise IchsegError(f"{output}: its members were trained with different settings; choose another output folder")
     joined: dict[str, Tensor] = {}
     for number, file in enumerate(files):
         joined |= {f"members.{number}.{name}": value for name, value in read_checkpoint(file).items()}
-    with atomic_path(output) as temporary:
-        torch.save(joined, temporary)
-    return {**settings[0], "members": len(files)}
+    save_weights(output, joined, replace(settings[0], members=len(files)))
 
 
-def fit_score(weights: Path, settings: dict[str, Any], packed: PackedScans, device: torch.device) -> None:
-    """Fit the slice's probability and the threshold on slice labels; write ``model.json`` beside the weights.
+def fit_score(weights: Path, packed: PackedScans, device: torch.device) -> None:
+    """Fit the slice's probability and the threshold on slice labels, and write them into the weight file.
 
     Platt scaling of the scores that :class:`ichseg.transforms.SliceScoredProbability` uses; and the smallest threshold
     (of .05 to .95) at which at most 2 % of the slices labeled negative are touched by a lesion that is not too small.
 
     Args:
         weights: of the joined members.
-        settings: of :func:`join_members`.
         packed: scans nothing was trained on.
         device: where the network runs.
 
@@ -75,9 +76,10 @@ def fit_score(weights: Path, settings: dict[str, Any], packed: PackedScans, devi
     labels = packed.labels > 0
     if labels.all() or not labels.any():
         raise IchsegError(f"{weights}: fitting the score needs validation slices with hemorrhage and without")
-    network = segmenter(settings["architecture"], settings["channels"], settings["members"], flip=True)
+    settings = read_settings(weights, SegmenterSettings)
+    network = segmenter(settings.architecture, settings.channels, settings.members, settings.flip)
     load_weights(network, weights).eval().to(device)
-    scores, pixels = score_scans(network, packed, settings["window_level"], settings["window_width"], device)
+    scores, pixels = score_scans(network, packed, settings, device)
     slope, offset = platt(scores, labels)
     bleeds = 1 / (1 + np.exp(-(slope * scores + offset)))
 
@@ -90,10 +92,15 @@ def fit_score(weights: Path, settings: dict[str, Any], packed: PackedScans, devi
     if place == len(THRESHOLDS):
         place -= 1
         logger.warning("more than 2 %% of the negative slices are touched even at a threshold of %s", THRESHOLDS[place])
-    fitted = {"score_slope": round(slope, 4), "score_offset": round(offset, 4), "threshold": THRESHOLDS[place],
-              "min_volume_ml": SPECK_ML, "fill_holes_mm2": HOLE_MM2}  # fmt: skip
+    fitted: dict[str, Any] = {
+        "score_slope": round(slope, 4),
+        "score_offset": round(offset, 4),
+        "threshold": THRESHOLDS[place],
+        "min_volume_ml": SPECK_ML,
+        "fill_holes_mm2": HOLE_MM2,
+    }
     logger.info("fitted on %d scans: %s", len(packed.cases), fitted)
-    write_text(weights.with_suffix(".json"), json.dumps({**settings, **fitted}) + "\n")
+    save_weights(weights, network.cpu().state_dict(), replace(settings, **fitted))
 
 
 def touched_slices(masks: np.ndarray, packed: PackedScans) -> np.ndarray:
@@ -109,18 +116,18 @@ def touched_slices(masks: np.ndarray, packed: PackedScans) -> np.ndarray:
 
 @torch.no_grad()
 def score_scans(
-    network: torch.nn.Module, packed: PackedScans, level: float, width: float, device: torch.device | str = "cpu"
+    network: torch.nn.Module, packed: PackedScans, settings: SegmenterSettings, device: torch.device | str = "cpu"
 ) -> tuple[np.ndarray, np.ndarray]:
     """(slices,) fused scores, and (slices, H, W) float16 probabilities of the pixels, of every slice of a pack."""
-    slices = PackedSlices(packed, level, width)
+    slices = PackedSlices(packed, settings.window_level, settings.window_width)
     own, pixels = [], []
     for start in progress(range(0, len(slices), BATCH), "scoring slices"):
         some = [slices[i]["image"] for i in range(start, min(start + BATCH, len(slices)))]
         logits = network(torch.stack(some).contiguous(memory_format=torch.channels_last).to(device)).float().cpu()
-        own.append(slice_scores(logits))
+        own.append(slice_scores(logits, settings.suspicious_share))
         pixels.append((logits[:, 1] - logits[:, 0]).sigmoid().half())
     alone = torch.cat(own)
-    fused = [fuse_scores(alone[packed.scan(i)]) for i in range(len(packed.cases))]
+    fused = [fuse_scores(alone[packed.scan(i)], weight=settings.fusion_weight) for i in range(len(packed.cases))]
     return torch.cat(fused).numpy().astype(float), torch.cat(pixels).numpy()
 
 

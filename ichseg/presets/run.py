@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Callable, Iterable
@@ -10,20 +9,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-from monai.bundle import ConfigParser
-from monai.transforms import Compose
-
-from ichseg.data import load_datalist, pack_scans
-from ichseg.data.folds import check_folds, parse_folds
+from ichseg.bundle import BundleParts, parse_settings, run_bundle
+from ichseg.data import check_folds, load_datalist, pack_scans, parse_folds
+from ichseg.defaults import MEMBERS, PAPER_PAIR, TEST_FOLDS, TRAIN_FOLDS, VAL_FOLDS
 from ichseg.devices import pick_device
 from ichseg.errors import IchsegError
-from ichseg.io import value_hash, write_text
-from ichseg.launch import parse_settings, run_bundle, settings_beside
+from ichseg.evaluation import evaluate_masks, evaluate_slices
+from ichseg.io import write_csv
+from ichseg.networks import segmenter_settings
 from ichseg.presets.join import fit_score, join_members
-from ichseg.report import evaluate_masks, evaluate_slices
-from ichseg.report.tables import write_csv
-from ichseg.resources import bundle_folder
+from ichseg.provenance import Record, value_hash
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +35,7 @@ class Plan:
         members: networks of the recommended preset, averaged.
         member: train only this one of them, beside processes that train the others; None: all, then join them.
         settings: ``KEY=VALUE`` for the training config.
-        overrides: values of the training config, as :func:`ichseg.launch.run_bundle` takes them.
+        overrides: values of the training config, as :func:`ichseg.bundle.run_bundle` takes them.
         workers: ``num_workers`` of the training configs; None: as they have it.
         device, precision: of training.
         progress: wraps the iteration over scans.
@@ -48,11 +43,11 @@ class Plan:
 
     datalist: Path
     output: Path
-    train_folds: str = "0-2"
-    val_folds: str = "3"
-    test_folds: str = "4"
+    train_folds: str = TRAIN_FOLDS
+    val_folds: str = VAL_FOLDS
+    test_folds: str = TEST_FOLDS
     cache: Path | None = None
-    members: int = 1
+    members: int = MEMBERS
     member: int | None = None
     settings: tuple[str, ...] = ()
     overrides: dict[str, Any] = field(default_factory=dict)
@@ -166,11 +161,9 @@ CONFIGS = {"recommended": "train_recommended.yaml", "paper": "train.yaml"}
 
 def _claim(name: str, plan: Plan, way: str) -> None:
     """Two presets, or two ways of holding scans out, must not share a folder: their masks and figures would mix."""
-    mark, mine = plan.output / "preset.json", {"preset": name, "scans": way}
-    if mark.is_file() and (other := json.loads(mark.read_text(encoding="utf-8"))) != mine:
-        was = " ".join(other.values())
-        raise IchsegError(f"{plan.output}: holds a training '{was}', not '{name} {way}'; choose another output folder")
-    write_text(mark, json.dumps(mine) + "\n")
+    record = Record(plan.output, {"preset": name, "scans": way})
+    record.check()
+    record.write()
 
 
 def _check(name: str, plan: Plan) -> None:
@@ -194,18 +187,18 @@ def recommended(plan: Plan) -> Path:
     if plan.member is not None:
         return files[0]
     weights = plan.output / "model.pt"
-    settings = join_members(files, weights)
-    scans, size = load_datalist(plan.datalist, require=("slice_labels",)), settings["size"]
-    pack = plan.shared / "slices.npz"
-    packed = pack_scans(scans, preprocessing(size), pack, about=size, folds=parse_folds(plan.val_folds))
-    fit_score(weights, settings, packed, pick_device(plan.device or "auto"))
+    join_members(files, weights)
+    scans, size = load_datalist(plan.datalist, require=("slice_labels",)), segmenter_settings(weights).size
+    before = BundleParts("ich_segmentation", CONFIGS["recommended"], {"size": size})["preprocessing"]
+    packed = pack_scans(scans, before, plan.shared, about=size, folds=parse_folds(plan.val_folds))
+    fit_score(weights, packed, pick_device(plan.device or "auto"))
     return weights
 
 
 def paper(plan: Plan) -> Path:
     """The paper's configuration, 384 x 384: two classifiers, pseudo-masks, the 31 million parameter U-Net."""
     classifiers = {}
-    for backbone in ("resnet34", "resnet50"):
+    for backbone in PAPER_PAIR:
         folder = plan.output / "classifiers" / backbone
         overrides = {**_training(plan, folder), "backbone": backbone}
         classifiers[backbone] = _trained("train.yaml", folder, overrides, (), "ich_slice_classification")
@@ -214,7 +207,6 @@ def paper(plan: Plan) -> Path:
         "ich_pseudo_segmentation",
         "generate.yaml",
         {
-            **settings_beside(*classifiers.values()),
             "datalist": plan.datalist,
             "output_dir": pseudo,
             "classifiers": classifiers,
@@ -222,10 +214,11 @@ def paper(plan: Plan) -> Path:
             "device_name": plan.device,
             "precision": plan.precision,
         },
-        [],
     )
-    overrides = {**_training(plan, plan.output), "pseudo_dir": pseudo, "supervision": "pseudo", "architecture": "paper"}
-    return _trained(CONFIGS["paper"], plan.output, overrides, plan.settings)
+    folder = plan.output / "unet"
+    overrides = {**_training(plan, folder), "pseudo_dir": pseudo, "supervision": "pseudo", "architecture": "paper"}
+    weights = _trained(CONFIGS["paper"], folder, overrides, plan.settings)
+    return Path(shutil.copyfile(weights, plan.output / "model.pt"))
 
 
 PRESETS: dict[str, Callable[[Plan], Path]] = {"recommended": recommended, "paper": paper}
@@ -237,11 +230,10 @@ def segment(plan: Plan, weights: Path, folds: str | None = None, **values: Any) 
     Args:
         plan, weights: what with.
         folds: instead of the held-out ones.
-        **values: of ``inference.yaml``, in place of its own and of those beside the weights.
+        **values: of the inference config, in place of its own and of those in the weight file.
     """
     masks = plan.output / "masks"
     overrides = {
-        **settings_beside(weights),
         "dataset_dir": plan.datalist.parent,
         "data_root_dir": "",  # masks lie flat in the folder, as names in a datalist are unique
         "output_dir": masks,
@@ -255,7 +247,7 @@ def segment(plan: Plan, weights: Path, folds: str | None = None, **values: Any) 
         },
         **values,
     }
-    run_bundle("ich_segmentation", "inference.yaml", overrides, [])
+    run_bundle("ich_segmentation", segmenter_settings(weights).pipeline, overrides)
     return masks
 
 
@@ -266,13 +258,6 @@ def evaluate(plan: Plan, masks: Path, results: Path, folds: str) -> dict[str, An
     if any("label" in scan for scan in scans):
         evaluate_masks(masks, plan.datalist, **options)
     return evaluate_slices(masks, plan.datalist, **options)
-
-
-def preprocessing(size: int) -> Compose:
-    """The steps of ``train_recommended.yaml`` from a file to the head's HU."""
-    file = bundle_folder("ich_segmentation") / "configs" / CONFIGS["recommended"]
-    content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    return ConfigParser({**content, "size": size}).get_parsed_content("preprocessing")
 
 
 def _training(plan: Plan, folder: Path) -> dict[str, Any]:
@@ -292,22 +277,18 @@ def _trained(
     config: str, folder: Path, overrides: dict[str, Any], settings: Iterable[str], bundle: str = "ich_segmentation"
 ) -> Path:
     """The weights, trained now unless they are there."""
-    weights, mark = folder / "model.pt", folder / "made_with.json"
+    weights = folder / "model.pt"
     # Members may train anywhere and be brought together: neither the machine nor its paths count.
     apart = {k: v for k, v in overrides.items() if k not in ("device_name", "num_workers") and not isinstance(v, Path)}
     scans = [
         {key: Path(value).name if key in ("image", "label") else value for key, value in scan.items()}
         for scan in load_datalist(overrides["datalist"])
     ]
-    made_with = {"settings": value_hash([bundle, config, apart, list(settings), scans]), "complete": False}
-    if mark.is_file():
-        before = json.loads(mark.read_text(encoding="utf-8"))
-        begun = before["complete"] or (folder / "checkpoint.pt").is_file()
-        if begun and before["settings"] != made_with["settings"]:
-            raise IchsegError(f"{folder}: trained with other settings, folds or labels; choose another output folder")
-        if before["complete"] and weights.is_file():
-            return weights
-    write_text(mark, json.dumps(made_with) + "\n")
+    made_of = {**apart, "--set": list(settings), "datalist": value_hash(scans)}
+    record = Record(folder, made_of)
+    if record.check(begun=(folder / "checkpoint.pt").is_file()) and weights.is_file():
+        return weights
+    record.write()
     run_bundle(bundle, config, overrides, list(settings))
-    write_text(mark, json.dumps({**made_with, "complete": True}) + "\n")
+    record.write(complete=True)
     return weights

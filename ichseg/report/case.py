@@ -18,8 +18,8 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from ichseg.io import scan_name, slice_axis, spacing_mm, write_text
+from ichseg.io.geometry import LPS, turned
 from ichseg.report.montage import slice_picture, telling_slices
-from ichseg.report.truth import LPS, turned
 from ichseg.transforms.saver import BEFORE_WRITE
 
 FOLDER = "report_cases"
@@ -54,6 +54,10 @@ class KeepForReportd(SaveImaged):
         super().__init__(keys, output_dir=output_dir, print_log=False)
         self.output_dir, self.image_key, self.root = Path(output_dir), image_key, data_root_dir
         self.low, self.width, self.enabled = level - width / 2, width, enabled
+
+    def described(self) -> dict[str, Any]:
+        """What the files depend on, for :func:`ichseg.provenance.describe`."""
+        return {"low": self.low, "width": self.width, "enabled": self.enabled}
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         item = dict(data)

@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 
 from ichseg.io import read_mask, read_volume, slice_axis
+from ichseg.io.geometry import LPS, turned
 from ichseg.report.montage import montage, slice_picture
-from ichseg.report.truth import LPS, turned
 
 PER_ROW = 6
 

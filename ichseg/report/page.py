@@ -49,7 +49,7 @@ class FolderReport:
         self.output_dir, self.enabled, self.limit_mb = Path(output_dir), enabled, limit_mb
 
     def __call__(self, runner: Any) -> Path | None:
-        """Called with the :class:`ichseg.inference.FolderRunner` that has ended; returns the page if there is one."""
+        """Called with the :class:`ichseg.folder.FolderRunner` that has ended; returns the page if there is one."""
         facts = run_facts(runner)
         suffix = "" if runner.journal is None else runner.journal.shard.suffix
         write_text(self.output_dir / f"report{suffix}.json", json.dumps(facts, indent=2, default=str) + "\n")
@@ -66,7 +66,7 @@ def merge_report(folder: str | Path, results: Any, limit_mb: float = 150.0) -> P
 
     Args:
         folder: the output folder, with ``report-KofN.json`` of the parts.
-        results: the joined :class:`ichseg.inference.Results`.
+        results: the joined :class:`ichseg.folder.Results`.
         limit_mb: as of :func:`write_report`.
     """
     folder = Path(folder)

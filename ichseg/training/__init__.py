@@ -6,8 +6,9 @@ from ichseg.training.context_loss import ContextLoss
 from ichseg.training.distributed import exit_at_once, is_rank_zero, join_process_group, leave_process_group
 from ichseg.training.history import EpochHistory, PrintMetrics
 from ichseg.training.implant_loss import ImplantLoss, batch_with_mask
-from ichseg.training.outputs import logits_and_labels, score_and_label, slice_score_and_label
-from ichseg.training.steps import AlsoHandlers, ClipGradients, warm_cosine
+from ichseg.training.mixture import SliceMixture
+from ichseg.training.outputs import MetricOf, logits_and_labels, lower_is_better, score_and_label, slice_score_and_label
+from ichseg.training.steps import AlsoHandlers, ClipGradients, poly_decay, warm_cosine
 from ichseg.training.teacher import MovingAverage, PrepareMixture
 from ichseg.training.weak_loss import WeakSegmentationLoss
 
@@ -18,9 +19,11 @@ __all__ = [
     "ContextLoss",
     "EpochHistory",
     "ImplantLoss",
+    "MetricOf",
     "MovingAverage",
     "PrepareMixture",
     "PrintMetrics",
+    "SliceMixture",
     "TrainingCheckpoint",
     "WeakSegmentationLoss",
     "batch_with_mask",
@@ -29,6 +32,8 @@ __all__ = [
     "join_process_group",
     "leave_process_group",
     "logits_and_labels",
+    "lower_is_better",
+    "poly_decay",
     "score_and_label",
     "slice_score_and_label",
     "warm_cosine",

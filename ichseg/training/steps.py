@@ -35,6 +35,11 @@ class ClipGradients:
         nn.utils.clip_grad_norm_(self.network.parameters(), self.norm)
 
 
+def poly_decay(epochs: int, power: float = 0.9) -> Callable[[int], float]:
+    """Factor of the learning rate: ``(1 - epoch / epochs) ** power``; a resumed run may get more epochs."""
+    return lambda epoch: max(1 - epoch / epochs, 0) ** power
+
+
 def warm_cosine(steps: int, warm: float = 0.1) -> Callable[[int], float]:
     """Factor of the learning rate: up along a line over the first steps, then down to 0 along a cosine.
 

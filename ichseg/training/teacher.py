@@ -62,7 +62,7 @@ class PrepareMixture:
         level: float = 50.0,
         width: float = 100.0,
         average: MovingAverage | None = None,
-        start: int = 0,
+        start: float = 0,
         sure: float = 0.6,
         unsure: float = 0.15,
     ) -> None:

@@ -7,26 +7,28 @@ LayerAggregationd -> DenseCRFd.
 
 from ichseg.transforms.activation import ClassActivationMap, ClassActivationMapd
 from ichseg.transforms.aggregation import LayerAggregation, LayerAggregationd
-from ichseg.transforms.cam import ShallowFeatureCAM, ShallowFeatureCAMd
-from ichseg.transforms.crf import DenseCRF, DenseCRFd
-from ichseg.transforms.foreground import HemorrhageMask, HemorrhageMaskd, HemorrhageProbability, HemorrhageProbabilityd
+from ichseg.transforms.dense_crf import DenseCRFd, RefineWithCRF
 from ichseg.transforms.fusion import SpatialContextFusion, SpatialContextFusiond
 from ichseg.transforms.gating import GateSlicesd, KeepIntracranial, KeepIntracraniald
-from ichseg.transforms.head import HeadCrop, HeadCropd
+from ichseg.transforms.head_crop import HeadCrop, HeadCropd
 from ichseg.transforms.implant import RandImplantHemorrhaged
-from ichseg.transforms.measuring import (
+from ichseg.transforms.lesions import (
     FillSmallHoles,
     FillSmallHolesd,
     MeasureHemorrhaged,
     RemoveSmallLesions,
     RemoveSmallLesionsd,
 )
+from ichseg.transforms.mask import HemorrhageMask, HemorrhageMaskd, HemorrhageProbability, HemorrhageProbabilityd
 from ichseg.transforms.neighbors import NeighborSlices, NeighborSlicesd
-from ichseg.transforms.reader import HeadCTReader
+from ichseg.transforms.reader import HeadCTReader, head_ct_loader
 from ichseg.transforms.resize import SliceResize, SliceResized
 from ichseg.transforms.saver import SaveImageMaskd
-from ichseg.transforms.scoring import SliceScoredProbability, SliceScoredProbabilityd
+from ichseg.transforms.shallow_cam import ShallowFeatureCAM, ShallowFeatureCAMd, cam_keys
+from ichseg.transforms.slice_score import SliceScoredProbability, SliceScoredProbabilityd
 from ichseg.transforms.window import BrainWindow, BrainWindowd, gray_range
+
+DenseCRF = RefineWithCRF  # the name it had up to 0.6
 
 __all__ = [
     "BrainWindow",
@@ -53,6 +55,7 @@ __all__ = [
     "NeighborSlices",
     "NeighborSlicesd",
     "RandImplantHemorrhaged",
+    "RefineWithCRF",
     "RemoveSmallLesions",
     "RemoveSmallLesionsd",
     "SaveImageMaskd",
@@ -64,5 +67,7 @@ __all__ = [
     "SliceScoredProbabilityd",
     "SpatialContextFusion",
     "SpatialContextFusiond",
+    "cam_keys",
     "gray_range",
+    "head_ct_loader",
 ]

@@ -6,11 +6,11 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
-from monai.config import KeysCollection
-from monai.transforms import MapTransform, Transform
+from monai.transforms import Transform
 from torch import nn
 
 from ichseg.cam import CAMExtractor, min_max
+from ichseg.transforms.base import DictionaryTransform
 from ichseg.transforms.volumes import like, plain, volume_slice_axis
 
 MODES = {2: "bilinear", 3: "trilinear"}
@@ -81,18 +81,11 @@ class ClassActivationMap(Transform):
         return results
 
 
-class ClassActivationMapd(MapTransform):
+class ClassActivationMapd(DictionaryTransform, array=ClassActivationMap):
     """Dictionary version of :class:`ClassActivationMap`: adds ``<key>_cam_1``, ``<key>_cam_2``, ... per layer."""
-
-    def __init__(
-        self, keys: KeysCollection, network: nn.Module, layers, allow_missing_keys: bool = False, **options: Any
-    ) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.cam = ClassActivationMap(network, layers, **options)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         item = dict(data)
         for key in self.key_iterator(item):
-            for number, maps in enumerate(self.cam(item[key]), start=1):
-                item[f"{key}_cam_{number}"] = maps
+            item |= {f"{key}_cam_{number}": maps for number, maps in enumerate(self.transform(item[key]), start=1)}
         return item

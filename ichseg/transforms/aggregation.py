@@ -10,6 +10,7 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform, Transform
 
 from ichseg.context import combined_score
+from ichseg.defaults import PAPER_THRESHOLD
 from ichseg.transforms.volumes import like, plain, volume_slice_axis
 
 LAYERS = ("both", "1", "2", "mean")
@@ -26,7 +27,7 @@ class LayerAggregation(Transform):
             A single map is taken whatever this says.
     """
 
-    def __init__(self, threshold: float | None = 0.22, rule: str = "or", layers: str | int = "both") -> None:
+    def __init__(self, threshold: float | None = PAPER_THRESHOLD, rule: str = "or", layers: str | int = "both") -> None:
         if str(layers) not in LAYERS:
             raise ValueError(f"layers must be one of {', '.join(LAYERS)}, not '{layers}'")
         self.threshold, self.rule, self.layers = threshold, rule, str(layers)
@@ -51,35 +52,28 @@ class LayerAggregation(Transform):
 
 
 class LayerAggregationd(MapTransform):
-    """Dictionary version of :class:`LayerAggregation`.
+    """Dictionary version of :class:`LayerAggregation`: several maps in, one mask out.
 
     Args:
         keys: the layers' maps; they are consumed.
         reference_key: the scan whose size and geometry the mask gets.
-        output_key: where the mask goes.
-        threshold, rule, layers: as in :class:`LayerAggregation`.
-        score_key: where to put the score as well; None keeps it not.
+        output_key: key of the mask.
+        score_key: key of the score; None does not keep it.
+        **options: as in :class:`LayerAggregation`.
     """
 
     def __init__(
-        self,
-        keys: KeysCollection,
-        reference_key: str,
-        output_key: str,
-        threshold: float | None = 0.22,
-        rule: str = "or",
-        layers: str | int = "both",
-        score_key: str | None = None,
+        self, keys: KeysCollection, reference_key: str, output_key: str, score_key: str | None = None, **options: Any
     ) -> None:
         super().__init__(keys)
         self.reference_key, self.output_key, self.score_key = reference_key, output_key, score_key
-        self.aggregation = LayerAggregation(threshold, rule, layers)
+        self.transform = LayerAggregation(**options)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         item = dict(data)
         maps = [item.pop(key) for key in self.key_iterator(item)]
-        score = self.aggregation.score(maps, item[self.reference_key])
-        item[self.output_key] = self.aggregation.cut(score)
+        score = self.transform.score(maps, item[self.reference_key])
+        item[self.output_key] = self.transform.cut(score)
         if self.score_key is not None:
             item[self.score_key] = score
         return item

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
-from monai.config import KeysCollection
-from monai.transforms import MapTransform, Transform
+from monai.transforms import Transform
 
 from ichseg.context import fuse, normalization, positive_runs
+from ichseg.transforms.base import DictionaryTransform
 from ichseg.transforms.volumes import like, plain, volume_slice_axis
 
 
@@ -38,24 +37,5 @@ class SpatialContextFusion(Transform):
         return like(slices.movedim(0, axis)[None], maps)
 
 
-class SpatialContextFusiond(MapTransform):
+class SpatialContextFusiond(DictionaryTransform, array=SpatialContextFusion, companions={"probability_key": ...}):
     """Dictionary version of :class:`SpatialContextFusion`; ``probability_key`` holds the slices' probabilities."""
-
-    def __init__(
-        self,
-        keys: KeysCollection,
-        probability_key: str,
-        window: int = 2,
-        weight: float = 0.5,
-        gate: float = 0.5,
-        nf: str = "weights",
-    ) -> None:
-        super().__init__(keys)
-        self.probability_key = probability_key
-        self.fusion = SpatialContextFusion(window, weight, gate, nf)
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        item = dict(data)
-        for key in self.key_iterator(item):
-            item[key] = self.fusion(item[key], item[self.probability_key])
-        return item

@@ -10,9 +10,10 @@ import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform, Transform
 
-from ichseg.data.brain import intracranial_mask
+from ichseg.anatomy import intracranial_mask
 from ichseg.data.slices import slice_labels_in_order
 from ichseg.errors import IchsegError
+from ichseg.transforms.base import DictionaryTransform
 from ichseg.transforms.volumes import like, plain, volume_slice_axis
 
 GATES = ("prediction", "label", "both")
@@ -58,17 +59,20 @@ class GateSlicesd(MapTransform):
 
 
 class KeepIntracranial(Transform):
-    """Empty a mask, or the image itself, outside the brain, see :func:`ichseg.data.brain.intracranial_mask`.
+    """Empty a mask, or the image itself, outside the brain, see :func:`ichseg.anatomy.brain.intracranial_mask`.
 
     Args:
         level, width: the window the image was scaled with, in HU.
+        enabled: False leaves everything as it is.
     """
 
-    def __init__(self, level: float = 50.0, width: float = 130.0) -> None:
-        self.low, self.width = level - width / 2, width
+    def __init__(self, level: float = 50.0, width: float = 130.0, enabled: bool = True) -> None:
+        self.low, self.width, self.enabled = level - width / 2, width, enabled
 
     def __call__(self, mask: torch.Tensor, image: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         """Mask (C, X, Y, Z) and windowed scan (1, X, Y, Z) in [0, 1] -> mask; or (C, H, W) and (1, H, W)."""
+        if not self.enabled:
+            return mask
         if image.ndim == 3:
             inside = intracranial_mask(plain(image)[0].numpy() * self.width + self.low)
             return like(plain(mask) * torch.from_numpy(inside).to(mask.dtype), mask)
@@ -81,23 +85,5 @@ class KeepIntracranial(Transform):
         return like(kept.movedim(0, 1 + axis), mask)
 
 
-class KeepIntracraniald(MapTransform):
-    """Dictionary version of :class:`KeepIntracranial`; ``enabled=False`` leaves everything as it is."""
-
-    def __init__(
-        self,
-        keys: KeysCollection,
-        image_key: str = "image",
-        level: float = 50.0,
-        width: float = 130.0,
-        enabled: bool = True,
-    ) -> None:
-        super().__init__(keys)
-        self.image_key, self.enabled = image_key, enabled
-        self.keep = KeepIntracranial(level, width)
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        item = dict(data)
-        for key in self.key_iterator(item) if self.enabled else ():
-            item[key] = self.keep(item[key], item[self.image_key])
-        return item
+class KeepIntracraniald(DictionaryTransform, array=KeepIntracranial, companions={"image_key": "image"}):
+    """Dictionary version of :class:`KeepIntracranial`; ``image_key`` holds the windowed scan."""

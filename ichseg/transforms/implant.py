@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from monai.transforms import MapTransform, RandomizableTransform
 
-from ichseg.data.implants import draw_lookalikes, implant_hemorrhage
+from ichseg.synthetic.implants import draw_lookalikes, implant_hemorrhage
 from ichseg.transforms.volumes import plain
 
 
 class RandImplantHemorrhaged(RandomizableTransform, MapTransform):
-    """Turn some negative slices into positive ones, see :func:`ichseg.data.implants.implant_hemorrhage`.
+    """Turn some negative slices into positive ones, see :func:`ichseg.synthetic.implants.implant_hemorrhage`.
 
     Slices that carry real hemorrhage (label above 0, or a mask of -1) are never touched.
 
@@ -26,7 +26,7 @@ class RandImplantHemorrhaged(RandomizableTransform, MapTransform):
             hemorrhage, whose mask is not known; None keeps no mask.
         level, width: the window the slice was scaled with, in HU.
         lookalike_prob: chance that a slice, of whatever label, first gets what looks like hemorrhage and is none, see
-            :func:`ichseg.data.implants.draw_lookalikes`.
+            :func:`ichseg.synthetic.implants.draw_lookalikes`.
     """
 
     def __init__(

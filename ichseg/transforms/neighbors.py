@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
-from typing import Any
-
 import numpy as np
 import torch
-from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import MapTransform, Transform
+from monai.transforms import Transform
 
 from ichseg.data.slices import NEIGHBOR_MM, neighbors
 from ichseg.io import spacing_mm
+from ichseg.transforms.base import DictionaryTransform
 from ichseg.transforms.volumes import like, plain, volume_slice_axis
 
 
@@ -43,20 +40,5 @@ class NeighborSlices(Transform):
         return like(torch.cat([values.index_select(axis, index) for index in order]), volume)
 
 
-class NeighborSlicesd(MapTransform):
+class NeighborSlicesd(DictionaryTransform, array=NeighborSlices):
     """Dictionary version of :class:`NeighborSlices`."""
-
-    def __init__(
-        self,
-        keys: KeysCollection,
-        distance_mm: float = NEIGHBOR_MM,
-        allow_missing_keys: bool = False,
-    ) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.neighbors = NeighborSlices(distance_mm)
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        item = dict(data)
-        for key in self.key_iterator(item):
-            item[key] = self.neighbors(item[key])
-        return item

@@ -1,4 +1,4 @@
-"""Reading for MONAI's LoadImaged through :mod:`ichseg.io`."""
+"""Reading head CT through :mod:`ichseg.io`: a reader for MONAI's LoadImaged, and the first steps of every pipeline."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from monai.config import KeysCollection
 from monai.data import ImageReader
+from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, Orientationd
+from monai.utils import ensure_tuple
 from monai.utils.enums import MetaKeys, SpaceKeys
 
 from ichseg.errors import ScanError
@@ -55,3 +58,32 @@ class HeadCTReader(ImageReader):
             "flags": list(flags),
         }
         return array, meta
+
+
+def head_ct_loader(
+    keys: KeysCollection = "image", mask_keys: KeysCollection = (), size_limit_gib: float = SIZE_LIMIT / 2**30
+) -> Compose:
+    """The first steps of every pipeline: read, channel first, axes to the left, back and head of the patient (LPS).
+
+    Args:
+        keys: scans, read in Hounsfield units.
+        mask_keys: masks, read as label codes; one that is absent is left out.
+        size_limit_gib: as in :class:`HeadCTReader`.
+
+    Returns:
+        LoadImaged, EnsureChannelFirstd and Orientationd: file -> (1, X, Y, Z) MetaTensor, slices along the last axis.
+    """
+    scans, masks = ensure_tuple(keys), ensure_tuple(mask_keys)
+    readers: list[Any] = [HeadCTReader(labels, size_limit_gib) for labels in (False, True)]
+    steps = [LoadImaged(scans, reader=readers[0])]
+    if masks:
+        steps.append(LoadImaged(masks, reader=readers[1], allow_missing_keys=True))
+    every = (*scans, *masks)
+    axes = (("L", "R"), ("P", "A"), ("I", "S"))  # named, since MONAI warns of a changing default
+    return Compose(
+        [
+            *steps,
+            EnsureChannelFirstd(every, channel_dim="no_channel", allow_missing_keys=bool(masks)),
+            Orientationd(every, axcodes="LPS", labels=axes, allow_missing_keys=bool(masks)),
+        ]
+    )

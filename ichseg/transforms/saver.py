@@ -48,6 +48,10 @@ class SaveImageMaskd(SaveImaged):
         self.output_dir, self.postfix, self.root = Path(output_dir), output_postfix, data_root_dir
         self.dtype, self.enabled = np.dtype(dtype), enabled
 
+    def described(self) -> dict[str, Any]:
+        """What the files depend on, for :func:`ichseg.provenance.describe`."""
+        return {"postfix": self.postfix, "dtype": str(self.dtype), "enabled": self.enabled}
+
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         item = dict(data)
         for key in self.key_iterator(item) if self.enabled else ():

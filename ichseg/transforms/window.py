@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import MapTransform, Transform
+from monai.transforms import ScaleIntensityRange
 
+from ichseg.transforms.base import DictionaryTransform
 from ichseg.transforms.volumes import like, plain
 
 ROUNDING = 1e-3  # interpolation may leave a range by a little
 
 
-class BrainWindow(Transform):
-    """Clip Hounsfield units to a window and scale it to [0, 1].
+class BrainWindow(ScaleIntensityRange):
+    """MONAI's ``ScaleIntensityRange`` with clipping, by the level and width of a CT window; [0, 1] comes out.
 
     The same gray value means the same tissue in every slice: the window scales, never the image's own range.
 
@@ -30,32 +30,15 @@ class BrainWindow(Transform):
     def __init__(self, level: float = 50.0, width: float = 130.0) -> None:
         if width <= 0:
             raise ValueError(f"the window width must be positive, not {width}")
-        self.level, self.width = level, width
+        super().__init__(level - width / 2, level + width / 2, 0.0, 1.0, clip=True)
 
-    def __call__(self, image: torch.Tensor) -> torch.Tensor:
-        """Any shape in HU -> same shape, float32 in [0, 1]."""
-        low = self.level - self.width / 2
-        return like(torch.as_tensor(plain(image)).float().sub(low).div_(self.width).clamp_(0, 1), image)
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        """Any shape in HU -> same shape, float32 in [0, 1]; a plain tensor stays plain."""
+        return like(plain(torch.as_tensor(super().__call__(image))), image)
 
 
-class BrainWindowd(MapTransform):
+class BrainWindowd(DictionaryTransform, array=BrainWindow):
     """Dictionary version of :class:`BrainWindow`."""
-
-    def __init__(
-        self,
-        keys: KeysCollection,
-        level: float = 50.0,
-        width: float = 130.0,
-        allow_missing_keys: bool = False,
-    ) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.window = BrainWindow(level, width)
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        item = dict(data)
-        for key in self.key_iterator(item):
-            item[key] = self.window(item[key])
-        return item
 
 
 def gray_range(image: torch.Tensor) -> tuple[float, float]:

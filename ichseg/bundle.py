@@ -1,0 +1,232 @@
+"""The bundles: where they lie, their configs as values and as objects, and starting them as the command line does."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import re
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import yaml
+
+from ichseg.errors import INTERRUPTED, USAGE, IchsegError, chain, first_cause, is_set_up, one_line
+
+SIZE_STEP = 32  # what the networks halve
+# What ``monai.bundle run`` itself takes.
+RUN_ARGUMENTS = ("run_id", "init_id", "final_id", "meta_file", "config_file", "logging_file", "tracking", "args_file",
+                 "workflow_type", "workflow_name", "workflow", "bundle_root", "help")  # fmt: skip
+
+
+def resource_folder(name: str) -> Path:
+    """Folder ``bundles`` or ``data_manifests``: beside the package in a checkout, inside it once installed.
+
+    Raises:
+        IchsegError: the installation lacks the folder.
+    """
+    package = Path(__file__).resolve().parent
+    for folder in (package / name, package.parent / name):
+        if folder.is_dir():
+            return folder
+    raise IchsegError(f"{package}: this installation lacks its '{name}' folder; install ichseg again")
+
+
+def bundle_folder(name: str) -> Path:
+    """Folder of one bundle, such as ``ich_segmentation``."""
+    folder = resource_folder("bundles") / name
+    if not folder.is_dir():
+        raise IchsegError(f"{folder}: no such bundle")
+    return folder
+
+
+def config_file(bundle: str, config: str) -> Path:
+    """Path of one config of a bundle."""
+    return bundle_folder(bundle) / "configs" / config
+
+
+def config_values(bundle: str, config: str) -> dict[str, Any]:
+    """The keys of a bundle's config, as they are written."""
+    return _values(config_file(bundle, config))
+
+
+class BundleParts:
+    """The objects that a bundle's config describes, built when they are asked for: ``parts["network"]``.
+
+    Args:
+        bundle, config: which.
+        overrides: values, or finished objects, in place of the config's.
+
+    Raises:
+        IchsegError: a value is not one the parts can take.
+    """
+
+    def __init__(self, bundle: str, config: str, overrides: Mapping[str, Any] | None = None) -> None:
+        from monai.bundle import ConfigParser
+
+        self.parser = ConfigParser({**config_values(bundle, config), "bundle_root": str(bundle_folder(bundle))})
+        self.parser.update(dict(overrides or {}))
+
+    def __getitem__(self, key: str) -> Any:
+        try:
+            return self.parser.get_parsed_content(key)
+        except RuntimeError as error:  # MONAI's, around ours
+            ours = [link for link in chain(error) if isinstance(link, IchsegError)]
+            cause = first_cause(error)
+            raise (ours[0] if ours else cause if isinstance(cause, ValueError) else error) from None
+
+
+def run_bundle(bundle: str, config: str, overrides: Mapping[str, Any], settings: Sequence[str] = ()) -> None:
+    """Start a bundle's config through monai.bundle.
+
+    Args:
+        bundle, config: which.
+        overrides: values in place of the config's; None leaves it. Paths are ``Path``: of text, MONAI takes ``#`` for
+            a separator of keys.
+        settings: ``KEY=VALUE`` of the command line.
+    """
+    root = bundle_folder(bundle)
+    given = {"bundle_root": str(root), **{k: v for k, v in overrides.items() if v is not None}}
+    given |= parse_settings(bundle, config, settings)
+    check_numbers(given)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from monai.bundle import run
+
+        for name in list(logging.root.manager.loggerDict):
+            if name.split(".")[0] in ("monai", "ignite"):
+                logging.getLogger(name).setLevel(logging.CRITICAL)
+        run(
+            config_file=str(config_file(bundle, config)),
+            meta_file=str(root / "configs" / "metadata.json"),
+            logging_file=False,  # type: ignore[arg-type]  # "" and None mean the default file
+            **given,
+        )
+
+
+# --- values -----------------------------------------------------------------------------------------------------------
+def parse_settings(bundle: str, config: str, settings: Sequence[str]) -> dict[str, Any]:
+    """``KEY=VALUE`` of the command line as values of a bundle's config.
+
+    Raises:
+        IchsegError: a key is not in the config, or the value is none for it.
+    """
+    known = config_values(bundle, config)
+    given = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if key.split("::")[0] not in known:
+            file = config_file(bundle, config)
+            raise IchsegError(f"--set {setting}: '{key}' is not a key of {file}; write KEY=VALUE with a key from there")
+        if not equals:
+            raise IchsegError(f"--set {setting}: '=VALUE' is missing")
+        try:
+            given[key] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise IchsegError(f"--set {setting}: '{text}' is not a YAML value") from None
+        check_value(f"--set {key}", known.get(key), given[key])
+    return given
+
+
+def check_value(name: str, default: Any, value: Any) -> None:
+    """A value given for a key of a config is of the kind of the config's own.
+
+    Args:
+        name: what to call it by.
+        default: the config's value; None, text, lists and dictionaries allow any other.
+        value: the one given.
+
+    Raises:
+        IchsegError: it is not, or it is text that MONAI would change.
+    """
+    if isinstance(value, str) and value[:1] in ("@", "$", "%"):
+        return
+    if isinstance(default, bool) and not isinstance(value, bool):
+        raise IchsegError(f"{name}: expected true or false, not '{value}'")
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(default, int | float) and not isinstance(default, bool) and not number:
+        raise IchsegError(f"{name}: expected a number, not '{value}'")
+    if isinstance(value, str) and "#" in value:
+        raise IchsegError(f"{name}: MONAI reads the '#' of '{value}' as '::'; rename, or use an option of 'ichseg'")
+
+
+def check_numbers(values: Mapping[str, Any]) -> None:
+    """Size, epochs, batch size and workers are what training can take.
+
+    Raises:
+        IchsegError: names the one that is not.
+    """
+    size = values.get("size")
+    if size is not None and (size <= 0 or size % SIZE_STEP):
+        raise IchsegError(f"size {size} must be a multiple of {SIZE_STEP}")
+    for key, least in (("epochs", 1), ("batch_size", 1), ("num_workers", 0)):
+        if (value := values.get(key)) is not None and value < least:
+            raise IchsegError(f"{key} must be at least {least}, not {value}")
+
+
+def _values(file: Path) -> dict[str, Any]:
+    return (yaml.safe_load(file.read_text(encoding="utf-8")) or {}) if file.is_file() else {}
+
+
+# --- python -m monai.bundle run ---------------------------------------------------------------------------------------
+def guard_bundle_run(bundle: str, config: str, words: Sequence[str] | None = None) -> None:
+    """End ``python -m monai.bundle run`` with one line and exit code 2 if it was given what it cannot use.
+
+    MONAI takes any ``--key value``, does without the one that was meant, and reads ``#`` as a separator of keys even in
+    paths. From here on, errors that a user can mend end with one line too; others keep their traceback.
+
+    Args:
+        bundle, config: whose keys are known; those of further config files laid over it are too.
+        words: the command line; None: this process's own, if it is ``monai.bundle``'s.
+    """
+    if words is None:
+        if Path(sys.argv[0]).parts[-3:] != ("monai", "bundle", "__main__.py"):
+            return
+        words = sys.argv[1:]
+        sys.excepthook = _end
+    try:
+        _check_words(config_file(bundle, config), _given(words))
+    except IchsegError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(USAGE) from None
+
+
+def _given(words: Sequence[str]) -> dict[str, str]:
+    given: dict[str, str] = {}
+    for place, word in enumerate(words):
+        if word.startswith("--"):
+            key, equals, value = word[2:].partition("=")
+            given[key] = value if equals else words[place + 1] if place + 1 < len(words) else ""
+    return given
+
+
+def _check_words(file: Path, given: dict[str, str]) -> None:
+    overlays = re.findall(r"[^\s,'\"\[\]]+\.(?:ya?ml|json)", given.get("config_file", ""))
+    values = _values(file)
+    known = {*RUN_ARGUMENTS, *values, *(key for overlay in overlays for key in _values(Path(overlay)))}
+    for key, text in given.items():
+        top = re.split("::|#", key)[0]
+        if top not in known:
+            near = difflib.get_close_matches(top, known, 1)
+            hint = f"; did you mean --{near[0]}?" if near else ""
+            raise IchsegError(f"--{key}: not a key of {file}{hint}")
+        if key in values and key not in RUN_ARGUMENTS:
+            try:
+                value = yaml.safe_load(text)
+            except yaml.YAMLError:
+                value = text
+            check_value(f"--{key}", values[key], value)
+
+
+def _end(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """The hook for errors that nobody caught."""
+    if isinstance(error, KeyboardInterrupt):
+        print("interrupted; run the same command again to go on", file=sys.stderr)
+        raise SystemExit(INTERRUPTED)
+    if is_set_up(error):
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        raise SystemExit(USAGE)
+    sys.__excepthook__(kind, error, trace)

@@ -1,0 +1,28 @@
+"""``ichseg merge``: the tables of a folder that was run in parts."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from ichseg.errors import DONE, SOME_FAILED
+
+HELP = "Join the tables of 'segment --shard' into results.csv, results.jsonl and report.html."
+EXAMPLE = "ichseg segment SCANS MASKS --shard 1/2 & ichseg segment SCANS MASKS --shard 2/2\n  ichseg merge MASKS"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("output", metavar="OUTPUT", help="the output folder of all parts")
+
+
+def run(args: argparse.Namespace) -> int:
+    from ichseg.folder import merge_parts
+    from ichseg.report import merge_report
+
+    results, missing = merge_parts(args.output)
+    page = merge_report(args.output, results)
+    print(f"{results.summary()} -> {results.path}\nreport: {page}")
+    for name in missing:
+        print(f"ichseg: {Path(args.output) / name}.jsonl: missing; this part has not been run", file=sys.stderr)
+    return SOME_FAILED if missing or results.count("failed") else DONE

@@ -1,0 +1,128 @@
+"""``ichseg prepare``: data sets, one subcommand each."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ichseg.cli.options import given, note, progress
+from ichseg.defaults import (
+    COMPACT_SIZE,
+    FOLD_TOLERANCE,
+    HELD_OUT_FOLDS,
+    IMPLANT_FAMILIES,
+    IMPLANTS_PER_SCAN,
+    PHANTOM_SIZE,
+    PHANTOM_SLICES,
+    PHANTOMS,
+)
+from ichseg.errors import DONE
+
+HELP = "Prepare a data set: images, labels, slice_labels.csv and datalist.json."
+EXAMPLE = """ichseg prepare bcihm DOWNLOAD DATA
+  ichseg prepare nifti SCANS LABELS.csv DATA
+  ichseg prepare phantom DATA --scans 10
+  ichseg prepare implants DATA/datalist.json IMPLANTS --folds 3,4
+  ichseg prepare compact DATA/datalist.json SMALL --size 384      a small copy, to train elsewhere"""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    kinds = parser.add_subparsers(dest="dataset", required=True, metavar="DATASET")
+
+    def kind(name: str, make: Callable[..., dict[str, int]], text: str, *paths: str) -> argparse.ArgumentParser:
+        sub = kinds.add_parser(name, help=text, description=text)
+        for path in paths:
+            sub.add_argument(path.lower().partition(".")[0], metavar=path)
+        sub.add_argument("output", metavar="OUTPUT", help="a new or empty folder")
+        sub.set_defaults(make=make)
+        return sub
+
+    bcihm = kind("bcihm", _bcihm, "BCIHM, the PhysioNet data set ct-ich", "SOURCE")
+    bcihm.add_argument("--masks", metavar="DIR", help="version 1.0.0: more slice masks NNN_S.png")
+    bcihm.add_argument("--spacing", metavar="CSV", help="version 1.0.0: table of in-plane spacing")
+    bhsd = kind("bhsd", _bhsd, "BHSD, 192 scans with masks of five subtypes", "SOURCE")
+    bhsd.add_argument(
+        "--group-by",
+        choices=["patient", "scan"],
+        default="patient",
+        help="keep in one fold (default: patient)",
+    )
+    bhsd.add_argument("--labels-at", type=int, metavar="PIXELS", help="size at which masks label slices")
+    nifti = kind("nifti", _nifti, "your own NIfTI scans and a CSV of slice labels", "SCANS", "LABELS.csv")
+    nifti.add_argument("--masks", metavar="DIR", help="true masks NAME.nii.gz, to measure against")
+    for sub in (bhsd, nifti):
+        sub.add_argument(
+            "--fold-tolerance", type=float, default=FOLD_TOLERANCE, help="maximum fold imbalance (default: %(default)s)"
+        )
+    phantom = kind("phantom", _phantom, "drawn heads with drawn hemorrhage")
+    phantom.add_argument("--scans", type=int, default=PHANTOMS, help="how many (default: %(default)s)")
+    phantom.add_argument("--size", type=int, default=PHANTOM_SIZE, help="pixels per side (default: %(default)s)")
+    phantom.add_argument("--slices", type=int, default=PHANTOM_SLICES, help="per scan (default: %(default)s)")
+    implants = kind("implants", _implants, "hemorrhage implanted into real scans that have none", "DATALIST")
+    implants.add_argument("--folds", default=HELD_OUT_FOLDS, help="of the healthy scans (default: %(default)s)")
+    implants.add_argument(
+        "--per-scan", type=int, default=IMPLANTS_PER_SCAN, help="variants of each scan (default: %(default)s)"
+    )
+    implants.add_argument(
+        "--family",
+        choices=IMPLANT_FAMILIES,
+        default=IMPLANT_FAMILIES[0],
+        help="shapes, as in training (default), or fields, which no training uses",
+    )
+    for sub in (phantom, implants):
+        sub.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    compact = kind("compact", _compact, "a copy of a data set with fewer pixels and 8-bit voxels", "DATALIST")
+    compact.add_argument("--size", type=int, default=COMPACT_SIZE, help="pixels per side (default: %(default)s)")
+    compact.add_argument("--folds", help="only these (default: all)")
+
+
+def run(args: argparse.Namespace) -> int:
+    counts = args.make(args, Path(args.output))
+    print(", ".join(f"{key.replace('_', ' ')}: {value}" for key, value in counts.items()))
+    print(f"wrote {Path(args.output) / 'datalist.json'}")
+    return DONE
+
+
+def _bcihm(args: argparse.Namespace, output: Path) -> dict[str, int]:
+    from ichseg.data import prepare_bcihm
+
+    return prepare_bcihm(args.source, output, args.masks, args.spacing, progress=progress, warn=note)
+
+
+def _bhsd(args: argparse.Namespace, output: Path) -> dict[str, int]:
+    from ichseg.data import prepare_bhsd
+
+    options = given(args, "group_by", "labels_at", "fold_tolerance")
+    return prepare_bhsd(args.source, output, progress=progress, warn=note, **options)
+
+
+def _nifti(args: argparse.Namespace, output: Path) -> dict[str, int]:
+    from ichseg.data import prepare_nifti
+
+    options = given(args, "fold_tolerance", "masks")
+    return prepare_nifti(args.scans, args.labels, output, progress=progress, warn=note, **options)
+
+
+def _phantom(args: argparse.Namespace, output: Path) -> dict[str, int]:
+    from ichseg.synthetic.phantom import prepare_phantom
+
+    return prepare_phantom(output, args.scans, args.seed, args.size, args.slices, progress=progress)
+
+
+def _implants(args: argparse.Namespace, output: Path) -> dict[str, int]:
+    from ichseg.report import implant_montage
+    from ichseg.synthetic.implants import prepare_implants
+
+    options: dict[str, Any] = given(args, "folds", "per_scan", "seed", "family")
+    counts = prepare_implants(args.datalist, output, progress=progress, **options)
+    implant_montage(output / "datalist.json", args.datalist, output / "montage.png")
+    print(f"wrote {output / 'montage.png'}: implants next to real hemorrhage; look before you trust them")
+    return counts
+
+
+def _compact(args: argparse.Namespace, output: Path) -> dict[str, int]:
+    from ichseg.data import prepare_compact
+
+    return prepare_compact(args.datalist, output, args.size, args.folds, progress=progress, warn=note)

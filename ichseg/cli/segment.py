@@ -1,0 +1,58 @@
+"""``ichseg segment``: masks, tables and a report for a folder of scans."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ichseg.cli.options import run_options
+from ichseg.errors import DONE
+
+HELP = "Outline hemorrhage in every scan of a folder: OUTPUT/NAME_ich.nii.gz and OUTPUT/results.csv."
+EXAMPLE = "ichseg segment SCANS MASKS\n  ichseg segment scan.nii.gz MASKS --weights runs/unet/model.pt --device cuda:0"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("input", metavar="INPUT", help="a folder of .nii or .nii.gz scans, or one file")
+    parser.add_argument("output", metavar="OUTPUT", help="folder for masks and results.csv")
+    parser.add_argument("--weights", metavar="FILE", help="default: the model shipped with ichseg")
+    parser.add_argument(
+        "--threshold", type=float, help="on the probability of hemorrhage (default: the one in the weight file)"
+    )
+    parser.add_argument(
+        "--min-volume", type=float, metavar="ML", help="leave out smaller lesions (default: as the weight file says)"
+    )
+    parser.add_argument(
+        "--save-probabilities", action="store_true", help="also write NAME_probability.nii.gz (float32)"
+    )
+    parser.add_argument("--no-report", action="store_true", help="no report.html and no pictures for it")
+    parser.add_argument("--overwrite", action="store_true", help="redo every scan")
+    parser.add_argument("--shard", metavar="K/N", help="do one part of the folder, such as 1/4; then 'ichseg merge'")
+    parser.add_argument("--size", type=int, help="default: as the weights were trained")
+    run_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from ichseg.bundle import bundle_folder, check_numbers, run_bundle
+
+    check_numbers({"size": args.size, "batch_size": args.batch_size})
+    weights = Path(args.weights or bundle_folder("ich_segmentation") / "models" / "model.pt").resolve()
+    overrides = {
+        "dataset_dir": Path(args.input).resolve(),
+        "output_dir": Path(args.output).resolve(),
+        "weights": weights,
+        "threshold": args.threshold,
+        "min_volume_ml": args.min_volume,
+        "save_probabilities": args.save_probabilities,
+        "report": not args.no_report,
+        "overwrite": args.overwrite,
+        "shard": args.shard,
+        "batch_size": args.batch_size,
+        "precision": args.precision,
+        "device_name": args.device,
+        "size": args.size,
+    }
+    from ichseg.networks import segmenter_settings
+
+    run_bundle("ich_segmentation", segmenter_settings(weights).pipeline, overrides, args.set)
+    return DONE

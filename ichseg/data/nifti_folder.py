@@ -1,0 +1,112 @@
+"""Anyone's own NIfTI scans with a table of slice labels -> an ichseg data folder."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from ichseg.data.datalist import write_datalist
+from ichseg.data.folds import fold_scans
+from ichseg.defaults import FOLD_TOLERANCE
+from ichseg.errors import IchsegError
+from ichseg.io import find_scans, read_mask, read_volume, scan_name, slice_axis, staged_folder
+
+
+def prepare_nifti(
+    scans: str | Path,
+    table: str | Path,
+    output: str | Path,
+    progress: Callable[[Iterable[Path]], Iterable[Path]] = iter,
+    warn: Callable[[str], None] = lambda text: None,
+    fold_tolerance: float = FOLD_TOLERANCE,
+    masks: str | Path | None = None,
+) -> dict[str, int]:
+    """Write a datalist for scans that stay where they are.
+
+    The table is a CSV with columns ``case`` (file name without ``.nii.gz``), ``slice_number`` (from 1, in the
+    order the file stores its slices) and ``hemorrhage`` (0 or 1), one row per slice; an optional column
+    ``patient`` keeps scans of one patient in one fold.
+
+    Args:
+        scans: folder of NIfTI files.
+        table: the CSV.
+        output: a new or empty folder.
+        progress: wraps the iteration over scans.
+        warn: told of scans without rows, and of uneven folds.
+        masks: folder of true masks ``<case>.nii.gz``, where there are some; needed for evaluation and experiments only.
+        fold_tolerance: see :func:`ichseg.data.assign_folds` (decision D3).
+
+    Returns:
+        counts: volumes, slices, positive slices, patients.
+
+    Raises:
+        IchsegError: names the scan, row or file that does not fit.
+    """
+    scans, table, output = Path(scans), Path(table), Path(output)
+    labels, patients = _read_table(table)
+    files: dict[str, Path] = {}
+    for file in find_scans(scans):
+        if (other := files.setdefault(scan_name(file), file)) is not file:
+            raise IchsegError(f"{file}: same file name as {other}; a case needs a name of its own")
+    unknown = sorted(set(labels) - set(files))
+    if unknown:
+        raise IchsegError(f"{table}: case '{unknown[0]}' has no {unknown[0]}.nii.gz in {scans}")
+    for name in sorted(set(files) - set(labels)):
+        warn(f"{files[name]}: no row in {table}, left out")
+    entries: list[dict[str, Any]] = []
+    with staged_folder(output) as staged:
+        for file in progress([files[name] for name in sorted(labels)]):
+            name = scan_name(file)
+            volume = read_volume(file)
+            count = volume.array.shape[slice_axis(volume.affine)]
+            numbers = sorted(labels[name])
+            if numbers != list(range(1, count + 1)):
+                raise IchsegError(
+                    f"{table}: case '{name}' needs one row for each slice 1 to {count}, found {len(numbers)}"
+                )
+            rows = [{"slice_number": n, "hemorrhage": labels[name][n]} for n in numbers]
+            image = os.path.relpath(file.absolute(), output.absolute())
+            entry = {"case": name, "patient": patients[name], "image": image}
+            mask = None if masks is None else _mask_of(Path(masks), name, volume.array.shape)
+            if mask is not None:
+                entry["label"] = os.path.relpath(mask.absolute(), output.absolute())
+            entries.append({**entry, "slices": rows})
+        if masks is not None and not any("label" in entry for entry in entries):
+            raise IchsegError(f"{masks}: no mask <case>.nii.gz for any of {len(entries)} scans")
+        counts = fold_scans(entries, fold_tolerance, warn)
+        write_datalist(staged, scans.name, entries, counts=counts)
+    return counts
+
+
+def _mask_of(folder: Path, name: str, shape: tuple[int, ...]) -> Path | None:
+    for suffix in (".nii.gz", ".nii"):
+        if (file := folder / f"{name}{suffix}").is_file():
+            if (found := read_mask(file)[0].shape) != shape:
+                raise IchsegError(f"{file}: shape {found} differs from the scan's {shape}")
+            return file
+    return None
+
+
+def _read_table(path: Path) -> tuple[dict[str, dict[int, int]], dict[str, str]]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except FileNotFoundError:
+        raise IchsegError(f"{path}: file not found") from None
+    labels: dict[str, dict[int, int]] = {}
+    patients: dict[str, str] = {}
+    for line, row in enumerate(rows, start=2):
+        try:
+            case, number, label = row["case"], int(row["slice_number"]), int(row["hemorrhage"])
+        except (KeyError, TypeError, ValueError):
+            raise IchsegError(f"{path}: line {line} needs case, slice_number and hemorrhage (0 or 1)") from None
+        if label not in (0, 1) or number in labels.get(case, {}):
+            raise IchsegError(f"{path}: line {line}: hemorrhage must be 0 or 1, and a slice may appear once")
+        labels.setdefault(case, {})[number] = label
+        patients[case] = row.get("patient") or case
+    if not labels:
+        raise IchsegError(f"{path}: the table is empty")
+    return labels, patients

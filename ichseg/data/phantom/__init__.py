@@ -1,5 +1,0 @@
-"""Head CT phantoms: known anatomy, known hemorrhage, from a seed."""
-
-from ichseg.data.phantom.cohort import PATTERN, PhantomScan, phantom_scan, prepare_phantom
-
-__all__ = ["PATTERN", "PhantomScan", "phantom_scan", "prepare_phantom"]

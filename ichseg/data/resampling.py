@@ -1,0 +1,62 @@
+"""In-plane resizing and cropping of volumes, slice by slice, and the affine that follows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate, pad
+
+MODES = ("bilinear", "nearest")
+SLICES_AT_ONCE = 4
+
+
+def resize_slices(volume: Tensor, axis: int, size: Sequence[int], mode: str) -> Tensor:
+    """(C, X, Y, Z) with slices along spatial ``axis`` -> float32 with slices of ``size``.
+
+    ``"bilinear"`` is antialiased: when a 650-pixel slice becomes 256 pixels, every source pixel counts, which averages
+    CT noise instead of picking from it. ``"nearest"`` is for label codes.
+    """
+    slices = volume.movedim(1 + axis, 0)  # (slices, C, H, W)
+    if tuple(slices.shape[2:]) == tuple(size):
+        return slices.float().movedim(0, 1 + axis)
+    resized = torch.empty([slices.shape[1], *size[:axis], len(slices), *size[axis:]])
+    # A few slices at a time: a whole scan needs no second copy in memory.
+    places = resized.movedim(1 + axis, 0).split(SLICES_AT_ONCE)
+    for few, place in zip(slices.split(SLICES_AT_ONCE), places, strict=True):
+        if mode == "nearest":
+            place.copy_(interpolate(few.float(), size=tuple(size), mode="nearest-exact"))
+        else:
+            place.copy_(interpolate(few.float(), size=tuple(size), mode="bilinear", antialias=True))
+    return resized
+
+
+def crop_slices(volume: Tensor, axis: int, starts: Sequence[int], spans: Sequence[int], fill: float) -> Tensor:
+    """In-plane window of (C, X, Y, Z); ``fill`` where it reaches beyond the slice."""
+    slices = volume.movedim(1 + axis, 0)
+    pads: list[int] = []
+    ranges = []
+    for start, span, n in zip(starts, spans, slices.shape[2:], strict=True):
+        low, high = max(start, 0), min(start + span, n)
+        ranges.append(slice(low, max(low, high)))
+        before = min(max(-start, 0), span)
+        pads = [before, span - max(0, high - low) - before, *pads]
+    return pad(slices[:, :, ranges[0], ranges[1]], pads, value=fill).movedim(0, 1 + axis)
+
+
+def moved_and_scaled(
+    affine: np.ndarray, starts: Sequence[float], before: Sequence[int], after: Sequence[int]
+) -> np.ndarray:
+    """Affine after cropping and resizing: voxel edges, not centers, of the two grids coincide.
+
+    Args:
+        affine: (4, 4) before.
+        starts: first voxel of the crop along each axis.
+        before, after: shape of the crop before and after resizing.
+    """
+    factors = np.asarray(before, dtype=float) / np.asarray(after, dtype=float)
+    change = np.diag([*factors, 1.0])
+    change[:3, 3] = np.asarray(starts, dtype=float) + (factors - 1) / 2
+    return affine @ change

@@ -1,0 +1,24 @@
+"""Defaults and lists of names that the command line shows and the packages use, each in this one place.
+
+Nothing is imported here, so that ``--help`` costs nothing. The bundles' configs repeat some of them; a test compares.
+"""
+
+BACKBONES = ("resnet34", "resnet50", "densenet121", "densenet169", "vgg16", "vgg19", "convnextv2_tiny")
+PAPER_PAIR = ("resnet34", "resnet50")
+PRESETS = ("recommended", "paper")
+EXPERIMENTS = ("table1", "table2", "table3", "table4", "figure7", "figure8")
+ARCHITECTURES = ("context", "small", "paper")
+PRECISIONS = ("fp32", "bf16")
+IMPLANT_FAMILIES = ("shapes", "fields")
+CONNECTIVITIES = (4, 8, 6, 18, 26)
+
+TRAIN_FOLDS, VAL_FOLDS, TEST_FOLDS = "0-2", "3", "4"
+HELD_OUT_FOLDS = f"{VAL_FOLDS},{TEST_FOLDS}"
+FOLD_TOLERANCE = 0.03
+PAPER_SIZE, PAPER_EPOCHS, PAPER_THRESHOLD = 384, 200, 0.22
+PHANTOMS, PHANTOM_SIZE, PHANTOM_SLICES = 10, 256, 24
+DEMO_PHANTOMS = 4
+COMPACT_SIZE = 384
+IMPLANTS_PER_SCAN = 2
+CONNECTIVITY, TOLERANCE_MM = 8, 2.0
+MEMBERS = 1

@@ -1,0 +1,199 @@
+"""Where the true masks are: in a datalist, or in a folder."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ichseg.data import load_masked
+from ichseg.errors import IchsegError
+from ichseg.io import find_scans, read_mask, read_volume, scan_name, slice_axis, spacing_mm
+from ichseg.io.folder import PROBABILITY_POSTFIX
+from ichseg.io.geometry import turned
+
+logger = logging.getLogger(__name__)
+PREDICTION_ENDINGS = ("_ich", "_pseudo", "")
+TRUTH_ENDINGS = ("_mask", "_label", "_seg", "_gt", "_ich")
+
+
+@dataclass
+class TrueScan:
+    """One scan whose truth is known, at least in part.
+
+    Attributes:
+        case: its name.
+        stem: of its files, with subfolders: predictions are called ``<stem>_ich.nii.gz``.
+        image: the scan, if known.
+        label: the mask; None if every slice is known to be empty.
+        slices: indices of the annotated slices; None for all.
+        entry: the datalist's entry, if there is one.
+    """
+
+    case: str
+    stem: str
+    image: str | None
+    label: str | None
+    slices: list[int] | None = None
+    entry: dict[str, Any] | None = None
+
+
+@dataclass
+class Compared:
+    """Masks of one scan, slices first; ``probability`` if there is a ``<stem>_probability.nii.gz`` beside the mask."""
+
+    truth: np.ndarray
+    prediction: np.ndarray
+    hounsfield: np.ndarray | None
+    spacing: tuple[float, float, float]
+    whole: bool
+    voxel_ml: float
+    probability: np.ndarray | None = None
+
+
+def true_scans(
+    truth: str | Path,
+    folds: str | Sequence[int] | None = None,
+    cases: Sequence[str] | None = None,
+    images: str | Path | None = None,
+) -> list[TrueScan]:
+    """List the scans of a datalist, or of a folder of NIfTI masks, whose truth is known.
+
+    Args:
+        truth: ``datalist.json``: scans with a mask (only slices in ``label_slices`` if it says which), and scans all of
+            whose slices are labeled negative. Or a folder of masks ``<name>.nii.gz`` (``_mask``, ``_label``, ``_seg``
+            or ``_gt`` at the end of a name is passed over).
+        folds: of the datalist, e.g. ``"3-4"``.
+        cases: keep only these.
+        images: with a folder of masks: folder of the scans ``<name>.nii.gz``.
+
+    Raises:
+        IchsegError: nothing is there, or folds are asked of a folder.
+    """
+    if not Path(truth).is_dir():
+        return [
+            TrueScan(
+                case=scan["case"],
+                stem=scan_name(scan["image"]),
+                image=scan["image"],
+                label=scan.get("label"),
+                slices=scan.get("label_slices"),
+                entry=scan,
+            )
+            for scan in load_masked(truth, folds, supervision="masks", cases=cases)
+        ]
+    if folds is not None:
+        raise IchsegError(f"{truth}: a folder of masks has no folds; give a datalist")
+    root = Path(truth)
+    found: list[TrueScan] = []
+    for file in find_scans(truth):
+        stem = str(file.relative_to(root).with_name(_shortened(scan_name(file))))
+        if cases is not None and stem not in cases:
+            continue
+        image = None if images is None else next((str(f) for f in _named(Path(images), stem)), None)
+        if images is not None and image is None:
+            raise IchsegError(f"{images}: no scan {stem}.nii.gz for the mask {file}")
+        if (twin := next((f for f in found if f.stem == stem), None)) is not None:
+            raise IchsegError(f"{file}: the same case as {twin.label}; keep one of them")
+        found.append(TrueScan(case=stem, stem=stem, image=image, label=str(file)))
+    for case in cases or []:
+        if all(scan.case != case for scan in found):
+            raise IchsegError(f"{truth}: no mask of case {case}")
+    return found
+
+
+def prediction_file(folder: str | Path, stem: str, case: str | None = None) -> Path:
+    """The mask of a scan in a folder of predictions.
+
+    Raises:
+        IchsegError: there is none.
+    """
+    if not Path(folder).is_dir():
+        raise IchsegError(f"{folder}: no such folder")
+    for ending in PREDICTION_ENDINGS:
+        for file in _named(Path(folder), stem + ending):
+            return file
+    raise IchsegError(f"{Path(folder) / stem}_ich.nii.gz: no prediction for case {case or stem}")
+
+
+def compare(scan: TrueScan, prediction: str | Path) -> Compared:
+    """Read the masks of a scan, and the scan if there is one; only the annotated slices, slices first.
+
+    A prediction stored with turned or mirrored axes is turned back; spacing and volumes are those of the truth.
+
+    Raises:
+        IchsegError: shapes differ. (Where only the affines differ, a warning is logged.)
+    """
+    volume = None if scan.image is None else read_volume(scan.image)
+    found, found_affine = read_mask(prediction)
+    truth: np.ndarray | None = None
+    affine = found_affine
+    if volume is not None:
+        affine = volume.affine
+    if scan.label is not None:
+        truth, affine = read_mask(scan.label)
+    found, found_affine = turned(found, found_affine, affine)
+    truth = np.zeros(found.shape, np.int16) if truth is None else truth
+    grids = {str(scan.label): (truth.shape, affine)}
+    if volume is not None:
+        grids[str(scan.image)] = (volume.array.shape, volume.affine)
+    for name, (shape, other) in grids.items():
+        if shape != found.shape:
+            raise IchsegError(f"{prediction}: shape {found.shape}, but {name} has {shape}")
+        if not np.allclose(found_affine, other, atol=0.1):
+            logger.warning("%s: another affine than %s; compared voxel by voxel", prediction, name)
+    probability = probability_beside(prediction, found.shape, affine)
+    axis = slice_axis(affine)
+    chosen = list(range(found.shape[axis])) if scan.slices is None else list(scan.slices)
+    spacing = spacing_mm(affine)
+    in_plane = [s for i, s in enumerate(spacing) if i != axis]
+
+    def taken(array: np.ndarray) -> np.ndarray:
+        return np.moveaxis(array, axis, 0)[chosen]
+
+    return Compared(
+        truth=taken(truth) > 0,
+        prediction=taken(found) > 0,
+        hounsfield=None if volume is None else taken(volume.array),
+        spacing=(float(spacing[axis]), float(in_plane[0]), float(in_plane[1])),
+        whole=len(chosen) == found.shape[axis],
+        probability=None if probability is None else taken(probability),
+        voxel_ml=abs(float(np.linalg.det(affine[:3, :3]))) / 1000,  # also under gantry tilt
+    )
+
+
+def probability_beside(prediction: str | Path, shape: tuple[int, ...], affine: np.ndarray) -> np.ndarray | None:
+    """What ``<stem>_probability.nii.gz`` beside a mask holds, turned to the mask's axes; None if it is not there.
+
+    Args:
+        prediction: the mask's file.
+        shape, affine: of the grid that is wanted.
+
+    Raises:
+        IchsegError: it holds no probabilities, or has another shape.
+    """
+    for file in _named(Path(prediction).parent, _shortened(scan_name(prediction)) + PROBABILITY_POSTFIX):
+        values = read_volume(file)
+        low, high = float(values.array.min()), float(values.array.max())
+        if low < 0 or high > 1:
+            raise IchsegError(f"{file}: values from {low:g} to {high:g} are no probabilities")
+        probability = turned(values.array, values.affine, affine)[0]
+        if probability.shape != shape:
+            raise IchsegError(f"{file}: shape {probability.shape}, but the mask has {shape}")
+        return probability
+    return None
+
+
+def _named(folder: Path, stem: str) -> list[Path]:
+    return [file for suffix in (".nii.gz", ".nii") if (file := folder / f"{stem}{suffix}").is_file()]
+
+
+def _shortened(name: str) -> str:
+    for ending in TRUTH_ENDINGS:
+        if name.endswith(ending) and len(name) > len(ending):
+            return name[: -len(ending)]
+    return name

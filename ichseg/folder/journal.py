@@ -1,0 +1,244 @@
+"""What a run has done, in a form that the next run can verify."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, TextIO
+
+from ichseg.errors import IchsegError
+from ichseg.folder.shard import Shard
+from ichseg.io.atomic import remove_leftovers
+from ichseg.io.folder import is_own_mask
+from ichseg.io.nifti import is_nifti
+from ichseg.provenance import file_hash, value_hash
+from ichseg.version import __version__
+
+try:
+    import fcntl
+except ImportError:  # Windows has no flock; two runs at once are then not noticed
+    fcntl = None  # type: ignore[assignment]
+
+logger = logging.getLogger(__name__)
+
+
+class Journal:
+    """``journal.jsonl`` in the output folder: a line per run and a line per case, appended and flushed at once.
+
+    Every line holds the hash of itself: one that was torn or edited does not count.
+    A case is done if some line of it agrees with the case's input now (size and SHA-256), with what else the data
+    dictionary says of it, with the weights, the settings and the version of this run, and if every file it left is
+    there with the bytes it was written with. Nothing is believed because it exists.
+
+    Args:
+        output_dir: folder of the run's outputs.
+        weights: weight file or files, to be named in the report.
+        overwrite: believe nothing; do every case anew.
+        shard: which part of the cases this run does; parts have journals of their own and read each other's.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | Path,
+        weights: str | Path | Sequence[str | Path] | Mapping[str, str | Path] = (),
+        overwrite: bool = False,
+        shard: str | None = None,
+    ) -> None:
+        self.folder, self.overwrite, self.shard = Path(output_dir), overwrite, Shard.parse(shard)
+        files = [weights] if isinstance(weights, str | Path) else list(weights.values() if isinstance(weights, Mapping)
+                                                                      else weights)  # fmt: skip
+        self.weights = {Path(file).name: file_hash(file) for file in files}
+        self.settings: dict[str, Any] = {}
+        self.run = ""
+        self.path = self.folder / f"journal{self.shard.suffix}.jsonl"
+        self.records: dict[str, list[dict[str, Any]]] = {}
+        self.written: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)  # output -> how it was left
+        self.begun: set[str] = set()  # outputs that a run began to write and may not have recorded
+        self._stream: TextIO | None = None
+
+    @contextlib.contextmanager
+    def opened(self, settings: Mapping[str, Any], network: str) -> Iterator[Journal]:
+        """Keep other runs out of the folder, clear what an interrupted one left, and read what was done.
+
+        Args:
+            settings: every value that the outputs depend on, see :func:`ichseg.provenance.describe`.
+            network: :func:`ichseg.provenance.network_hash` of the network.
+
+        Raises:
+            IchsegError: another run is writing into the folder.
+        """
+        self.settings = dict(settings)
+        self.run = value_hash({"ichseg": __version__, "network": network, "settings": self.settings})
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as locks:
+            # Parts share the folder among themselves, but with no run of everything, and each with itself.
+            self._lock(locks, self.folder / ".journal.lock", shared=self.shard.count > 1)
+            if self.shard.count > 1:
+                self._lock(locks, self.folder / f".journal{self.shard.suffix}.lock", shared=False)
+            remove_leftovers(self.folder, all_of_them=self.shard.count == 1)
+            self._read()
+            torn = self.path.is_file() and not _ends_a_line(self.path)
+            with self.path.open("a", encoding="utf-8") as self._stream:
+                if torn:
+                    self._stream.write("\n")
+                now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+                version = {"run": self.run, "ichseg": __version__, "started": now}
+                self._append({**version, "weights": self.weights, "settings": self.settings})
+                yield self
+        self._stream = None
+
+    def identity(self, item: Mapping[str, Any]) -> dict[str, Any]:
+        """What a case is made of: size and SHA-256 of its image, and the rest of its data dictionary.
+
+        Raises:
+            OSError: the image cannot be read.
+        """
+        image = Path(str(item["image"]))
+        rest = {str(key): value for key, value in item.items() if key != "image"}
+        return {"bytes": image.stat().st_size, "sha256": file_hash(image), "item": value_hash(rest)}
+
+    def done(self, item: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The row of an earlier run that still holds for this case, or None."""
+        records = [r for r in self.records.get(str(item["case"]), ()) if r["run"] == self.run and r["outputs"]]
+        if self.overwrite or not records:
+            return None
+        try:
+            size = Path(str(item["image"])).stat().st_size
+            if not any(r["input"]["bytes"] == size and self._intact(r) for r in records):
+                return None
+            now = self.identity(item)
+        except OSError:
+            return None
+        for record in reversed(records):
+            if record["input"] == now and self._intact(record):
+                return record["row"]
+        return None
+
+    def record(
+        self, item: Mapping[str, Any], identity: dict[str, Any], row: dict[str, Any], outputs: Sequence[Path]
+    ) -> None:
+        """Write down that a case is done, after its outputs are in place."""
+        names = {os.path.relpath(path, self.folder): path for path in outputs}
+        kept = {name: {"bytes": p.stat().st_size, "sha256": file_hash(p)} for name, p in sorted(names.items())}
+        self._append({"case": item["case"], "run": self.run, "input": identity, "outputs": kept, "row": row})
+        self.begun.difference_update(kept)
+
+    def other_cases(self, items: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Names of cases that are not among ``items`` and whose outputs are still there."""
+        known = {str(item["case"]) for item in items}
+        others = {case: [name for record in records for name in record["outputs"]]
+                  for case, records in self.records.items() if case not in known}  # fmt: skip
+        return sorted(case for case, names in others.items() if any((self.folder / name).is_file() for name in names))
+
+    def withdraw(self, item: Mapping[str, Any], identity: Mapping[str, Any]) -> list[str]:
+        """Remove what earlier runs made of another input of a case that has now failed: it would look finished.
+
+        What was made of the same input stays, and so does a file that is no longer as it was written.
+
+        Returns:
+            the names of what was removed, within the folder.
+        """
+        removed: list[str] = []
+        for record in self.records.get(str(item["case"]), ()):
+            if record["input"]["sha256"] == identity["sha256"]:
+                continue
+            for name, kept in record["outputs"].items():
+                if self._same(name, kept):
+                    (self.folder / name).unlink()
+                    removed.append(name)
+        return removed
+
+    def make_way(self, path: Path) -> str | None:
+        """Called before an output is written: a file there that no run has written is renamed, never overwritten.
+
+        Returns:
+            its new name within the folder: ``NAME.bak``, and if that is taken ``NAME.bak2`` and so on; None if nothing
+            was in the way.
+        """
+        name = os.path.relpath(path, self.folder)
+        moved = None
+        if path.is_file() and not self._left_by_a_run(path, name):
+            number = 1
+            while (kept := path.with_name(f"{path.name}.bak{number if number > 1 else ''}")).exists():
+                number += 1
+            path.replace(kept)
+            moved = os.path.relpath(kept, self.folder)
+            logger.warning("%s: not as a run has written it; kept as %s", path, kept.name)
+        if name not in self.begun:
+            self._append({"begun": name})  # a run that is killed now knows the file for its own
+            self.begun.add(name)
+        return moved
+
+    def _left_by_a_run(self, path: Path, name: str) -> bool:
+        """True if a file is as it was recorded, or is ours and was begun by a run that did not get to recording it."""
+        unrecorded = name in self.begun and (not is_nifti(path) or is_own_mask(path))
+        return unrecorded or any(self._same(name, kept) for kept in self.written[name])
+
+    def _intact(self, record: Mapping[str, Any]) -> bool:
+        return all(self._same(name, kept) for name, kept in record["outputs"].items())
+
+    def _same(self, name: str, kept: Mapping[str, Any]) -> bool:
+        path = self.folder / name
+        try:
+            return path.stat().st_size == kept["bytes"] and file_hash(path) == kept["sha256"]
+        except OSError:
+            return False
+
+    def _read(self) -> None:
+        """Take in all journals of the folder: what is no whole line of ours does not count."""
+        self.records, self.written, self.begun = {}, defaultdict(list), set()
+        for path in sorted(self.folder.glob("journal*.jsonl")):
+            for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+                try:
+                    record = json.loads(line)
+                    whole = record.pop("sum") == value_hash(record)
+                except (ValueError, KeyError, TypeError, AttributeError):
+                    continue  # a line that a killed run did not finish
+                if whole and "begun" in record:
+                    self.begun.add(record["begun"])
+                elif whole and "case" in record and all(map(_inside, record["outputs"])):
+                    self.records.setdefault(record["case"], []).append(record)
+                    for name, kept in record["outputs"].items():
+                        self.written[name].append(kept)
+                        self.begun.discard(name)
+
+    def _append(self, record: Mapping[str, Any]) -> None:
+        if self._stream is None:
+            raise RuntimeError("the journal is not open")
+        record = json.loads(json.dumps(record, default=str))
+        self._stream.write(json.dumps({**record, "sum": value_hash(record)}) + "\n")
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+
+    def _lock(self, locks: contextlib.ExitStack, path: Path, shared: bool) -> None:
+        stream = locks.enter_context(path.open("a"))
+        if fcntl is None:
+            return
+        try:
+            fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            what = "another run" if self.shard.count == 1 or not shared else "a run without --shard"
+            raise IchsegError(
+                f"{self.folder}: {what} is writing into this folder; wait for it or choose another"
+            ) from None
+        except OSError as error:  # some network file systems have no locks
+            logger.warning("%s: cannot be locked (%s); start no second run on this folder", path, error.strerror)
+
+
+def _inside(name: str) -> bool:
+    """True if a name stays within the folder it is relative to."""
+    return not Path(name).is_absolute() and ".." not in Path(name).parts
+
+
+def _ends_a_line(path: Path) -> bool:
+    with path.open("rb") as stream:
+        if stream.seek(0, os.SEEK_END) == 0:
+            return True
+        stream.seek(-1, os.SEEK_END)
+        return stream.read(1) == b"\n"

@@ -1,0 +1,135 @@
+"""Measuring masks: one from Python, or a folder of them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ichseg.anatomy import midline_of
+from ichseg.errors import IchsegError, ScanError
+from ichseg.folder.results import Results
+from ichseg.folder.scans import scan_root
+from ichseg.inference.images import NAME, Image, affine_of, given_affine, given_volume, three_d
+from ichseg.io import find_nifti, read_mask, scan_name, slice_axis
+from ichseg.io.folder import MASK_POSTFIXES, PROBABILITY_POSTFIX
+from ichseg.io.geometry import NO_ORIENTATION, same_grid
+from ichseg.metrics import measure_mask
+
+MOST_CODES = 64
+
+
+def measure(mask: Image, affine: np.ndarray | None = None, image: Image | None = None) -> dict[str, Any]:
+    """Volume, lesions, side and ABC/2 of one mask, see :func:`ichseg.metrics.measure_mask`.
+
+    What is doubtful is a warning: values that are no mask's, or a scan on another grid, which gives no side.
+
+    Args:
+        mask: a NIfTI file, a nibabel image, or an array (X, Y, Z); anything above 0 is hemorrhage.
+        affine: (4, 4) voxel-to-RAS matrix in mm, for arrays.
+        image: the scan, for the side: a file, a nibabel image or an array on the grid of the mask.
+
+    Raises:
+        ScanError: a file cannot be used.
+    """
+    measured, doubts = measure_with_doubts(mask, affine, image)
+    for doubt in doubts:
+        warnings.warn(f"{mask if isinstance(mask, str | Path) else NAME}: {doubt}", stacklevel=2)
+    return measured
+
+
+def measure_with_doubts(
+    mask: Image, affine: np.ndarray | None = None, image: Image | None = None
+) -> tuple[dict[str, Any], list[str]]:
+    """:func:`measure`, and one short sentence per doubt."""
+    if isinstance(mask, str | Path):
+        array, affine = read_mask(mask)
+    elif isinstance(mask, np.ndarray):
+        array, affine = three_d(mask, NAME), given_affine(affine)
+    else:
+        affine = affine_of(mask)[0]
+        array = three_d(np.asanyarray(mask.dataobj), NAME)
+    doubts = _mask_doubts(array)
+    plane = None
+    if image is not None:
+        volume = given_volume(image, affine if isinstance(image, np.ndarray) else None)
+        if not same_grid(array.shape, affine, volume.array.shape, volume.affine):
+            doubts.append("the scan is not on the grid of the mask; the side is not known")
+        elif NO_ORIENTATION in volume.flags:
+            doubts.append(NO_ORIENTATION)
+        else:
+            plane = midline_of(volume.array, volume.affine, slice_axis(volume.affine))
+    return measure_mask(array, affine, slice_axis(affine), plane), doubts
+
+
+def measure_folder(
+    masks: str | Path,
+    output: str | Path | None = None,
+    images: str | Path | None = None,
+    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+) -> Results:
+    """Measure every mask at or below ``masks``; one that cannot be read is a row that says so.
+
+    Args:
+        masks: a folder of masks, or one file; probabilities that ichseg wrote are left out.
+        output: folder for ``measures.csv`` and ``measures.jsonl``; None writes nothing.
+        images: the scans, a folder laid out like ``masks`` or one file, for the side; None leaves the side out.
+        progress: wraps the list of masks.
+
+    Returns:
+        the rows: ``case`` (as in the results of the scans: without ``_ich``), ``status``, what
+        :func:`ichseg.metrics.measure_mask` gives, ``message``, ``file``.
+
+    Raises:
+        IchsegError: a folder is not there or holds no mask.
+    """
+    root = Path(scan_root(masks))
+    found = [path for path in find_nifti(masks) if not scan_name(path).endswith(PROBABILITY_POSTFIX)]
+    scans = None if images is None else _scans_by_case(Path(images))
+    results = Results(output if output is not None else root, [str(path) for path in found], "measures")
+    names = {_case(path, root) for path in found}
+    for path in progress(found):
+        name = _case(path, root)
+        case = _without_postfix(name)
+        case = name if case != name and case in names else case  # NAME_ich beside NAME: two masks, two names
+        row: dict[str, Any] = {"case": case, "status": "ok", "file": str(path)}
+        try:
+            image = None if scans is None else scans.get(None) or scans.get(_without_postfix(name)) or scans.get(name)
+            measured, doubts = measure_with_doubts(path, image=image)
+            if scans is not None and image is None:
+                doubts.append(f"no scan of this name in {images}; the side is not known")
+            row |= {**measured, "status": "flagged" if doubts else "ok", "message": "; ".join(doubts)}
+        except ScanError as error:
+            row |= {"status": "failed", "stage": "read", "message": str(error).replace(f"{path}:", f"{path.name}:", 1)}
+        results.add(row, write=output is not None)
+    if output is not None:
+        results.write()
+    return results
+
+
+def _mask_doubts(array: np.ndarray) -> list[str]:
+    low, codes = array.min(), len(np.unique(array[array > 0]))
+    doubts = []
+    if codes > MOST_CODES:
+        doubts.append(f"{codes} different values above 0, all counted as hemorrhage: a scan and no mask?")
+    if low < 0:
+        doubts.append(f"values below 0, down to {low:g}, counted as no hemorrhage: a scan and no mask?")
+    return doubts
+
+
+def _case(path: Path, root: Path) -> str:
+    return str(path.relative_to(root).with_name(scan_name(path)))
+
+
+def _without_postfix(name: str) -> str:
+    return next((name.removesuffix(postfix) for postfix in MASK_POSTFIXES if name.endswith(postfix)), name)
+
+
+def _scans_by_case(images: Path) -> dict[str | None, Path]:
+    """The scans of a folder by name; one file under None, for every mask."""
+    if not images.exists():
+        raise IchsegError(f"{images}: no such file or folder")
+    return {None: images} if images.is_file() else {_case(path, images): path for path in find_nifti(images)}

@@ -1,0 +1,78 @@
+"""The tables of a folder's parts as one."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from ichseg.errors import IchsegError
+from ichseg.folder.results import Results, is_row
+
+PART_FILE = re.compile(r"(results-\d+of\d+\.(jsonl|csv)|report-\d+of\d+\.json)")
+PART = re.compile(r"results-(\d+)of(\d+)\.jsonl")
+
+
+def merge_parts(folder: str | Path) -> tuple[Results, list[str]]:
+    """Join ``results-KofN.jsonl`` of an output folder into ``results.csv`` and ``results.jsonl``.
+
+    Returns:
+        the joined rows, in the order of their files, and the names of parts that are not there.
+
+    Raises:
+        IchsegError: there are no tables of parts, they belong to different divisions or were made with different
+            settings, weights or versions, or one cannot be read.
+    """
+    folder = Path(folder)
+    parts = {
+        (int(m[1]), int(m[2])): path for path in folder.glob("results-*.jsonl") if (m := PART.fullmatch(path.name))
+    }
+    if not parts and (folder / "results.jsonl").is_file():
+        raise IchsegError(f"{folder}: was not run in parts; results.csv is complete, there is nothing to join")
+    if not parts:
+        raise IchsegError(f"{folder}: no results-KofN.jsonl here; run 'ichseg segment --shard K/N' first")
+    counts = sorted({count for _, count in parts})
+    if len(counts) > 1:
+        raise IchsegError(f"{folder}: parts of {' and of '.join(map(str, counts))}; remove the tables of one division")
+    _check_runs(folder, parts)
+    rows: dict[str, dict[str, Any]] = {}
+    for _, path in sorted(parts.items()):
+        for number, line in enumerate(path.read_text(encoding="utf-8").rstrip("\n").split("\n"), 1):
+            try:
+                row = json.loads(line) if line else None
+            except ValueError:
+                row = {}
+            if row is not None and not is_row(row):
+                raise IchsegError(f"{path}: line {number} is not a row of results")
+            if row is not None:
+                rows[row["file"]] = row
+    results = Results(folder, sorted(rows))
+    for row in rows.values():
+        results.add(row)
+    results.write()
+    lacking = [f"results-{k}of{counts[0]}" for k in range(1, counts[0] + 1) if (k, counts[0]) not in parts]
+    return results, lacking
+
+
+def _check_runs(folder: Path, parts: dict[tuple[int, int], Path]) -> None:
+    """Parts of one whole have one run's hash: settings, weights and version."""
+    made: dict[str, list[str]] = {}
+    for (number, count), path in sorted(parts.items()):
+        report = folder / f"report-{number}of{count}.json"
+        try:
+            run = str(json.loads(report.read_text(encoding="utf-8"))["run"])
+        except (OSError, ValueError, KeyError, TypeError):
+            raise IchsegError(f"{path}: its run has not ended (no {report.name}); run that part again") from None
+        made.setdefault(run, []).append(f"{number}/{count}")
+    if len(made) > 1:
+        odd = min(made.values(), key=len)
+        raise IchsegError(f"{folder}: part {', '.join(odd)} was made with other settings, weights or another version "
+                          "than the rest; run it again with the same ones")  # fmt: skip
+
+
+def remove_parts(folder: str | Path) -> None:
+    """Remove the tables of parts: a run of the whole folder has replaced them."""
+    for path in Path(folder).glob("*-*of*.*"):
+        if PART_FILE.fullmatch(path.name):
+            path.unlink(missing_ok=True)

@@ -1,0 +1,114 @@
+"""One row per scan, for people (``results.csv``) and for programs (``results.jsonl``)."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ichseg.io import write_text
+from ichseg.metrics.measures import MEASURES
+
+STATUSES = ("failed", "skipped", "flagged", "ok")
+COLUMNS = ("case", "status", *MEASURES, "seconds", "reused", "stage", "message", "file")
+TEXT_COLUMNS = ("case", "status", *MEASURES[:-2], "message")
+# Writing the tables may take this share of a run's time, not more: they grow with it.
+WRITING_SHARE = 0.05
+
+
+class Results:
+    """The rows of a run, in the order of its cases; both files are written anew, so that what is there is always whole.
+
+    A row has ``case``; ``status``: ``ok``, ``flagged`` (done, with doubts), ``failed`` or ``skipped`` (no scan, such as
+    an earlier mask); what :func:`ichseg.metrics.measure_mask` measures, if a mask was made; ``seconds``; ``reused`` if
+    an earlier run had done it; for a failure the ``stage`` (``list``, ``read``, ``network``, ``mask`` or ``write``);
+    ``message``: the reason or the flags; ``file``: the scan.
+
+    Args:
+        folder: where ``results.csv`` and ``results.jsonl`` go.
+        order: the cases' files, in the order of the rows; None keeps the order of coming.
+        name: of both files, without the ending.
+    """
+
+    def __init__(self, folder: str | Path, order: Sequence[str] | None = None, name: str = "results") -> None:
+        self.folder, self.name = Path(folder), name
+        self._place = None if order is None else {file: place for place, file in enumerate(order)}
+        self._rows: list[dict[str, Any]] = []
+        self._written, self._took = 0.0, 0.0
+
+    @property
+    def path(self) -> Path:
+        """The table for people."""
+        return self.folder / f"{self.name}.csv"
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """All rows so far, in order."""
+        place = self._place
+        return self._rows if place is None else sorted(self._rows, key=lambda row: place[row["file"]])
+
+    def add(self, row: dict[str, Any], write: bool = True) -> None:
+        """Add a row; the files follow at once, or a little later where they have become long."""
+        self._rows.append(row)
+        if write and time.monotonic() - self._written > self._took / WRITING_SHARE:
+            self.write()
+
+    def write(self) -> None:
+        """Write both files."""
+        started = time.monotonic()
+        rows = self.rows
+        table = io.StringIO()
+        writer = csv.DictWriter(table, COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        for each in rows:
+            writer.writerow({name: _cell(value) for name, value in each.items()})
+        write_text(self.path, _encodable(table.getvalue()))
+        write_text(self.folder / f"{self.name}.jsonl", "".join(json.dumps(each) + "\n" for each in rows))
+        self._written = time.monotonic()
+        self._took = self._written - started
+
+    def count(self, status: str) -> int:
+        """How many rows have a status."""
+        return sum(row["status"] == status for row in self._rows)
+
+    def summary(self) -> str:
+        """``3 failed, 2 flagged, 10 ok (8 of them reused)``."""
+        counts = Counter(row["status"] for row in self._rows)
+        text = ", ".join(f"{number} {status}" for status, number in sorted(counts.items())) or "no scans"
+        reused = sum(bool(row.get("reused")) for row in self._rows)
+        return f"{text} ({reused} of them done by an earlier run)" if reused else text
+
+    def text(self) -> str:
+        """The rows as a table to read, without columns that nobody filled."""
+        shown = [name for name in TEXT_COLUMNS if any(row.get(name) not in (None, "") for row in self._rows)]
+        lines = [[*shown], *([str(_cell(row.get(name, ""))) for name in shown] for row in self.rows)]
+        widths = [max(len(line[n]) for line in lines) for n in range(len(shown))]
+        return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def is_row(row: Any) -> bool:
+    """True if something read from a file is a row of results as they are written."""
+    if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("case", "file", "status")):
+        return False
+    if row["status"] not in STATUSES or not isinstance(row.get("message", ""), str):
+        return False
+    numbers = [name for name in MEASURES if name.endswith(("_ml", "_cm", "lesions", "_slice")) and "over" not in name]
+    needed = numbers if row.get("lesions") else ("volume_ml", "lesions")
+    return row["status"] in STATUSES[:2] or all(isinstance(row.get(name), int | float) for name in needed)
+
+
+def _cell(value: Any) -> Any:
+    """Yes or no in words; a cell that starts like a formula is text, not a formula."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"'{value}" if isinstance(value, str) and value[:1] in "=+-@\t\r" and value else value
+
+
+def _encodable(text: str) -> str:
+    """File names that are no UTF-8 keep their bytes visible."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

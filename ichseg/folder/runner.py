@@ -1,0 +1,259 @@
+"""The folder runner: every scan through the network, one row per scan, whatever happens to the others."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from ichseg.errors import SOME_FAILED, IchsegError, ScanError, first_cause, one_line
+from ichseg.folder.journal import Journal
+from ichseg.folder.memory import return_freed_memory
+from ichseg.folder.parts import remove_parts
+from ichseg.folder.results import Results
+from ichseg.folder.scans import ScanDataset
+from ichseg.folder.threads import run_in_turn, run_overlapped
+from ichseg.io import slice_axis
+from ichseg.metrics import measure_mask
+from ichseg.progress import Progress, progress
+from ichseg.provenance import describe, network_hash
+from ichseg.transforms.saver import BEFORE_WRITE
+
+logger = logging.getLogger(__name__)
+
+Item = dict[str, Any]
+Row = dict[str, Any]
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+class FolderRunner:
+    """Stands where MONAI bundles have their evaluator: ``run()`` goes through the data set.
+
+    Per scan: preprocessing (in the data set) -> ``inferer(image, network)`` under ``pred`` -> postprocessing,
+    which saves the mask. Then the scan is written into the journal and into ``results.csv`` and ``results.jsonl``.
+
+    Args:
+        dataset: gives one item per scan, or ``{"failed": reason}``.
+        network: what the inferer calls.
+        inferer: a MONAI inferer.
+        postprocessing: transforms from ``pred`` to the saved mask; the mask stays under ``pred``, and files it wrote
+            are named under ``saved``.
+        output_dir: where the results go.
+        device: where the network runs.
+        journal: knows which cases an earlier run has done; None does every case.
+        overlap: read the next scan and postprocess the last one in threads while the network runs. Not for
+            postprocessing that uses the network.
+        summarize: called with the runner after the last scan, such as a report; returns what to look at.
+    """
+
+    def __init__(
+        self,
+        dataset: ScanDataset,
+        network: torch.nn.Module,
+        inferer: Callable[..., torch.Tensor],
+        postprocessing: Callable[[Item], Item],
+        output_dir: str | Path,
+        device: str | torch.device = "cpu",
+        journal: Journal | None = None,
+        overlap: bool = False,
+        summarize: Callable[[FolderRunner], Path | None] | None = None,
+    ) -> None:
+        self.dataset, self.inferer, self.postprocessing = dataset, inferer, postprocessing
+        self.device = torch.device(device)
+        self.network = network.to(self.device).eval()
+        self.output_dir, self.journal, self.overlap, self.summarize = Path(output_dir), journal, overlap, summarize
+        self.seconds = 0.0
+        self.results = Results(self.output_dir)
+        self._inputs: set[str] = set()
+
+    def run(self) -> list[Row]:
+        """Run every scan; returns the rows of the results, see :class:`ichseg.folder.Results`.
+
+        Raises:
+            IchsegError: the output folder cannot be written to; what was done until then is kept.
+        """
+        started = time.perf_counter()
+        return_freed_memory()
+        try:
+            if self.journal is None:
+                self._run()
+            else:
+                with self.journal.opened(self._settings(), network_hash(self.network)):
+                    self._run()
+            self.seconds = time.perf_counter() - started
+            page = None if self.summarize is None else self.summarize(self)
+        except OSError as error:
+            raise _stopped(self.output_dir, error) from None
+        logger.info("%s -> %s", self.results.summary(), self.results.path)
+        if page is not None:
+            logger.info("look at %s", page)
+        elif self.journal is not None and self.journal.shard.count > 1:
+            logger.info("when all parts are done: ichseg merge %s", self.output_dir)
+        return self.results.rows
+
+    def _settings(self) -> dict[str, Any]:
+        """What the outputs depend on besides the network: the steps as they were built, whoever set their values."""
+        return {
+            "preprocessing": describe(self.dataset.transform),
+            "inferer": describe(self.inferer),
+            "postprocessing": describe(self.postprocessing),
+        }
+
+    @property
+    def failures(self) -> int:
+        """How many scans failed."""
+        return self.results.count("failed")
+
+    def exit_if_failed(self) -> None:
+        """End the process with its exit code if any scan failed; the last step of a bundle run."""
+        if self.failures:
+            raise SystemExit(SOME_FAILED)
+
+    def _run(self) -> None:
+        mine = [n for n, case in enumerate(self.dataset.data)
+                if self.journal is None or self.journal.shard.holds(str(case["case"]))]  # fmt: skip
+        suffix = "" if self.journal is None else self.journal.shard.suffix
+        self._inputs = {os.path.realpath(str(case["image"])) for case in self.dataset.data if "skip" not in case}
+        order = [str(self.dataset.data[n]["image"]) for n in mine]
+        self.results = Results(self.output_dir, order, f"results{suffix}")
+        todo = self._sort_out(mine)
+        with Progress(len(todo), "scans") as shown:
+            finish = partial(self._finish, shown=shown)
+            (run_overlapped if self.overlap else run_in_turn)(todo, self._read, self._work, finish)
+        self.results.write()
+        if not suffix:
+            remove_parts(self.output_dir)
+        if self.journal is not None and (gone := self.journal.other_cases(self.dataset.data)):
+            logger.info("%s: also holds masks of %d scans that are not in this input, such as %s; they have no row",
+                        self.output_dir, len(gone), gone[0])  # fmt: skip
+
+    def _sort_out(self, mine: list[int]) -> list[int]:
+        """Give their rows to the cases that need no work; the others are to be done."""
+        todo: list[int] = []
+        owner: dict[str, str] = {}
+        for number in progress(mine, "checking what is done", leave=False):
+            case = self.dataset.data[number]
+            name, image = case["case"], str(case["image"])
+            if "skip" in case:
+                self._add(case, {"status": "skipped", "stage": "list", "message": case["skip"]})
+            # a.nii and a.nii.gz would write the same output: the second must not replace the first.
+            elif name in owner:
+                self._add(case, _failed("list", f"same output name as {owner[name]}; rename one"))
+            else:
+                owner[name] = image
+                row = self.journal.done(case) if self.journal is not None else None
+                if row is None:
+                    todo.append(number)
+                else:
+                    self._add(case, {**row, "reused": True})
+        return todo
+
+    def _read(self, number: int) -> Item:
+        case = self.dataset.data[number]
+        begun = time.perf_counter()
+        identity = None
+        if self.journal is not None:
+            try:
+                identity = self.journal.identity(case)  # before reading: a scan that changes meanwhile is done again
+            except OSError:
+                identity = None  # the reader says what is wrong
+        return {"number": number, "identity": identity, "begun": begun, "item": self.dataset[number]}
+
+    def _work(self, work: Item) -> Item:
+        item = work["item"]
+        if "failed" not in item:
+            try:
+                with torch.no_grad():
+                    work["pred"] = self.inferer(item["image"][None].to(self.device), self.network)[0].cpu()
+            except Exception as error:  # one scan's failure is its own row
+                work["row"] = self._failure("network", work, error)
+        return work
+
+    def _finish(self, work: Item, shown: Progress) -> None:
+        case, item = self.dataset.data[work["number"]], work["item"]
+        unread = _failed("read", item["failed"]) if "failed" in item else None
+        row = unread or work.get("row") or self._mask(case, work)
+        row["seconds"] = round(time.perf_counter() - work["begun"], 2)
+        if self.journal is not None:
+            self._write_down(self.journal, case, work, row)
+        self._add(case, row)
+        shown.update()
+
+    def _write_down(self, journal: Journal, case: Item, work: Item, row: Row) -> None:
+        """What a scan came to goes into the journal; what no longer holds is taken away."""
+        identity = work["identity"]
+        if row["status"] != "failed" and identity is not None:
+            journal.record(case, identity, row, [Path(path) for path in work["item"].get("saved", ())])
+        elif row["status"] == "failed" and identity is not None:
+            if removed := journal.withdraw(case, identity):
+                row["message"] += f"; removed, as made of another scan of this name: {', '.join(removed)}"
+        elif row["status"] == "failed" and journal.records.get(str(case["case"])):
+            row["message"] += "; what an earlier run made of it stays"
+
+    def _mask(self, case: Item, work: Item) -> Row:
+        item = work["item"]
+        moved: list[str] = []
+        try:
+            item[BEFORE_WRITE] = partial(self._make_way, case, moved)
+            with torch.no_grad():
+                item["pred"] = work.pop("pred")
+                work["item"] = item = self.postprocessing(item)
+            mask = item["pred"]
+            measured = item.get("measured")
+            if measured is None:
+                affine = np.asarray(mask.affine)
+                measured = measure_mask(np.asarray(mask[0]), affine, slice_axis(affine))
+        except Exception as error:
+            cause = first_cause(error)
+            if isinstance(cause, OSError) and cause.errno in NO_ROOM:
+                raise cause from None
+            return self._failure("write" if isinstance(cause, OSError) else "mask", work, error)
+        flags = [*item["image"].meta.get("flags", []), *item.get("flags", [])]
+        flags += [f"{name} is what was there before, by another hand" for name in moved]
+        return {"status": "flagged" if flags else "ok", **measured, "message": "; ".join(flags)}
+
+    def _make_way(self, case: Item, moved: list[str], path: Path) -> None:
+        """Before an output is written: nothing that is not a run's own is lost."""
+        if os.path.realpath(path) in self._inputs:
+            raise ScanError(
+                f"{case['image']}: its output would replace {path}, a scan of the input; use another folder"
+            )
+        if self.journal is not None and (name := self.journal.make_way(path)):
+            moved.append(name)
+
+    def _failure(self, stage: str, work: Item, error: Exception) -> Row:
+        path = str(self.dataset.data[work["number"]]["image"])
+        logger.debug("%s", path, exc_info=error)
+        message = one_line(error)
+        if isinstance(first_cause(error), torch.OutOfMemoryError):
+            torch.cuda.empty_cache()
+            message = "out of GPU memory; a smaller --batch-size or --device cpu needs less"
+        return _failed(stage, message)
+
+    def _add(self, case: Item, row: Row) -> None:
+        file, message = str(case["image"]), row.get("message", "")
+        row = {"case": case["case"], **row, "file": file}
+        if row["status"] == "failed":
+            why = message.removeprefix(f"{file}: ")
+            row["message"] = f"{Path(file).name}: {why}"  # where it lies stands under "file"
+            tqdm.write(f"failed: {file}: {why}")
+        self.results.add(row)
+
+
+def _failed(stage: str, message: str) -> Row:
+    return {"status": "failed", "stage": stage, "message": message}
+
+
+def _stopped(folder: Path, error: OSError) -> IchsegError:
+    where = error.filename or folder
+    return IchsegError(f"{where}: {error.strerror or error}; stopped. What is done is kept: mend this and run the same "
+                       "command again to go on")  # fmt: skip

@@ -1,0 +1,142 @@
+"""Segmenting from Python: images, arrays or files in, the same out."""
+
+from __future__ import annotations
+
+import warnings
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.transforms import Compose, SaveImaged
+
+from ichseg.bundle import BundleParts, bundle_folder, check_numbers, config_file, config_values
+from ichseg.errors import IchsegError
+from ichseg.inference.images import NAME, Image, as_tensor, given_volume, header_of
+from ichseg.io import image_like, read_header, save_image, write_like
+from ichseg.io.nifti import is_nifti
+from ichseg.networks import segmenter_settings
+from ichseg.transforms.lesions import MeasureHemorrhaged
+from ichseg.transforms.mask import HemorrhageMaskd
+
+BUNDLE = "ich_segmentation"
+BESIDE = (SaveImaged, MeasureHemorrhaged)  # steps that do not change the mask
+
+
+class Segmenter:
+    """The model of the bundle ``ich_segmentation``, loaded once, for any number of scans.
+
+    Runs the steps of the bundle's config, so that masks are those of ``ichseg segment``.
+
+    Args:
+        weights: a weight file; None: the model shipped with ichseg.
+        threshold: on the probability of hemorrhage, strict; None: as fitted with the weights.
+        min_volume_ml: smaller lesions are left out, mL; None: as the weights were made for.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        **settings: any other value of the config, such as ``precision="bf16"`` or ``size=256``.
+
+    Raises:
+        IchsegError: weights or device are not there, or a setting is unknown.
+    """
+
+    def __init__(
+        self,
+        weights: str | Path | None = None,
+        threshold: float | None = None,
+        min_volume_ml: float | None = None,
+        device: str = "auto",
+        **settings: Any,
+    ) -> None:
+        weights = Path(bundle_folder(BUNDLE) / "models" / "model.pt" if weights is None else weights)
+        config = segmenter_settings(weights).pipeline
+        known = config_values(BUNDLE, config)
+        if unknown := sorted(set(settings) - set(known)):
+            raise TypeError(f"'{unknown[0]}' is not a value of {config_file(BUNDLE, config)}")
+        given = {"weights": weights, "device_name": device, "threshold": threshold, "min_volume_ml": min_volume_ml}
+        given |= settings
+        check_numbers(given)
+        parts = BundleParts(BUNDLE, config, given)
+        self.device, self.network, self.inferer = parts["device"], parts["network"].eval(), parts["inferer"]
+        before, after = parts["preprocessing"], parts["postprocessing"]
+        self.before = Compose(before.flatten().transforms[1:])  # the first one reads a file
+        self.after = [step for step in after.transforms if not isinstance(step, BESIDE)]
+
+    def __call__(self, image: Image, affine: np.ndarray | None = None, probabilities: bool = False) -> np.ndarray:
+        """Mask, or probabilities, of one scan on its own grid. What is doubtful about the scan is a warning.
+
+        Args:
+            image, affine: as of :func:`segment`.
+            probabilities: give the probability of hemorrhage instead of the mask.
+
+        Returns:
+            (X, Y, Z) uint8, or float32 for probabilities.
+
+        Raises:
+            ScanError: the scan cannot be used.
+        """
+        volume = given_volume(image, affine)
+        for flag in volume.flags:
+            warnings.warn(f"{volume.path}: {flag}", stacklevel=2)
+        item: dict[str, Any] = self.before({"image": as_tensor(volume)})
+        with torch.no_grad():
+            item["pred"] = self.inferer(item["image"][None].to(self.device), self.network)[0].cpu()
+            for step in self.after:
+                if probabilities and isinstance(step, HemorrhageMaskd):
+                    break
+                item = step(item)
+        return np.ascontiguousarray(item["pred"][0].numpy().astype(np.float32 if probabilities else np.uint8))
+
+
+def segment(
+    image: Image,
+    affine: np.ndarray | None = None,
+    output: str | Path | None = None,
+    probabilities: bool = False,
+    **options: Any,
+) -> nib.Nifti1Image | np.ndarray | Path:
+    """Outline hemorrhage in one head CT.
+
+        mask = ichseg.segment("scan.nii.gz")                        # nibabel image
+        mask = ichseg.segment(nib.load("scan.nii.gz"))              # nibabel image
+        mask = ichseg.segment(array, affine)                        # array
+        path = ichseg.segment("scan.nii.gz", output="mask.nii.gz")  # the path written
+
+    Args:
+        image: a NIfTI file, a nibabel image, or an array (X, Y, Z) in Hounsfield units; 4-D with one volume will do.
+        affine: (4, 4) voxel-to-RAS matrix in mm; for arrays, which need one.
+        output: a file to write the mask to, with the geometry of the scan; for files and nibabel images.
+        probabilities: give probabilities (float32) instead of the mask (uint8).
+        **options: of :class:`Segmenter`; the model of the last call is kept.
+
+    Returns:
+        the mask in the shape and geometry of the scan: a nibabel image for files and images, an array for arrays, the
+        path if ``output`` is given.
+
+    Raises:
+        ScanError: the scan cannot be used; one line that says why.
+        IchsegError: weights or device are not there.
+    """
+    if output is not None and isinstance(image, np.ndarray):
+        raise ValueError("output goes with a file or a nibabel image; an array has no header to write")
+    if output is not None and not is_nifti(output):
+        raise IchsegError(f"{output}: a mask is written as .nii or .nii.gz")
+    mask = _segmenter(tuple(sorted(options.items())))(image, affine, probabilities)
+    if isinstance(image, np.ndarray):
+        return mask.reshape(image.shape)
+    if isinstance(image, str | Path):
+        if output is not None:
+            write_like(output, mask, image)
+            return Path(output)
+        return image_like(mask, read_header(Path(image)), image)
+    found = image_like(mask, header_of(image), NAME)
+    if output is not None:
+        save_image(output, found)
+        return Path(output)
+    return found
+
+
+@lru_cache(maxsize=1)
+def _segmenter(options: tuple[tuple[str, Any], ...]) -> Segmenter:
+    return Segmenter(**dict(options))

@@ -1,0 +1,1 @@
+"""Made-up data: phantoms, and hemorrhage implanted into real scans."""

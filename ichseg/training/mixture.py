@@ -1,0 +1,83 @@
+"""Batches of three kinds of slice: implants, real slices without hemorrhage, real slices with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch.utils.data import IterableDataset
+
+from ichseg.data.packed import PackedScans
+from ichseg.errors import IchsegError
+from ichseg.synthetic.implants.pool import ImplantPool
+
+
+class SliceMixture(IterableDataset):
+    """Endless variety from few scans: every batch holds the three kinds in fixed shares.
+
+    What each teaches: an implant, the exact outline; a negative slice, that nothing there is hemorrhage, whatever it
+    looks like; a positive slice, that something is, though nobody says where.
+
+    Args:
+        packed: the training scans.
+        pool: implants into them.
+        batch_size: slices a batch.
+        batches: a pass over this data set, that is, an epoch.
+        implant_share, positive_share: of a batch; the rest are real slices without hemorrhage.
+
+    Items are batches already: ``image`` (B, 3, H, W) uint8, ``mask`` (B, 1, H, W) int8, -1 all over where it is not
+    known, ``label`` (B,) float32.
+
+    Raises:
+        IchsegError: shares that leave a kind without a slice, or scans that lack one.
+    """
+
+    def __init__(
+        self,
+        packed: PackedScans,
+        pool: ImplantPool,
+        batch_size: int = 16,
+        batches: int = 100,
+        implant_share: float = 0.375,
+        positive_share: float = 0.25,
+    ) -> None:
+        self.counts = round(batch_size * implant_share), round(batch_size * positive_share)
+        self.negatives = batch_size - sum(self.counts)
+        if min(self.counts) < 0 or self.negatives < 1:
+            raise IchsegError(
+                f"a batch of {batch_size} with implant_share {implant_share} and positive_share {positive_share} "
+                "leaves no slice without hemorrhage"
+            )
+        self.packed, self.pool, self.batches = packed, pool, batches
+        self.healthy, self.bleeding = np.flatnonzero(packed.labels == 0), np.flatnonzero(packed.labels > 0)
+        if not len(self.healthy) or (self.counts[1] and not len(self.bleeding)):
+            kind = "without" if not len(self.healthy) else "with"
+            raise IchsegError(f"no training slice {kind} hemorrhage: nothing to learn from slice labels")
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        rng = np.random.default_rng(int(torch.randint(2**31, ())))  # torch's seed decides, as everywhere in training
+        for _ in range(self.batches):
+            yield self._batch(rng)
+
+    def _batch(self, rng: np.random.Generator) -> dict[str, torch.Tensor]:
+        implants, positives = self.counts
+        images, masks = [], []
+        for place in rng.integers(len(self.pool), size=implants):
+            image, mask = self.pool[int(place)]
+            images.append(image)
+            masks.append(mask.astype(np.int8))
+        blank = np.zeros(self.packed.gray.shape[1:], np.int8)
+        for some, count, value in ((self.healthy, self.negatives, 0), (self.bleeding, positives, -1)):
+            for index in rng.choice(some, count) if count else ():
+                images.append(self.packed.gray[list(self.packed.with_neighbors(int(index)))])
+                masks.append(blank + np.int8(value))
+        label = np.repeat(np.array([1, 0, 1], np.float32), [implants, self.negatives, positives])
+        return {
+            "image": torch.from_numpy(np.stack(images)),
+            "mask": torch.from_numpy(np.stack(masks))[:, None],
+            "label": torch.from_numpy(label),
+        }

@@ -1,0 +1,99 @@
+"""Lesions of a mask: leaving out small ones, filling their holes, measuring what remains."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform, Transform
+
+from ichseg.anatomy import Plane, midline_of
+from ichseg.io.geometry import NO_ORIENTATION
+from ichseg.metrics import measure_mask, without_small_holes, without_small_lesions
+from ichseg.transforms.base import DictionaryTransform
+from ichseg.transforms.volumes import like, plain, volume_slice_axis
+
+
+class RemoveSmallLesions(Transform):
+    """Empty a mask (1, X, Y, Z) where its 26-connected lesions have less than ``min_volume_ml`` mL.
+
+    A slice on its own counts as 5 mm thick at least, see :func:`ichseg.metrics.without_small_lesions`.
+    """
+
+    def __init__(self, min_volume_ml: float = 0.0) -> None:
+        if not 0 <= min_volume_ml < float("inf"):
+            raise ValueError(f"min_volume_ml is a number of milliliters, not {min_volume_ml}")
+        self.min_volume_ml = min_volume_ml
+
+    def __call__(self, mask: torch.Tensor) -> torch.Tensor:
+        if not self.min_volume_ml:
+            return mask
+        affine = np.asarray(mask.affine) if isinstance(mask, MetaTensor) else np.eye(4)
+        kept = without_small_lesions(plain(mask)[0].numpy(), affine, self.min_volume_ml, volume_slice_axis(mask))
+        return like(torch.from_numpy(kept)[None].to(mask.dtype), mask)
+
+
+class RemoveSmallLesionsd(DictionaryTransform, array=RemoveSmallLesions):
+    """Dictionary version of :class:`RemoveSmallLesions`."""
+
+
+class FillSmallHoles(Transform):
+    """Fill holes of a mask (1, X, Y, Z) slice by slice, those of at most ``max_area_mm2`` mm²; 0 fills none."""
+
+    def __init__(self, max_area_mm2: float = 0.0) -> None:
+        if not 0 <= max_area_mm2 < float("inf"):
+            raise ValueError(f"max_area_mm2 is a number of square millimeters, not {max_area_mm2}")
+        self.max_area_mm2 = max_area_mm2
+
+    def __call__(self, mask: torch.Tensor) -> torch.Tensor:
+        if not self.max_area_mm2:
+            return mask
+        affine = np.asarray(mask.affine) if isinstance(mask, MetaTensor) else np.eye(4)
+        filled = without_small_holes(plain(mask)[0].numpy(), affine, self.max_area_mm2, volume_slice_axis(mask))
+        return like(torch.from_numpy(filled)[None].to(mask.dtype), mask)
+
+
+class FillSmallHolesd(DictionaryTransform, array=FillSmallHoles):
+    """Dictionary version of :class:`FillSmallHoles`."""
+
+
+class MeasureHemorrhaged(MapTransform):
+    """Measure a mask, see :func:`ichseg.metrics.measure_mask`; the side comes from the midline of the scan beside it.
+
+    Args:
+        keys: the mask (1, X, Y, Z); one key.
+        image_key: the windowed scan (C, X, Y, Z) in [0, 1], of which the first channel counts, on a grid of its
+            own; its flags say whether left and right are known.
+        level, width: the window of the scan in HU.
+        output_key: gets the dictionary of measures.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        image_key: str = "image",
+        level: float = 50.0,
+        width: float = 130.0,
+        output_key: str = "measured",
+    ) -> None:
+        super().__init__(keys)
+        self.image_key, self.low, self.width, self.output_key = image_key, level - width / 2, width, output_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        item = dict(data)
+        for key in self.key_iterator(item):
+            mask, image = item[key], item[self.image_key]
+            axis = volume_slice_axis(mask)
+            voxels = plain(mask)[0].numpy()
+            known = bool(voxels.any()) and NO_ORIENTATION not in image.meta.get("flags", ())
+            plane = self._midline(image) if known else None
+            item[self.output_key] = measure_mask(voxels, np.asarray(mask.affine), axis, plane)
+        return item
+
+    def _midline(self, image: MetaTensor) -> Plane | None:
+        return midline_of(plain(image)[0].numpy() * self.width + self.low, np.asarray(image.affine),
+                          volume_slice_axis(image))  # fmt: skip
