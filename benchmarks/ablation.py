@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ichseg.data import load_datalist
-from ichseg.presets import Plan, evaluate, segment, train_preset
 from ichseg.evaluation import evaluate_masks
+from ichseg.presets import Plan, evaluate, segment, train_preset
 
 # Row -> settings of train_recommended.yaml.
 TRAINED: dict[str, tuple[str, ...]] = {

@@ -164,8 +164,8 @@ def scans(folder: Path, options: argparse.Namespace, count: int) -> Path:
     import shutil
 
     from ichseg.data.datalist import write_datalist
-    from ichseg.synthetic.phantom import phantom_scan
     from ichseg.io import write_volume
+    from ichseg.synthetic.phantom import phantom_scan
 
     (folder / "images").mkdir(parents=True)
     first = folder / "images" / "scan_000.nii.gz"

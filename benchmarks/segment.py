@@ -28,9 +28,8 @@ import numpy as np
 import torch
 from measuring import commit, machine, processor_times, ratio, steal_share
 
+from ichseg.bundle import bundle_folder, settings_beside
 from ichseg.synthetic.phantom import prepare_phantom
-from ichseg.bundle import settings_beside
-from ichseg.bundle import bundle_folder
 
 FEW = 5
 HERE = Path(__file__).resolve().parent

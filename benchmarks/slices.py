@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ichseg.synthetic.phantom import phantom_scan
 from ichseg.io import read_volume, slice_axis
+from ichseg.synthetic.phantom import phantom_scan
 
 LEVEL, WIDTH = 50.0, 130.0  # the window of the bundles, in HU
 

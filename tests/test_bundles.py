@@ -14,14 +14,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.bundle import ConfigWorkflow, verify_net_in_out
-
 from conftest import classifier_file, segmenter_file
+from monai.bundle import ConfigWorkflow, verify_net_in_out
 
 from ichseg.bundle import BundleParts, bundle_folder, config_values, guard_bundle_run
 from ichseg.cli import main
-from ichseg.networks import SegmenterSettings, read_settings, slice_classifier
 from ichseg.errors import IchsegError
+from ichseg.networks import SegmenterSettings, read_settings, slice_classifier
 from ichseg.version import __version__
 
 CONFIGS = [
@@ -114,7 +113,9 @@ def test_what_stands_in_several_configs_is_the_same():
     assert ours == ["head_ct_loader", "HeadCropd", "BrainWindowd", "NeighborSlicesd"]
     # Training packs Hounsfield units; window and neighbors come with the batch.
     assert steps("ich_segmentation", "train_recommended.yaml") == ours[:2]
-    tail = [steps("ich_segmentation", name, "postprocessing")[1:] for name in ("inference.yaml", "inference_paper.yaml")]
+    tail = [
+        steps("ich_segmentation", name, "postprocessing")[1:] for name in ("inference.yaml", "inference_paper.yaml")
+    ]
     assert tail[0] == tail[1]
     # What the shipped model was trained with is what the training config says.
     shipped = read_settings(bundle_folder("ich_segmentation") / "models" / "model.pt", SegmenterSettings)
@@ -150,7 +151,7 @@ def test_ckpt_export_as_documented_by_monai(tmp_path):
         torch.testing.assert_close(torch.jit.load(tmp_path / "model.ts").eval()(image), plain(image))
 
 
-UNUSUAL = {"threshold": 0.02, "window_level": 45, "window_width": 90, "members": 2, "channels": [4, 8, 16], "flip": False,
+UNUSUAL = {"threshold": 0.4, "window_level": 45, "window_width": 90, "members": 2, "channels": [4, 8, 16], "flip": False,
            "score_slope": 0.3, "score_offset": 1.5, "fusion_weight": 0.9, "suspicious_share": 0.05,
            "min_volume_ml": 0.01, "fill_holes_mm2": 7.0, "size": 96}  # fmt: skip
 
@@ -160,8 +161,16 @@ def test_three_faces_read_the_settings_in_the_weight_file(architecture, config, 
     """The command line, the Python call and the bundle make the same masks of weights with unusual settings."""
     import ichseg
 
+    from ichseg.networks import segmenter
+
     values = UNUSUAL if architecture == "context" else {"threshold": 0.45, "window_width": 90, "min_volume_ml": 0.01}
-    weights = segmenter_file(tmp_path / "odd.pt", architecture, **values)
+    state = segmenter(architecture, UNUSUAL["channels"], UNUSUAL["members"]).state_dict()
+    for name, value in state.items():
+        if name.endswith("outline.3.weight"):  # so that random weights mark some pixels, and not all
+            value.mul_(20)
+        elif name.endswith("outline.3.bias"):
+            value.zero_()
+    weights = segmenter_file(tmp_path / "odd.pt", architecture, state=state, **values)
     scans = phantoms / "images"
     assert main(["segment", str(scans), str(tmp_path / "cli"), "--weights", str(weights), "--device", "cpu"]) == 0
     root = bundle_folder("ich_segmentation")
@@ -214,7 +223,9 @@ def test_old_weights_convert_with_their_json(tmp_path, capsys):
     (tmp_path / "model.json").write_text('{"size": 96, "architecture": "paper"}')
     assert main(words) == 2 and "weights of another architecture" in capsys.readouterr().err
     torch.save(slice_classifier("resnet34").state_dict(), tmp_path / "model.pt")
-    (tmp_path / "model.json").write_text('{"backbone": "resnet34", "size": 96, "window_level": 50, "window_width": 130}')
+    (tmp_path / "model.json").write_text(
+        '{"backbone": "resnet34", "size": 96, "window_level": 50, "window_width": 130}'
+    )
     assert main(words) == 0 and "backbone: resnet34" in capsys.readouterr().out
 
 
@@ -278,6 +289,10 @@ def test_classification_evaluation_config_runs(phantoms, tmp_path, capsys):
 
 
 OWN = """
+classifiers: {}
+window_level: 50
+window_width: 130
+strip_skull: false
 network_def:
   _target_: ichseg.networks.ClassifierEnsemble
   networks:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 
@@ -12,10 +11,11 @@ import pytest
 from broken_files import AFFINE, head, image
 
 import ichseg
+from ichseg.bundle import bundle_folder
 from ichseg.cli import main
 from ichseg.folder.measure_masks import measure_folder
 from ichseg.metrics import without_small_holes, without_small_lesions
-from ichseg.bundle import bundle_folder
+from ichseg.networks import SegmenterSettings, read_settings
 
 OPTIONS = {"size": 64, "device": "cpu"}
 
@@ -76,13 +76,13 @@ def test_probabilities_and_options(made):
     scan, mask = made
     likely = np.asarray(ichseg.segment(scan, probabilities=True, **OPTIONS).dataobj)
     assert likely.dtype == np.float32 and likely.min() >= 0 and likely.max() <= 1
-    fitted = json.loads((bundle_folder("ich_segmentation") / "models" / "model.json").read_text())
+    fitted = read_settings(bundle_folder("ich_segmentation") / "models" / "model.pt", SegmenterSettings)
     made_mask = nib.load(mask)
     found = np.asarray(made_mask.dataobj) > 0
-    large = without_small_lesions(likely > fitted["threshold"], made_mask.affine, fitted["min_volume_ml"])
+    large = without_small_lesions(likely > fitted.threshold, made_mask.affine, fitted.min_volume_ml)
     assert found.any()
-    assert np.array_equal(found, without_small_holes(large, made_mask.affine, fitted["fill_holes_mm2"]))
-    for threshold in (fitted["threshold"], 0.1):  # specks, holes and all
+    assert np.array_equal(found, without_small_holes(large, made_mask.affine, fitted.fill_holes_mm2))
+    for threshold in (fitted.threshold, 0.1):  # specks, holes and all
         low = ichseg.segment(scan, threshold=threshold, min_volume_ml=0.0, fill_holes_mm2=0, **OPTIONS)
         assert np.array_equal(likely > threshold, np.asarray(low.dataobj) > 0)
     assert not np.asarray(ichseg.segment(scan, min_volume_ml=1e6, **OPTIONS).dataobj).any()

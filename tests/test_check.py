@@ -12,9 +12,9 @@ import pytest
 import torch
 import yaml
 
+from ichseg.bundle import bundle_folder
 from ichseg.check import check_path, doubts_of_expression, doubts_of_weights
 from ichseg.cli import main
-from ichseg.bundle import bundle_folder
 
 HARMFUL = [
     "$__import__('os').system('id')",

@@ -14,9 +14,9 @@ from scipy import ndimage
 from ichseg.cli import main
 from ichseg.data import load_datalist
 from ichseg.errors import IchsegError
+from ichseg.evaluation import COLUMNS, Tally, evaluate_masks, surface_agreement, true_scans
 from ichseg.io import read_mask
 from ichseg.metrics import Calibration, limits_of_agreement
-from ichseg.evaluation import COLUMNS, Tally, evaluate_masks, surface_agreement, true_scans
 
 AFFINE = np.diag([-0.5, -0.5, 5.0, 1.0])
 

@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from ichseg.bundle import bundle_folder
 from ichseg.cli import main
 from ichseg.data import load_datalist
-from ichseg.synthetic.phantom import prepare_phantom
 from ichseg.experiments import DIFFERENCES, ROWS, TABLE4, THRESHOLDS, Counts, Row, differences, published
 from ichseg.io import read_mask
-from ichseg.bundle import bundle_folder
+from ichseg.synthetic.phantom import prepare_phantom
 
 PAIR = ("resnet34", "resnet50")
 
@@ -223,11 +223,11 @@ def test_nothing_is_made_twice_and_other_settings_are_refused(study, capsys):
         assert main(["experiment", "table4", *words]) == 2
     finally:
         datalist.write_text(kept)
-    assert "settings.json: made with another datalist" in capsys.readouterr().err
+    assert ": made with another datalist; choose another output folder" in capsys.readouterr().err
     other = ["64" if w == "64" else w for w in words]
     other[other.index("--epochs") + 1] = "2"
     assert main(["experiment", "table4", *other]) == 2
-    assert "settings.json: made with epochs 1, now 2" in capsys.readouterr().err
+    assert ": made with epochs 1, now 2; choose" in capsys.readouterr().err
 
 
 def test_figures_share_the_maps_of_table4(study):

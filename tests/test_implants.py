@@ -10,13 +10,13 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
+from ichseg.anatomy.brain import intracranial_mask
 from ichseg.cli import main
 from ichseg.data import SUBTYPES, load_datalist
-from ichseg.anatomy.brain import intracranial_mask
-from ichseg.synthetic.implants import LOOKALIKES, draw_lookalikes, implant_hemorrhage, implant_volume, prepare_implants
-from ichseg.synthetic.phantom import phantom_scan, prepare_phantom
 from ichseg.errors import IchsegError
 from ichseg.io import read_mask, read_volume
+from ichseg.synthetic.implants import LOOKALIKES, draw_lookalikes, implant_hemorrhage, implant_volume, prepare_implants
+from ichseg.synthetic.phantom import phantom_scan, prepare_phantom
 from ichseg.transforms import RandImplantHemorrhaged
 
 SPACING = (5.0, 1.8, 1.8)

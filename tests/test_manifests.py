@@ -9,9 +9,9 @@ from collections import Counter
 import jsonschema
 import pytest
 
+from ichseg.bundle import resource_folder
 from ichseg.data import load_manifest, manifest_names
 from ichseg.errors import IchsegError
-from ichseg.bundle import resource_folder
 
 
 def test_every_data_set_has_a_manifest():

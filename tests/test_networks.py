@@ -12,10 +12,13 @@ from ichseg.devices import pick_device, place
 from ichseg.errors import IchsegError
 from ichseg.experiments import EXPERIMENTS
 from ichseg.inference import PrecisionInferer, SliceScorer
+from ichseg.metrics import localization
 from ichseg.networks import (
     BACKBONES,
+    PIPELINES,
     ClassifierEnsemble,
     cam_layers,
+    classifiers,
     load_ensemble,
     load_weights,
     segmenter,
@@ -23,6 +26,7 @@ from ichseg.networks import (
     stages,
 )
 from ichseg.presets import PRESETS
+from ichseg.synthetic.implants.benchmark import FAMILIES
 
 
 @pytest.mark.parametrize(("backbone", "parameters"), [("resnet34", 21_280_322), ("resnet50", 23_509_698)])
@@ -32,8 +36,12 @@ def test_classifiers_have_the_stated_size(backbone, parameters):
 
 
 def test_the_command_line_offers_every_backbone():
-    assert BACKBONE_CHOICES == BACKBONES and tuple(EXPERIMENTS) == EXPERIMENT_CHOICES
-    assert tuple(PRESETS) == PRESET_CHOICES
+    assert tuple(classifiers._BACKBONES) == BACKBONES == defaults.BACKBONES
+    assert tuple(EXPERIMENTS) == defaults.EXPERIMENTS and tuple(PRESETS) == defaults.PRESETS
+    assert (
+        tuple(FAMILIES) == defaults.IMPLANT_FAMILIES and tuple(localization.CONNECTIVITIES) == defaults.CONNECTIVITIES
+    )
+    assert sorted(a for names in PIPELINES.values() for a in names) == sorted(defaults.ARCHITECTURES)
 
 
 def test_stages_run_from_the_shallowest():

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ichseg.data import SUBTYPES, load_datalist
 from ichseg.anatomy.brain import intracranial_mask
+from ichseg.data import SUBTYPES, load_datalist
 from ichseg.synthetic.phantom import phantom_scan
 
 CODES = {name: code for code, name in SUBTYPES.items()}

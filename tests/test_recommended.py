@@ -14,6 +14,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from conftest import segmenter_file
 from ignite.engine import Engine
 from monai.data import MetaTensor
 from monai.transforms import Orientation
@@ -21,15 +22,12 @@ from PIL import Image
 from scipy import ndimage
 from torch import nn
 
-from conftest import segmenter_file
-
+from ichseg.anatomy import head_box, intracranial_mask
+from ichseg.bundle import BundleParts
 from ichseg.cli import main
 from ichseg.context import fuse
 from ichseg.data import PackedSlices, load_datalist, pack_scans
-from ichseg.anatomy import head_box, intracranial_mask
-from ichseg.synthetic.implants import field_volume, implant_pool
 from ichseg.data.packed import gray, hounsfield, windowed
-from ichseg.synthetic.phantom import phantom_scan, prepare_phantom
 from ichseg.errors import IchsegError
 from ichseg.io import write_volume
 from ichseg.networks import (
@@ -43,9 +41,10 @@ from ichseg.networks import (
 )
 from ichseg.presets import Plan, cross_validate, train_fold
 from ichseg.presets.join import join_members, platt, touched_slices
-from ichseg.bundle import BundleParts
 from ichseg.report.case import case_pictures
 from ichseg.report.gallery import Judged, slice_gallery, to_the_back
+from ichseg.synthetic.implants import field_volume, implant_pool
+from ichseg.synthetic.phantom import phantom_scan, prepare_phantom
 from ichseg.training import Augmentation, ContextLoss, MovingAverage, PrepareMixture, SliceMixture, warm_cosine
 from ichseg.transforms import (
     BrainWindow,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from ichseg.synthetic.phantom import phantom_scan
 from ichseg.evaluation import hu_rule
 from ichseg.metrics import dice
 from ichseg.report import montage, slice_picture, telling_slices
 from ichseg.report.montage import PREDICTION_COLOR, TRUTH_COLOR
+from ichseg.synthetic.phantom import phantom_scan
 
 
 def test_picture_is_upright_and_outlined():

@@ -15,16 +15,16 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-import yaml
 from broken_files import AFFINE, head, image
+from conftest import classifier_file
 from kill_runs import compare
 
+from ichseg.bundle import BundleParts, bundle_folder, config_values
 from ichseg.cli import main
 from ichseg.errors import IchsegError
 from ichseg.folder import Journal, Shard, list_scans, merge_parts
 from ichseg.folder.threads import run_in_turn, run_overlapped
-from ichseg.provenance import file_hash, value_hash
-from ichseg.bundle import bundle_folder
+from ichseg.provenance import file_hash, network_hash, value_hash
 
 WEIGHTS = bundle_folder("ich_segmentation") / "models" / "model.pt"
 
@@ -100,13 +100,11 @@ def test_other_settings_do_all_anew(scans, tmp_path, word):
 
 
 def test_other_weights_and_versions_do_all_anew(scans, tmp_path, monkeypatch):
-    import torch
-
-    from ichseg.networks import read_checkpoint
+    from ichseg.networks import SegmenterSettings, read_checkpoint, read_settings, save_weights
 
     out, other = tmp_path / "out", tmp_path / "other.pt"
-    state = read_checkpoint(WEIGHTS)
-    torch.save({key: value * 1.1 if value.dtype.is_floating_point else value for key, value in state.items()}, other)
+    state = {k: v * 1.1 if v.dtype.is_floating_point else v for k, v in read_checkpoint(WEIGHTS).items()}
+    save_weights(other, state, read_settings(WEIGHTS, SegmenterSettings))
     assert run(scans, out) == 0
     assert run(scans, out, "--weights", other) == 0 and not reused(out)
     # the same bytes under another name are the same weights
@@ -454,33 +452,57 @@ def test_overlapping_keeps_order_and_ends_on_errors():
             run_overlapped(range(50), *steps)
 
 
-# What changes neither masks nor tables: places, devices, how much at once.
-BESIDE = {"bundle_root", "dataset_dir", "folds", "maps_dir", "batch_size", "device_name", "precision_check",
-          "overwrite", "shard"}  # fmt: skip
+# Other values of every key that the outputs depend on; the rest are places, devices, and how much at once.
+OTHER = {
+    "inference.yaml": {"size": 96, "window_level": 40, "window_width": 90, "threshold": 0.4, "members": 1, "flip": False,
+                       "fusion_weight": 0.1, "min_volume_ml": 3.0, "fill_holes_mm2": 5.0, "report": False,
+                       "save_probabilities": True, "precision": "bf16"},
+    "generate.yaml": {"size": 96, "window_level": 40, "window_width": 90, "strip_skull": True, "method": "layer_cam",
+                      "cam_layers": ["layer2"], "target": "predicted", "gate": 0.4, "gate_rule": "either",
+                      "gate_by": "label", "component_mode": "channel", "component_sign": "border",
+                      "combine": "additive", "upsample": "first", "amplify_scale": 1, "fusion_window": 1,
+                      "fusion_weight": 0.1, "fusion_normalization": "window", "threshold": 0.4, "rule": "and",
+                      "layers": 1, "intracranial": True, "crf_iterations": 1, "crf_unary": "score",
+                      "crf_label_probability": 0.8, "crf_score_power": 2, "crf_spatial_sigma": 2,
+                      "crf_spatial_weight": 2, "crf_bilateral_sigma": 70, "crf_intensity_sigma": 12,
+                      "crf_bilateral_weight": 9, "crf_backend": "exact", "score_first": True, "precision": "bf16"},
+}  # fmt: skip
+BESIDE = {"bundle_root", "dataset_dir", "weights", "folds", "maps_dir", "batch_size", "device_name", "precision_check",
+          "overwrite", "shard", "size_limit_gib"}  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("bundle", "name"), [("ich_segmentation", "inference"), ("ich_pseudo_segmentation", "generate")]
-)
-def test_every_setting_counts(bundle, name):
-    config = yaml.safe_load((bundle_folder(bundle) / "configs" / f"{name}.yaml").read_text())
-    values = {key for key, value in config.items()
+@pytest.mark.parametrize(("bundle", "name"), [("ich_segmentation", "inference.yaml"),
+                                              ("ich_pseudo_segmentation", "generate.yaml")])  # fmt: skip
+def test_every_setting_counts(bundle, name, phantoms, tmp_path):
+    """A run goes by what the steps were built with: no list of keys is needed, and nested overrides count too."""
+    classifiers = {"resnet34": str(classifier_file(tmp_path / "resnet34.pt"))}
+    places = {"dataset_dir": str(phantoms), "output_dir": str(tmp_path), "device_name": "cpu"}
+    places |= {"classifiers": classifiers} if bundle == "ich_pseudo_segmentation" else {}
+    values = {key for key, value in config_values(bundle, name).items()
               if not isinstance(value, dict) and not re.search(r"[$@]|_target_", str(value))}  # fmt: skip
-    settings = config["journal"]["settings"]
-    assert values - BESIDE == set(settings) and all(value == f"@{key}" for key, value in settings.items())
+    assert values - BESIDE == set(OTHER[name])
+
+    def made_of(**overrides):
+        try:
+            runner = BundleParts(bundle, name, {**places, **overrides})["evaluator"]
+        except IchsegError as error:  # one member of a file of two
+            return str(error)
+        return value_hash([runner._settings(), network_hash(runner.network)])
+
+    usual = made_of()
+    assert made_of() == usual and made_of(batch_size=3, output_dir=str(tmp_path / "b")) == usual
+    same = [key for key, value in OTHER[name].items() if made_of(**{key: value}) == usual]
+    assert not same
+    if name == "inference.yaml":
+        assert made_of(**{"postprocessing::transforms::3::threshold": 0.9}) != usual
 
 
 def test_pseudo_masks_resume_too(phantoms, tmp_path):
-    import torch
-
-    from ichseg.networks import slice_classifier
-
-    (tmp_path / "classifiers" / "resnet34").mkdir(parents=True)
-    torch.save(slice_classifier("resnet34").state_dict(), tmp_path / "classifiers" / "resnet34" / "model.pt")
+    classifier_file(tmp_path / "classifiers" / "resnet34" / "model.pt")
     out, words = tmp_path / "out", ["--datalist", phantoms / "datalist.json", "--classifiers", tmp_path / "classifiers"]
     command = ["pseudo-label", *map(str, words), "--output", str(out), "--size", "64", "--device", "cpu"]
     assert main(command) == 0 and not reused(out)
     assert main(command) == 0 and len(reused(out)) == 5
     assert main([*command, "--threshold", "0.3"]) == 0 and not reused(out)
-    torch.save(slice_classifier("resnet34").state_dict(), tmp_path / "classifiers" / "resnet34" / "model.pt")
+    classifier_file(tmp_path / "classifiers" / "resnet34" / "model.pt")
     assert main([*command, "--set", "gate=0"]) == 0 and not reused(out)

@@ -12,7 +12,7 @@ from torch import nn
 
 from ichseg.data import balanced_sampler, load_masked
 from ichseg.errors import IchsegError
-from ichseg.networks import DeeplySupervised, slice_classifier
+from ichseg.networks import ClassifierSettings, DeeplySupervised, slice_classifier
 from ichseg.training import ImplantLoss, TrainingCheckpoint, WeakSegmentationLoss, batch_with_mask, score_and_label
 
 
@@ -25,9 +25,9 @@ class Fake:
         self.evaluator = Engine(lambda engine, batch: None)
         self.scores, self.seen = scores, []
         self.trainer = Engine(self.step)
-        self.checkpoint = TrainingCheckpoint(
-            folder, self.network, self.optimizer, self.evaluator, "score", mode, patience
-        )
+        settings = ClassifierSettings("resnet34", 64, 50, 130)
+        parts = (folder, self.network, self.optimizer, self.evaluator, "score", settings)
+        self.checkpoint = TrainingCheckpoint(*parts, mode, patience)
         self.checkpoint.attach(self.trainer)
 
     def step(self, engine, batch):
@@ -68,7 +68,7 @@ def test_resuming_remembers_epoch_best_and_patience(tmp_path):
 def test_a_checkpoint_of_another_network_is_named(tmp_path):
     Fake(tmp_path, [0.5]).run(1)
     other = Fake(tmp_path, [0.5, 0.6])
-    other.checkpoint.network = nn.Linear(3, 3)
+    other.checkpoint.parts["network"] = nn.Linear(3, 3)
     with pytest.raises(IchsegError, match=r"checkpoint\.pt: checkpoint of another network"):
         other.run(2)
 

@@ -137,7 +137,7 @@ class ClassifierSettings:
 def classifier_settings(classifiers: Mapping[str, str | Path], **overrides: Any) -> ClassifierSettings:
     """The settings that all classifiers of an ensemble share, with explicit values in place of some; None leaves one.
 
-    No file is read if every value is given.
+    No file is read if every value is given, which networks of your own need.
 
     Args:
         classifiers: backbone name -> weight file.
@@ -149,6 +149,8 @@ def classifier_settings(classifiers: Mapping[str, str | Path], **overrides: Any)
     shared = ("size", "window_level", "window_width", "strip_skull")
     if all(overrides.get(name) is not None for name in shared):
         return ClassifierSettings(backbone="+".join(classifiers), **overrides)
+    if not classifiers:
+        raise IchsegError(f"without weight files of classifiers, give {', '.join(shared)}")
     every = {file: read_settings(file, ClassifierSettings) for file in classifiers.values()}
     first_file, first = next(iter(every.items()))
     for file, other in every.items():

@@ -94,7 +94,7 @@ class TrainingCheckpoint:
 
     def _export(self, state: Mapping[str, Any], name: str) -> None:
         if is_rank_zero():
-            save_weights(self.folder / name, state["model"], self.settings)
+            save_weights(self.folder / name, state, self.settings)
 
     def _write(self, state: Mapping[str, Any], name: str) -> None:
         if is_rank_zero():

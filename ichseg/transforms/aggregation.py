@@ -58,16 +58,23 @@ class LayerAggregationd(MapTransform):
         keys: the layers' maps; they are consumed.
         reference_key: the scan whose size and geometry the mask gets.
         output_key: key of the mask.
+        threshold, rule, layers: as in :class:`LayerAggregation`.
         score_key: key of the score; None does not keep it.
-        **options: as in :class:`LayerAggregation`.
     """
 
     def __init__(
-        self, keys: KeysCollection, reference_key: str, output_key: str, score_key: str | None = None, **options: Any
+        self,
+        keys: KeysCollection,
+        reference_key: str,
+        output_key: str,
+        threshold: float | None = PAPER_THRESHOLD,
+        rule: str = "or",
+        layers: str | int = "both",
+        score_key: str | None = None,
     ) -> None:
         super().__init__(keys)
         self.reference_key, self.output_key, self.score_key = reference_key, output_key, score_key
-        self.transform = LayerAggregation(**options)
+        self.transform = LayerAggregation(threshold, rule, layers)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         item = dict(data)
