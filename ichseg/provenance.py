@@ -20,8 +20,12 @@ from ichseg.io.atomic import write_text
 
 BLOCK = 2**20
 RECORD = "made_of.json"
-# How something is computed, and where: the result is the same.
-IMMATERIAL = frozenset(("batch_size", "cache_dir", "device", "output_dir", "root", "training", "workers"))
+# How something is computed, where, and what MONAI keeps besides: the result is the same.
+IMMATERIAL = frozenset((
+    "allow_missing_keys", "batch_size", "cache_dir", "device", "log_stats", "map_items", "meta_key_postfix",
+    "meta_keys", "orig_meta_keys", "output_dir", "overrides", "post_func", "root", "training", "unpack_items",
+    "workers",
+))  # fmt: skip
 
 
 def file_hash(path: str | Path) -> str:
@@ -63,34 +67,39 @@ def network_hash(network: Any) -> str:
     return found.hexdigest()
 
 
-def describe(value: Any, _seen: tuple[int, ...] = ()) -> Any:
+def describe(value: Any, _seen: set[int] | None = None) -> Any:
     """What an object of a config was built with, in plain types.
 
-    An object's own ``described()`` decides; else its class and its public attributes are taken. Paths, devices,
-    networks and what is in :data:`IMMATERIAL` are left out.
+    An object's own ``described()`` decides; else its class and its public attributes are taken. Of networks the hash is
+    taken. Paths, devices and what is in :data:`IMMATERIAL` are left out.
     """
+    seen = set() if _seen is None else _seen
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, enum.Enum):
         return str(value.value)
     if isinstance(value, Mapping):
-        return {str(k): describe(v, _seen) for k, v in value.items() if k not in IMMATERIAL and _counts(v)}
+        return {str(k): describe(v, seen) for k, v in value.items() if k not in IMMATERIAL and _counts(v)}
     if isinstance(value, Sequence | set | frozenset):
-        return [describe(v, _seen) for v in value if _counts(v)]
+        return [describe(v, seen) for v in value if _counts(v)]
     name = getattr(value, "__qualname__", type(value).__qualname__)
-    if id(value) in _seen or isinstance(value, type) or not hasattr(value, "__dict__") or hasattr(value, "__code__"):
+    if hasattr(value, "state_dict"):
+        return {name: network_hash(value)}
+    if isinstance(value, type) or not hasattr(value, "__dict__") or hasattr(value, "__code__"):
         return name
+    if id(value) in seen:
+        return {name: "as above"}
+    seen.add(id(value))
     own = getattr(value, "described", None)
     parts = own() if callable(own) else {k: v for k, v in vars(value).items() if not k.startswith("_")}
-    return {name: describe(parts, (*_seen, id(value)))}
+    return {name: describe(parts, seen)}
 
 
 def _counts(value: Any) -> bool:
     """False for what says where or by which means, not what."""
     module = type(value).__module__.split(".")[0]
-    if isinstance(value, Path) or hasattr(value, "state_dict"):
-        return False
-    return module in ("builtins", "ichseg", "monai", "enum") or isinstance(value, enum.Enum | Mapping | Sequence)
+    kinds = (enum.Enum, Mapping, Sequence)
+    return not isinstance(value, Path) and (module in ("builtins", "ichseg", "monai") or isinstance(value, kinds))
 
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any], optional: Sequence[str] = ()) -> str | None:

@@ -151,8 +151,8 @@ def test_ckpt_export_as_documented_by_monai(tmp_path):
         torch.testing.assert_close(torch.jit.load(tmp_path / "model.ts").eval()(image), plain(image))
 
 
-UNUSUAL = {"threshold": 0.4, "window_level": 45, "window_width": 90, "members": 2, "channels": [4, 8, 16], "flip": False,
-           "score_slope": 0.3, "score_offset": 1.5, "fusion_weight": 0.9, "suspicious_share": 0.05,
+UNUSUAL = {"threshold": 0.4, "window_level": 45, "window_width": 90, "members": 2, "channels": [4, 8, 16],
+           "flip": False, "score_slope": 0.3, "score_offset": 1.5, "fusion_weight": 0.9, "suspicious_share": 0.05,
            "min_volume_ml": 0.01, "fill_holes_mm2": 7.0, "size": 96}  # fmt: skip
 
 
@@ -160,7 +160,6 @@ UNUSUAL = {"threshold": 0.4, "window_level": 45, "window_width": 90, "members": 
 def test_three_faces_read_the_settings_in_the_weight_file(architecture, config, phantoms, tmp_path, caplog):
     """The command line, the Python call and the bundle make the same masks of weights with unusual settings."""
     import ichseg
-
     from ichseg.networks import segmenter
 
     values = UNUSUAL if architecture == "context" else {"threshold": 0.45, "window_width": 90, "min_volume_ml": 0.01}

@@ -171,7 +171,6 @@ def test_wrong_use_gets_one_line_and_exit_code_2(path, phantoms, tmp_path, capsy
             ["train", "--datalist", datalist, "--output", out, "--val-folds", "3", "--workers", "-1"],
             "num_workers must be at least 0, not -1",
         ),
-        (["prepare", "bcihm", scans], "prepare bcihm needs SOURCE OUTPUT"),
     ):
         capsys.readouterr()
         assert main(words) == 2, words

@@ -223,7 +223,7 @@ def test_nothing_is_made_twice_and_other_settings_are_refused(study, capsys):
         assert main(["experiment", "table4", *words]) == 2
     finally:
         datalist.write_text(kept)
-    assert ": made with another datalist; choose another output folder" in capsys.readouterr().err
+    assert ": made with datalist " in capsys.readouterr().err
     other = ["64" if w == "64" else w for w in words]
     other[other.index("--epochs") + 1] = "2"
     assert main(["experiment", "table4", *other]) == 2

@@ -346,7 +346,7 @@ def test_parts_do_not_collide_and_join(scans, tmp_path, capsys):
     for path in whole.glob("**/*_ich.nii.gz"):
         assert path.read_bytes() == (out / path.relative_to(whole)).read_bytes()
     kept = (out / "results-2of2.jsonl").rename(tmp_path / "kept")
-    assert main(["merge", str(out)]) == 1 and "results-2of2.jsonl: not there" in capsys.readouterr().err
+    assert main(["merge", str(out)]) == 1 and "results-2of2.jsonl: missing" in capsys.readouterr().err
     kept.rename(out / "results-2of2.jsonl")
     assert run(scans, out, "--shard", "1/2", "--threshold", "0.4") in (0, 1)
     assert main(["merge", str(out)]) == 2 and "was made with other settings" in capsys.readouterr().err
@@ -454,9 +454,9 @@ def test_overlapping_keeps_order_and_ends_on_errors():
 
 # Other values of every key that the outputs depend on; the rest are places, devices, and how much at once.
 OTHER = {
-    "inference.yaml": {"size": 96, "window_level": 40, "window_width": 90, "threshold": 0.4, "members": 1, "flip": False,
-                       "fusion_weight": 0.1, "min_volume_ml": 3.0, "fill_holes_mm2": 5.0, "report": False,
-                       "save_probabilities": True, "precision": "bf16"},
+    "inference.yaml": {"size": 96, "window_level": 40, "window_width": 90, "threshold": 0.4, "members": 1,
+                       "flip": False, "fusion_weight": 0.1, "min_volume_ml": 3.0, "fill_holes_mm2": 5.0,
+                       "report": False, "save_probabilities": True, "precision": "bf16"},
     "generate.yaml": {"size": 96, "window_level": 40, "window_width": 90, "strip_skull": True, "method": "layer_cam",
                       "cam_layers": ["layer2"], "target": "predicted", "gate": 0.4, "gate_rule": "either",
                       "gate_by": "label", "component_mode": "channel", "component_sign": "border",

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import configparser
-import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ichseg.check.config import CONFIG_SUFFIXES, check_config, macro_files, read_config
 from ichseg.check.findings import Finding
-from ichseg.check.pickles import doubts_of_arrays, doubts_of_weights
-from ichseg.errors import IchsegError
+from ichseg.check.weight_files import doubts_of_arrays, doubts_of_weights
+from ichseg.data.datalist import FILES, datalist_problems
+from ichseg.errors import IchsegError, ScanError
+from ichseg.io import read_header, slice_axis
+from ichseg.io.geometry import believed_affine
 
 WEIGHT_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
 METADATA_KEYS = ("version", "monai_version", "pytorch_version", "numpy_version", "task", "description", "authors",
                  "copyright", "network_data_format")  # fmt: skip
-DATALIST_TOP = {"training", "validation", "test", "name", "description", "license", "source", "numTraining", "folds"}
-DATALIST_KEYS = frozenset((
-    "case", "image", "label", "label_slices", "slice_labels", "fold", "patient", "spacing_known", "scan", "source",
-))  # fmt: skip
-HANDLERS = re.compile(r"(logging\.)?(handlers\.)?(Stream|File|RotatingFile|TimedRotatingFile|Null)Handler")
-HANDLER_ARGUMENTS = re.compile(r"\(\s*((sys\.(stdout|stderr)|'[\w./ -]*'|\"[\w./ -]*\"|\d+)\s*,?\s*)*\)")
 
 
 def check_path(path: str | Path, allow: Collection[str] = ()) -> list[Finding]:
@@ -61,7 +56,7 @@ def _config(path: Path, allow: Collection[str], seen: set[Path]) -> Iterator[Fin
         yield Finding(path, "", "holds no keys")
     if not isinstance(content, Mapping):
         return
-    is_datalist = isinstance(content.get("training"), list) and set(content) <= DATALIST_TOP
+    is_datalist = "training" in content and "_target_" not in str(content)
     if path.name == "metadata.json":
         yield from _metadata(path, content)
     elif is_datalist:
@@ -88,8 +83,6 @@ def _bundle(folder: Path, allow: Collection[str]) -> Iterator[Finding]:
         suffix = path.suffix.lower()
         if suffix in (*WEIGHT_SUFFIXES, ".ts"):
             yield from check_path(path)
-        elif suffix in (".conf", ".ini"):
-            yield from _logging(path)
         elif suffix in (".npy", ".npz", ".pkl", ".pickle"):
             yield from (Finding(path, "", doubt) for doubt in doubts_of_arrays(path))
         elif suffix in (".py", ".pyc", ".so", ".dll", ".pyd"):
@@ -114,48 +107,32 @@ def _metadata(path: Path, content: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _datalist(path: Path, content: Mapping[str, Any]) -> Iterator[Finding]:
-    names: dict[str, int] = {}
-    for number, entry in enumerate(content["training"]):
-        key = f"training::{number}"
-        if not isinstance(entry, Mapping):
-            yield Finding(path, key, "is no object with keys")
-            continue
-        for needed in ("case", "image"):
-            if not isinstance(entry.get(needed), str):
-                yield Finding(path, f"{key}::{needed}", "missing or not text")
-        for name in entry:
-            if name not in DATALIST_KEYS:
-                yield Finding(path, f"{key}::{name}", "unknown key")
-        labels = entry.get("slice_labels", [0])
-        if not isinstance(labels, list) or not labels or any(value not in (0, 1) for value in labels):
-            yield Finding(path, f"{key}::slice_labels", "must hold one 0 or 1 per slice")
-        for name in ("image", "label"):
-            if isinstance(entry.get(name), str) and not (path.parent / entry[name]).is_file():
-                yield Finding(path, f"{key}::{name}", f"file not found: {entry[name]}")
-        if isinstance(entry.get("image"), str):
-            if entry["image"] in names:
-                yield Finding(path, f"{key}::image", f"the same as training::{names[entry['image']]}")
-            names.setdefault(entry["image"], number)
+    """By the schema that ``load_datalist`` follows, and by the files it names."""
+    for index, key, message in datalist_problems(content):
+        parts = [str(index), key] if index is not None else []
+        yield Finding(path, "::".join(["training", *(part for part in parts if part)]), message)
+    for index, entry in enumerate(content["training"] if isinstance(content["training"], list) else ()):
+        for key in FILES:
+            named = entry.get(key) if isinstance(entry, Mapping) else None
+            if isinstance(named, str) and not (path.parent / named).is_file():
+                yield Finding(path, f"training::{index}::{key}", f"file not found: {named}")
+            elif isinstance(named, str):
+                yield from _slices(path, index, key, entry)
 
 
-def _logging(path: Path) -> Iterator[Finding]:
-    parser = configparser.ConfigParser(interpolation=None)
+def _slices(path: Path, index: int, key: str, entry: Mapping[str, Any]) -> Iterator[Finding]:
+    """The header of a file against the labels of its slices."""
     try:
-        parser.read_string(path.read_text(encoding="utf-8"))
-    except (configparser.Error, ValueError) as error:
-        yield Finding(path, "", f"cannot be read ({' '.join(str(error).split())[:120]})")
+        header = read_header(path.parent / entry[key])
+        shape = [int(n) for n in header.get_data_shape()][:3]
+        count = shape[slice_axis(believed_affine(header)[0])]
+    except (ScanError, ValueError, IndexError) as error:
+        yield Finding(path, f"training::{index}::{key}", str(error))
         return
-    for section in parser.sections():
-        kind, arguments = parser.get(section, "class", fallback=""), parser.get(section, "args", fallback="()")
-        if kind and not (
-            HANDLERS.fullmatch(kind) or (section.startswith("formatter_") and kind == "logging.Formatter")
-        ):
-            yield Finding(path, f"{section}::class", f"'{kind}' is no handler of Python's logging")
-        if not HANDLER_ARGUMENTS.fullmatch(arguments):
-            yield Finding(path, f"{section}::args", "is evaluated, and is more than streams, texts and numbers")
-        elif any(
-            Path(text).is_absolute() or ".." in Path(text).parts for text in re.findall(r"['\"](.*?)['\"]", arguments)
-        ):
-            yield Finding(path, f"{section}::args", "writes to a file elsewhere")
-        if parser.has_option(section, "kwargs"):
-            yield Finding(path, f"{section}::kwargs", "is evaluated")
+    labels, annotated = entry.get("slice_labels"), entry.get("label_slices")
+    if key == "image" and isinstance(labels, list) and len(labels) != count:
+        yield Finding(
+            path, f"training::{index}::slice_labels", f"{len(labels)} labels, but {entry[key]} has {count} slices"
+        )
+    if isinstance(annotated, list) and any(isinstance(n, int) and n >= count for n in annotated):
+        yield Finding(path, f"training::{index}::label_slices", f"a slice beyond the {count} of {entry[key]}")

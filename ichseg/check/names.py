@@ -16,7 +16,7 @@ ALLOWED = ("ichseg", "ignite", "monai", "torch.device", "torch.nn", "torch.optim
            "torch.utils.tensorboard")  # fmt: skip
 # ... but for what fetches, runs commands, or loads and writes things at places of its own.
 REFUSED = (
-    "ichseg.check", "ichseg.cli", "ichseg.bundle", "ignite.distributed.launcher", "monai._extensions",
+    "ichseg.check", "ichseg.cli", "ichseg.bundle.run_bundle", "ignite.distributed.launcher", "monai._extensions",
     "monai.apps", "monai.auto3dseg", "monai.bundle", "monai.data.dataset.CacheNTransDataset",
     "monai.data.dataset.GDSDataset", "monai.data.dataset.LMDBDataset", "monai.data.dataset.PersistentDataset",
     "monai.data.utils.pickle_operations", "monai.fl", "monai.handlers.utils.write_metrics_reports",

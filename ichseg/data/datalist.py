@@ -11,16 +11,18 @@ import csv
 import io
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ichseg.bundle import resource_folder
 from ichseg.data.folds import parse_folds
 from ichseg.data.subtypes import SUBTYPES
 from ichseg.errors import IchsegError
 from ichseg.io import scan_name, write_text
 
-REQUIRED = ("case", "image")
+FILES = ("image", "label")
+UNKNOWN_KEY = "unknown key"
 TABLE = "slice_labels.csv"
 SUPERVISION = ("pseudo", "masks", "implants")
 
@@ -45,50 +47,24 @@ def load_datalist(
         IchsegError: names the file, the entry and the key that is wrong.
     """
     path = Path(path)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise IchsegError(f"{path}: datalist not found; make one with 'ichseg prepare'") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise IchsegError(f"{path}: not a JSON file ({error})") from None
-    except OSError as error:
-        raise IchsegError(f"{path}: cannot be read ({error.strerror})") from None
-    entries = content.get("training") if isinstance(content, dict) else None
-    if not isinstance(entries, list) or not entries:
-        raise IchsegError(f"{path}: key 'training' must hold a list of scans")
+    entries = _entries(path)
     wanted = None if folds is None else set(parse_folds(folds))
     scans: list[dict[str, Any]] = []
-    names: dict[str, str] = {}
     for index, entry in enumerate(entries):
-        where = f"{path}: training[{index}]"
-        if not isinstance(entry, dict):
-            raise IchsegError(f"{where} must be an object with keys {', '.join(REQUIRED)}")
-        where += f" (case {entry.get('case', '?')})"
-        for key in REQUIRED:
-            if not isinstance(entry.get(key), str):
-                raise IchsegError(f"{where}: key '{key}' is missing or not text")
-        name = scan_name(entry["image"])
-        if name in names:
-            raise IchsegError(f"{where}: file name '{name}' is also that of case {names[name]}; outputs would collide")
-        names[name] = entry["case"]
-        if wanted is not None and entry.get("fold") not in wanted:
-            continue
-        if cases is not None and entry["case"] not in cases:
+        where = f"{path}: training[{index}] (case {entry['case']})"
+        if (wanted is not None and entry.get("fold") not in wanted) or (
+            cases is not None and entry["case"] not in cases
+        ):
             continue
         for key in require:
             if key not in entry:
                 raise IchsegError(f"{where}: key '{key}' is missing")
-        labels = entry.get("slice_labels")
-        if labels is not None and (not isinstance(labels, list) or not labels or any(v not in (0, 1) for v in labels)):
-            raise IchsegError(f"{where}: key 'slice_labels' must hold one 0 or 1 per slice")
         scan = dict(entry)
-        for key in ("image", "label"):
+        for key in FILES:
             if key in entry:
-                # Not resolved: a link keeps the name of the case it stands for.
-                file = Path(os.path.abspath(path.parent / entry[key]))  # noqa: PTH100
-                if check_files and not file.is_file():
-                    raise IchsegError(f"{where}: {key} file not found: {file}")
-                scan[key] = str(file)
+                scan[key] = str(_absolute(path, entry[key]))
+                if check_files and not Path(scan[key]).is_file():
+                    raise IchsegError(f"{where}: {key} file not found: {scan[key]}")
         scans.append(scan)
     for case in cases or []:
         if all(scan["case"] != case for scan in scans):
@@ -99,6 +75,65 @@ def load_datalist(
             f"{path}: no scan in fold(s) {sorted(wanted or [])}; key 'fold' of the scans says which exist"
         )
     return scans
+
+
+def _entries(path: Path) -> list[dict[str, Any]]:
+    """The scans as they stand in the file, once they are known to follow the schema."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise IchsegError(f"{path}: datalist not found; make one with 'ichseg prepare'") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise IchsegError(f"{path}: not a JSON file ({error})") from None
+    except OSError as error:
+        raise IchsegError(f"{path}: cannot be read ({error.strerror})") from None
+    for index, key, message in datalist_problems(content):
+        if index is None:
+            raise IchsegError(f"{path}: {message}")
+        if message != UNKNOWN_KEY:  # keys of your own may stand beside ours
+            entry = content["training"][index]
+            case = f" (case {entry.get('case', '?')})" if isinstance(entry, dict) else ""
+            raise IchsegError(f"{path}: training[{index}]{case}: {f'key {key!r} ' if key else ''}{message}")
+    return content["training"]
+
+
+def datalist_problems(content: Any) -> Iterator[tuple[int | None, str, str]]:
+    """What is wrong with the content of a datalist, by ``data_manifests/schema_datalist.json``.
+
+    Yields:
+        (index of the scan or None, key or "", message), in the order of the file.
+    """
+    import jsonschema
+
+    schema = json.loads((resource_folder("data_manifests") / "schema_datalist.json").read_text(encoding="utf-8"))
+    top = schema["properties"]["training"]
+    found: list[tuple[int, str, str]] = []
+    for error in jsonschema.Draft202012Validator(schema).iter_errors(content):
+        place = list(error.absolute_path)
+        if len(place) < 2:
+            yield None, "training", f"key 'training' must be {top['description']}"
+            return
+        index, key = int(place[1]), str(place[2]) if len(place) > 2 else ""
+        if error.validator == "required":
+            found += [(index, name, "is missing") for name in error.validator_value if name not in error.instance]
+        elif error.validator == "additionalProperties":
+            names = set(error.instance) - set(error.schema["properties"])
+            found += [(index, name, UNKNOWN_KEY) for name in sorted(names)]
+        else:
+            rule = top["items"]["properties"][key] if key else top["items"]
+            found.append((index, key, f"must be {rule['description']}"))
+    names: dict[str, int] = {}
+    for index, entry in enumerate(content["training"]):
+        if isinstance(entry, dict) and isinstance(entry.get("image"), str):
+            first = names.setdefault(scan_name(entry["image"]), index)
+            if first != index:
+                found.append((index, "image", f"has the same file name as training[{first}]; outputs would collide"))
+    yield from dict.fromkeys(sorted(found))
+
+
+def _absolute(path: Path, file: str) -> Path:
+    """A file of a datalist. Not resolved: a link keeps the name of the case it stands for."""
+    return Path(os.path.abspath(path.parent / file))  # noqa: PTH100
 
 
 def check_folds(path: str | Path, **parts: Sequence[int] | str | int) -> None:

@@ -13,7 +13,7 @@ from ichseg.errors import IchsegError
 def manifest_names() -> list[str]:
     """Names of the data sets that have a manifest."""
     folder = resource_folder("data_manifests")
-    return sorted(p.stem for p in folder.glob("*.json") if p.stem != "schema")
+    return sorted(p.stem for p in folder.glob("*.json") if not p.stem.startswith("schema"))
 
 
 def load_manifest(name: str) -> dict[str, Any]:

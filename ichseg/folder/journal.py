@@ -63,7 +63,7 @@ class Journal:
         self._stream: TextIO | None = None
 
     @contextlib.contextmanager
-    def opened(self, settings: Mapping[str, Any], network: str) -> Iterator[Journal]:
+    def opened(self, settings: Mapping[str, Any] | None = None, network: str = "") -> Iterator[Journal]:
         """Keep other runs out of the folder, clear what an interrupted one left, and read what was done.
 
         Args:
@@ -73,7 +73,7 @@ class Journal:
         Raises:
             IchsegError: another run is writing into the folder.
         """
-        self.settings = dict(settings)
+        self.settings = dict(settings or {})
         self.run = value_hash({"ichseg": __version__, "network": network, "settings": self.settings})
         self.folder.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as locks:

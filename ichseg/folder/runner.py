@@ -102,11 +102,8 @@ class FolderRunner:
 
     def _settings(self) -> dict[str, Any]:
         """What the outputs depend on besides the network: the steps as they were built, whoever set their values."""
-        return {
-            "preprocessing": describe(self.dataset.transform),
-            "inferer": describe(self.inferer),
-            "postprocessing": describe(self.postprocessing),
-        }
+        steps = {"preprocessing": self.dataset.transform, "inferer": self.inferer}
+        return describe({**steps, "postprocessing": self.postprocessing})
 
     @property
     def failures(self) -> int:

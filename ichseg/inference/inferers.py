@@ -80,6 +80,10 @@ class PrecisionCheck:
         if precision != "fp32" and scans < 1:
             logger.warning("precision %s: its effect on the masks is not measured (precision_check: 0)", precision)
 
+    def described(self) -> dict[str, Any]:
+        """It changes no mask, see :func:`ichseg.provenance.describe`."""
+        return {}
+
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         if self.precision == "fp32" or self.found["scans"] >= self.scans or self.empty >= 3 * self.scans:
             return item

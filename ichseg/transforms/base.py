@@ -78,6 +78,10 @@ class DictionaryTransform(MapTransform):
         """The array transform of a key."""
         return self.transforms[self.keys.index(key) if len(self.transforms) > 1 else 0]
 
+    def described(self) -> dict[str, Any]:
+        """For :func:`ichseg.provenance.describe`."""
+        return {"keys": self.keys, **self.companion_keys, "array": self.transforms}
+
     def companion_values(self, item: Mapping[Hashable, Any]) -> list[Any]:
         """The values of the companion keys."""
         return [None if key is None else item[key] for key in self.companion_keys.values()]
