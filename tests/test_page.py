@@ -76,10 +76,10 @@ def test_no_text_leaves_its_element(out, tmp_path):
 
 def test_a_name_like_a_place_of_the_page(out, tmp_path):
     rows = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
-    rows[0] = {**rows[0], "case": "@@ROWS@@"}
+    rows[0] = {**rows[0], "case": "{{ rows }}"}
     copy = shutil.copytree(out, tmp_path / "out")
     page = write_report(copy, rows, json.loads((out / "report.json").read_text())).read_text(encoding="utf-8")
-    assert page.count("<tbody>") == 1 and page.count("<tr data-open") == 3 and "@@ROWS@@" in page
+    assert page.count("<tbody>") == 1 and page.count("<tr data-open") == 3 and "{{ rows }}" in page
 
 
 def test_the_viewers_volume_is_the_scan(out):

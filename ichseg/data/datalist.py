@@ -117,8 +117,7 @@ def datalist_problems(content: Any) -> Iterator[tuple[int | None, str, str]]:
         if error.validator == "required":
             found += [(index, name, "is missing") for name in error.validator_value if name not in error.instance]
         elif error.validator == "additionalProperties":
-            names = set(error.instance) - set(error.schema["properties"])
-            found += [(index, name, UNKNOWN_KEY) for name in sorted(names)]
+            found += [(index, name, UNKNOWN_KEY) for name in error.instance if name not in error.schema["properties"]]
         else:
             rule = top["items"]["properties"][key] if key else top["items"]
             found.append((index, key, f"must be {rule['description']}"))

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import base64
-import html
 import importlib.metadata
 import json
 import platform
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import torch
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from ichseg.io import atomic_path, write_text
 from ichseg.report.case import FOLDER
@@ -132,9 +132,8 @@ def write_report(
 
 
 def _pieces(folder: Path, rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> Iterator[str]:
-    page = (VIEWER / "page.html").read_text(encoding="utf-8")
-    parts = _parts(rows, facts)
-    yield re.sub("@@([A-Z]+)@@", lambda place: parts[place[1]], page)  # in one go: a name may look like a place
+    page = Environment(loader=FileSystemLoader(VIEWER), autoescape=True, undefined=StrictUndefined)
+    yield from page.get_template("page.html.jinja").generate(_values(rows, facts))
     for number, row in _by_interest(rows):
         kept = _kept(folder, row)
         if kept is None:
@@ -171,24 +170,20 @@ def _by_interest(rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, Mapping[s
     return sorted(numbered, key=lambda pair: (ORDER.index(pair[1]["status"]), -(pair[1].get("volume_ml") or 0)))
 
 
-def _parts(rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> dict[str, str]:
-    counts = {status: sum(row["status"] == status for row in rows) for status in ORDER}
-    told = [f'<span class="status-{s}">{n} {s}</span>' for s, n in counts.items() if n]
-    bleeding = sum((row.get("volume_ml") or 0) > 0 for row in rows)
+def _values(rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What the template shows; it escapes every text."""
     weights = ", ".join(f"{name} {digest[:12]}" for name, digest in facts.get("weights", {}).items())
     known = [f"ichseg {facts['ichseg']}", facts["finished"], _time(facts), weights]
     columns = [name for name in HEADINGS if any(row.get(name) not in (None, "") for row in rows) or name == "status"]
-    heading = "".join(f'<th{_number_class(name)} scope="col">{html.escape(HEADINGS[name][0])}</th>' for name in columns)
-    ordered = _by_interest(rows)
-    with_text = f" &middot; hemorrhage in {bleeding}" if bleeding else ""
     return {
-        "TITLE": "Intracranial hemorrhage: report",
-        "CSS": (VIEWER / "page.css").read_text(encoding="utf-8"),
-        "COUNTS": " &middot; ".join(told) + with_text,
-        "FACTS": " &middot; ".join(html.escape(text) for text in known if text),
-        "ATTENTION": "".join(_attention(rows, *kind) for kind in ATTENTION),
-        "HEADINGS": heading,
-        "ROWS": "\n".join(_row(number, row, columns) for number, row in ordered),
+        "title": "Intracranial hemorrhage: report",
+        "css": Markup((VIEWER / "page.css").read_text(encoding="utf-8")),
+        "counts": [(status, sum(row["status"] == status for row in rows)) for status in ORDER],
+        "bleeding": sum((row.get("volume_ml") or 0) > 0 for row in rows),
+        "facts": [text for text in known if text],
+        "attention": [kind for kind in (_attention(rows, *one) for one in ATTENTION) if kind["count"]],
+        "columns": [{"heading": HEADINGS[name][0], "number": HEADINGS[name][1]} for name in columns],
+        "rows": (_row(number, row, columns) for number, row in _by_interest(rows)),
     }
 
 
@@ -202,28 +197,23 @@ def _time(facts: Mapping[str, Any]) -> str:
     return told
 
 
-def _attention(rows: Sequence[Mapping[str, Any]], status: str, title: str, kind: str) -> str:
+def _attention(rows: Sequence[Mapping[str, Any]], status: str, title: str, style: str) -> dict[str, Any]:
     chosen = [row for row in rows if row["status"] == status]
-    if not chosen:
-        return ""
     by_message: dict[str, list[str]] = {}
     for row in chosen:
         message = row.get("message", "").removeprefix(f"{Path(row['file']).name}: ")
         by_message.setdefault(_text(message), []).append(_text(row["case"]))
-    lines = "".join(f"<li><b>{html.escape(', '.join(cases))}</b>: {html.escape(message)}</li>"
-                    for message, cases in by_message.items())  # fmt: skip
-    return f'<section class="attention{kind}"><h2>{title} ({len(chosen)})</h2><ul>{lines}</ul></section>'
+    return {"title": title, "style": style, "count": len(chosen), "messages": list(by_message.items())}
 
 
-def _row(number: int, row: Mapping[str, Any], columns: Sequence[str]) -> str:
+def _row(number: int, row: Mapping[str, Any], columns: Sequence[str]) -> dict[str, Any]:
     cells = []
     for name in columns:
         value = row.get(name)
         shown = "" if value is None else f"{value:.2f}" if isinstance(value, float) else _text(value)
-        kind = f"status-{row['status']}" if name == "status" else "number" if HEADINGS[name][1] else name
-        cells.append(f'<td class="{kind}">{html.escape(shown)}</td>')
-    opens = f' data-open="{number}" tabindex="0"' if row["status"] in ("ok", "flagged") else ""
-    return f"<tr{opens}>{''.join(cells)}</tr>"
+        style = f"status-{row['status']}" if name == "status" else "number" if HEADINGS[name][1] else name
+        cells.append({"style": style, "text": shown})
+    return {"number": number, "opens": row["status"] in ("ok", "flagged"), "cells": cells}
 
 
 def _summary(row: Mapping[str, Any]) -> str:
@@ -238,10 +228,6 @@ def _summary(row: Mapping[str, Any]) -> str:
     if row.get("over_60_ml") or row.get("over_30_ml"):
         told.append("over 60 mL" if row["over_60_ml"] else "over 30 mL")
     return "; ".join(told)
-
-
-def _number_class(name: str) -> str:
-    return ' class="number"' if HEADINGS[name][1] else ""
 
 
 def _data(name: str, value: Mapping[str, Any], kind: str = "") -> str:
