@@ -32,7 +32,7 @@ def resource_folder(name: str) -> Path:
     for folder in (package / name, package.parent / name):
         if folder.is_dir():
             return folder
-    raise IchsegError(f"{package}: this installation lacks its '{name}' folder; install ichseg again")
+    raise IchsegError(f"{package}: the '{name}' folder is missing; reinstall ichseg")
 
 
 def bundle_folder(name: str) -> Path:
@@ -120,7 +120,7 @@ def parse_settings(bundle: str, config: str, settings: Sequence[str]) -> dict[st
         key, equals, text = setting.partition("=")
         if key.split("::")[0] not in known:
             file = config_file(bundle, config)
-            raise IchsegError(f"--set {setting}: '{key}' is not a key of {file}; write KEY=VALUE with a key from there")
+            raise IchsegError(f"--set {setting}: '{key}' is not a key of {file}; use KEY=VALUE with one of its keys")
         if not equals:
             raise IchsegError(f"--set {setting}: '=VALUE' is missing")
         try:
@@ -150,7 +150,7 @@ def check_value(name: str, default: Any, value: Any) -> None:
     if isinstance(default, int | float) and not isinstance(default, bool) and not number:
         raise IchsegError(f"{name}: expected a number, not '{value}'")
     if isinstance(value, str) and "#" in value:
-        raise IchsegError(f"{name}: MONAI reads the '#' of '{value}' as '::'; rename, or use an option of 'ichseg'")
+        raise IchsegError(f"{name}: MONAI reads the '#' of '{value}' as '::'; rename it or use an option of 'ichseg'")
 
 
 def check_numbers(values: Mapping[str, Any]) -> None:
@@ -224,7 +224,7 @@ def _check_words(file: Path, given: dict[str, str]) -> None:
 def _end(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """The hook for errors that nobody caught."""
     if isinstance(error, KeyboardInterrupt):
-        print("interrupted; run the same command again to go on", file=sys.stderr)
+        print("interrupted; rerun the same command to resume", file=sys.stderr)
         raise SystemExit(INTERRUPTED)
     if is_set_up(error):
         print(f"error: {one_line(error)}", file=sys.stderr)

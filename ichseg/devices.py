@@ -28,7 +28,7 @@ def pick_device(name: str = "auto") -> torch.device:
     if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
         raise IchsegError(f"device '{name}' is unknown; use auto, cpu, cuda or cuda:N")
     if kind == "cuda" and int(index or 0) >= count:
-        raise IchsegError(f"device '{name}' is not there: {count} CUDA device(s) found; use --device auto or cpu")
+        raise IchsegError(f"device '{name}' is not available: {count} CUDA device(s) found; use --device auto or cpu")
     device = torch.device(text)
     label = torch.cuda.get_device_name(device) if kind == "cuda" else f"{torch.get_num_threads()} threads"
     logger.info("device: %s (%s)", device, label)

@@ -114,7 +114,7 @@ def difference(before: Mapping[str, Any], now: Mapping[str, Any], optional: Sequ
         was = before.get(key)
         if was != value and not (key in optional and None in (was, value)):
             told = [json.dumps(one) for one in (was, value)]
-            return f"another {key}" if max(map(len, told)) > 60 else f"{key} {told[0]}, now {told[1]}"
+            return f"a different {key}" if max(map(len, told)) > 60 else f"{key} {told[0]}, now {told[1]}"
     return None
 
 

@@ -76,8 +76,8 @@ def test_bombs_take_no_memory(tmp_path):
         for _ in range(700):
             packed.write(bytes(2**20))
     one, two, three, four = [*limited([small, big]), *limited([trailing, small], limit=2**29)]
-    assert "GiB of voxels are over the limit of 2.0 GiB" in one and "cannot hold them" in two
-    assert "0.5 GiB follow the voxels" in three and "over the limit of 0.5 GiB" in four
+    assert "GiB of voxels exceed the limit of 2.0 GiB" in one and "cannot hold them" in two
+    assert "0.5 GiB of data after the voxels" in three and "exceed the limit of 0.5 GiB" in four
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is limited the Linux way")

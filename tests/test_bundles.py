@@ -485,7 +485,7 @@ def test_mistyped_overrides_are_refused(tmp_path, capsys):
             ["--dataset_dir", str(tmp_path / "none"), "--output_dir", str(tmp_path / "out")],
             "no such file or folder",
         ),
-        (["--dataset_dir", str(overlay), "--output_dir", str(tmp_path / "out")], "own.yaml: not named .nii or .nii.gz"),
+        (["--dataset_dir", str(overlay), "--output_dir", str(tmp_path / "out")], "own.yaml: not a .nii or .nii.gz"),
         (
             ["--threshold", "7", "--dataset_dir", str(tmp_path / "in"), "--output_dir", str(tmp_path / "out")],
             "between 0 and 1, not 7",

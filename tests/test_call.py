@@ -60,7 +60,7 @@ def test_arrays_give_arrays(made):
         ichseg.segment(head(), **OPTIONS)
     with pytest.raises(ichseg.ScanError, match="expected one 3-D volume"):
         ichseg.segment(head()[..., 0], affine, **OPTIONS)
-    with pytest.raises(ValueError, match="output goes with"):
+    with pytest.raises(ValueError, match="output requires"):
         ichseg.segment(head(), affine, output="x.nii.gz", **OPTIONS)
 
 
@@ -86,7 +86,7 @@ def test_probabilities_and_options(made):
         low = ichseg.segment(scan, threshold=threshold, min_volume_ml=0.0, fill_holes_mm2=0, **OPTIONS)
         assert np.array_equal(likely > threshold, np.asarray(low.dataobj) > 0)
     assert not np.asarray(ichseg.segment(scan, min_volume_ml=1e6, **OPTIONS).dataobj).any()
-    with pytest.raises(TypeError, match="'thresold' is not a value"):
+    with pytest.raises(TypeError, match="'thresold' is not a key"):
         ichseg.segment(scan, thresold=0.3)
 
 
@@ -96,9 +96,9 @@ def test_bad_input_is_one_line(tmp_path):
         ichseg.segment(tmp_path / "a.nii.gz", **OPTIONS)
     with pytest.raises(ichseg.ScanError, match="no voxel has a finite value"):
         ichseg.segment(np.full((8, 8, 4), np.nan), np.eye(4), **OPTIONS)
-    with pytest.raises(ValueError, match=r"^the threshold is a probability between 0 and 1, not 3$"):
+    with pytest.raises(ValueError, match=r"^the threshold must be between 0 and 1, not 3$"):
         ichseg.segment(head(), AFFINE, threshold=3, **OPTIONS)
-    with pytest.raises(ichseg.IchsegError, match="is written as"):
+    with pytest.raises(ichseg.IchsegError, match="output must be a"):
         ichseg.segment(tmp_path / "a.nii.gz", output=tmp_path / "x.png")
     for call in (ichseg.measure, ichseg.segment):
         with pytest.raises(TypeError, match="expected a path, a nibabel image or an array, not list"):
@@ -149,18 +149,18 @@ def test_scans_of_masks_are_found_and_compared(made, tmp_path):
     assert set(found) == {"UP_ich", "UP", "moved", "other"}
     side = ichseg.measure(mask, image=scan)["side"]
     assert found["UP_ich"]["side"] == found["UP"]["side"] == side and found["UP"]["status"] == "ok"
-    for name, said in (("moved", "not on the grid"), ("other", "no scan of this name")):
+    for name, said in (("moved", "not on the same grid"), ("other", "no scan with this name")):
         assert found[name]["status"] == "flagged" and "side" not in found[name] and said in found[name]["message"]
-    with pytest.warns(UserWarning, match="not on the grid of the mask"):
+    with pytest.warns(UserWarning, match="are not on the same grid"):
         assert "side" not in ichseg.measure(mask, image=scans / "moved.nii.gz")
-    with pytest.warns(UserWarning, match="not on the grid of the mask"):
+    with pytest.warns(UserWarning, match="are not on the same grid"):
         assert "side" not in ichseg.measure(mask, image=nib.Nifti1Image(head()[:-1], nib.load(scan).affine))
 
 
 def test_masks_that_are_none_are_told(made, tmp_path):
     scan, mask = made
     assert {row["status"] for row in measure_folder(scan).rows} == {"flagged"}
-    with pytest.warns(UserWarning, match="a scan and no mask"):
+    with pytest.warns(UserWarning, match="a scan, not a mask"):
         ichseg.measure(scan)
     array = np.asarray(nib.load(mask).dataobj)
     volume = ichseg.measure(mask)["volume_ml"]

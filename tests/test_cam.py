@@ -458,7 +458,7 @@ def test_extractor_errors_are_clear():
     with pytest.raises(ValueError, match="must be a class index or 'predicted'"):
         CAMExtractor(model, ["one"], target="largest")
     with (
-        pytest.raises(ValueError, match="no space to map"),
+        pytest.raises(ValueError, match="no spatial dimensions"),
         CAMExtractor(model, ["head"]) as extractor,
     ):
         extractor(torch.randn(1, 1, 9, 9))

@@ -123,21 +123,21 @@ def found(tmp_path, content, *allow):
         ({"_target_": "ichseg.io.atomic.os.system"}, "_target_", "which is not on the list|does not exist"),
         ({"_target_": "monai.data.utils.pickle_operations", "data": {}}, "_target_", "not on the list"),
         ({"_target_": "$'os.system'"}, "_target_", "is an expression"),
-        ({"_target_": "LoadImagedd", "keys": "image"}, "_target_", "no component of MONAI"),
+        ({"_target_": "LoadImagedd", "keys": "image"}, "_target_", "not a MONAI component"),
         ({"_target_": "torch.nn.Liner", "in_features": 1}, "_target_", "did you mean 'Linear'"),
         ({"_target_": "torch.nn.Linear", "in_features": 1, "out_feature": 1}, "out_feature", "mean 'out_features'"),
-        ({"_target_": "torch.nn.Linear", "in_features": 1}, "out_features", "needs this key"),
+        ({"_target_": "torch.nn.Linear", "in_features": 1}, "out_features", "missing; torch.nn.Linear requires it"),
         ({"_target_": "torch.nn.ReLU", "_disable_": True}, "_disable_", "did you mean '_disabled_'"),
         ({"_taget_": "torch.nn.ReLU"}, "_taget_", "special key"),
-        ({"_target_": "@which"}, "_target_", "taken from elsewhere"),
-        ({"_target_": "%configs/a.yaml::b"}, "_target_", "taken from elsewhere"),
+        ({"_target_": "@which"}, "_target_", "is a reference"),
+        ({"_target_": "%configs/a.yaml::b"}, "_target_", "is a reference"),
         ({"_target_": "torch.nn.Identity", "_mode_": "debug"}, "_mode_", "must be one of default, callable"),
         ({"_target_": "ichseg.io.write_text", "path": "x", "text": ""}, "_target_", "is ichseg.io.atomic.write_text"),
         ({"_target_": "monai.networks.utils.save_state", "src": 1, "path": "x"}, "_target_", "not on the list"),
         ({"_target_": "PersistentDataset", "data": [], "transform": 1, "cache_dir": "x"}, "_target_", "not on the li"),
-        ({"_target_": "NumpyReader", "allow_pickle": True}, "allow_pickle", "lets a loader run"),
+        ({"_target_": "NumpyReader", "allow_pickle": True}, "allow_pickle", "lets a loader run code"),
         ({"a::_target_": "os.system"}, "a::_target_", "not on the list"),
-        ({"a'] or exec('1": 1}, "a'] or exec('1", "other characters"),
+        ({"a'] or exec('1": 1}, "a'] or exec('1", "contains characters that are not allowed"),
         ({"x": "@imports::0"}, "x", "refers to an import"),
         ({"x": "$import torch"}, "x", "imports a module outside"),
     ],
@@ -154,7 +154,7 @@ def test_references_macros_and_files(tmp_path):
         "bundle_root": ".", "own": {"_target_": "my_package.Thing"},
     })  # fmt: skip
     assert set(told) == {"bad", "gone", "out", "lost", "weights", "own::_target_"}
-    assert "@a::c is in no config" in told["bad"] and "outside the bundle" in told["out"]
+    assert "@a::c is not in this config" in told["bad"] and "outside the bundle" in told["out"]
     assert "models/none.pt" in told["weights"]
     told = found(tmp_path, {"own": {"_target_": "my_package.Thing"}}, "my_package")
     assert "there is no package 'my_package'" in told["own::_target_"]
@@ -177,7 +177,7 @@ def test_a_tampered_bundle(tmp_path, capsys):
     assert main(["check", str(bundle)]) == 1
     text = capsys.readouterr().out
     assert f"{config}: extra: expression uses '__import__'" in text
-    assert f"{bundle / 'models' / 'model.pt'}: holds a pickled object: posix.system" in text
+    assert f"{bundle / 'models' / 'model.pt'}: contains a pickled object: posix.system" in text
     assert f"{bundle / 'LICENSE'}: file not found" in text
     assert not (tmp_path / "pwned").exists() and len(text.splitlines()) == 4
 
@@ -277,7 +277,7 @@ def broken(content, **changes):
         ({"image": 3}, "image", "must be the path of a NIfTI file"),
         ({"case": None}, "case", "is missing"),
         ({"label": "datalist.json"}, "label", "broken.json: not a NIfTI|not a NIfTI"),
-        ({"label_slices": [8]}, "label_slices", "a slice beyond the 8 of"),
+        ({"label_slices": [8]}, "label_slices", "a slice index beyond the 8 of"),
         ({"label_slices": [0.5]}, "label_slices", "must be a list of slice indices"),
         ({"fold": "one"}, "fold", "must be a number from 0"),
         ({"slice_label": [0]}, "slice_label", "unknown key"),

@@ -167,7 +167,7 @@ def test_bank_does_not_depend_on_the_order_of_writing_and_writes_once():
     torch.testing.assert_close(one.fused(0, 4, 2), expected)
     with pytest.raises(ValueError, match="already in the bank"):
         one.put(0, 1, "a", torch.rand(4, 4))
-    with pytest.raises(ValueError, match="lacks"):
+    with pytest.raises(ValueError, match="not in the bank"):
         one.fused(0, 5, 1)
 
 

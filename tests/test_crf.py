@@ -320,9 +320,9 @@ def test_errors_name_the_shapes():
         DenseCRF(backend="pydensecrf")(torch.rand(1, 2, 4, 4).requires_grad_(True), torch.rand(1, 1, 4, 4))
     with pytest.raises(ValueError, match="spacing must be positive"):
         DenseCRF(spacing=(1, 0))
-    with pytest.raises(ValueError, match="spacing has 3 entries, the image 2"):
+    with pytest.raises(ValueError, match="spacing has 3 entries, but the image has 2"):
         DenseCRF(spacing=(1, 1, 1))(torch.rand(1, 2, 4, 4), torch.rand(1, 1, 4, 4))
     with pytest.raises(ValueError, match="image must be finite"):
         DenseCRF()(torch.rand(1, 2, 4, 4), torch.full((1, 1, 4, 4), math.nan))
-    with pytest.raises(ValueError, match="too many for an intensity sigma"):
+    with pytest.raises(ValueError, match="too large for an intensity sigma"):
         DenseCRF(intensity_sigma=0.01)(torch.rand(1, 2, 4, 4), torch.rand(1, 1, 4, 4) * 1e6)

@@ -87,13 +87,13 @@ def test_the_window_comes_from_the_image_or_must_be_given():
         assert gray_range(MetaTensor(hounsfield, meta=meta)) == expected
     for unexplained in (hounsfield, MetaTensor(hounsfield), MetaTensor(hounsfield, meta={"0028|1050": "none"})):
         with pytest.raises(
-            ValueError, match=r"\(-1000 to 1500\) are not .* name no window: .* say what black and white"
+            ValueError, match=r"\(-1000 to 1500\) are not .* gives no window; .* set the values of black and white"
         ):
             gray_range(unexplained)
     # The window of the image as it was before it was scaled, or of one without air: not to be guessed.
     window = {"cal_min": -15.0, "cal_max": 115.0}
     for scaled in (torch.linspace(-3, 3, 9), torch.linspace(-1, 1, 9), torch.linspace(0, 80, 9)):
-        with pytest.raises(ValueError, match=r"a window \(-15 to 115\) that need not be meant for them"):
+        with pytest.raises(ValueError, match=r"a window \(-15 to 115\) that may not apply to its values"):
             gray_range(MetaTensor(scaled, meta=window))
     assert gray_range(MetaTensor(torch.tensor([0.0, 0.7]), meta=window)) == (0, 1)
     for value in (np.array([40, 300]), torch.tensor([40.0])):

@@ -149,12 +149,12 @@ def test_wrong_use_gets_one_line_and_exit_code_2(path, phantoms, tmp_path, capsy
     for words, told in (
         (["segment", str(tmp_path / "absent"), out], "absent: no such file or folder"),
         (["segment", scans, out, "--weights", str(tmp_path / "no.pt")], "no.pt: weight file not found"),
-        (["segment", scans, out, "--device", "cuda:77"], "device 'cuda:77' is not there"),
+        (["segment", scans, out, "--device", "cuda:77"], "device 'cuda:77' is not available"),
         (["segment", scans, out, "--set", "treshold=0.3"], "'treshold' is not a key of"),
         (["pseudo-label", "--datalist", datalist, "--classifiers", scans, "--output", out], "no <backbone>/model.pt"),
         (
             ["pseudo-label", "--datalist", datalist, "--classifiers", str(classifiers.parent), "--output", out],
-            "resnet50/model.pt: weights of another architecture",
+            "resnet50/model.pt: weights do not match",
         ),
         (
             ["train-segmenter", "--datalist", datalist, "--pseudo-labels", scans, "--output", out],

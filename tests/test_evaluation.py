@@ -104,7 +104,7 @@ def test_tables_and_json(masks, capsys):
     folder, _, _ = masks
     words = ["evaluate", str(folder / "found"), str(folder / "truth"), "--output", str(folder / "out")]
     assert main([*words, "--connectivity", "26"]) == 0
-    assert "needs the scans: --images" in capsys.readouterr().out
+    assert "needs the scans; use --images" in capsys.readouterr().out
     table = rows(folder / "out" / "evaluation.csv")
     assert [r["method"] for r in table] == ["prediction", "all background"] and tuple(table[0]) == COLUMNS
     content = json.loads((folder / "out" / "evaluation.json").read_text())
@@ -119,9 +119,9 @@ def test_tables_and_json(masks, capsys):
         ([str(folder / "found"), str(folder / "truth"), "--images", str(folder / "truth")], "no scan a.nii.gz"),
         ([str(folder / "found"), str(folder / "truth"), "--folds", "1"], "a folder of masks has no folds"),
         ([str(folder / "scans"), str(folder / "none")], "none: datalist not found"),
-        ([str(folder / "truth"), str(folder / "found"), "--cases", "z"], "no mask of case z"),
+        ([str(folder / "truth"), str(folder / "found"), "--cases", "z"], "no mask for case z"),
         ([str(folder / "truth"), str(folder / "found")], "no prediction for case a"),
-        ([str(folder / "found"), str(folder / "truth"), "--tolerance-mm", "nan"], "--tolerance-mm must be a number"),
+        ([str(folder / "found"), str(folder / "truth"), "--tolerance-mm", "nan"], "--tolerance-mm must be a non-neg"),
     ):
         assert main(["evaluate", *words_]) == 2
         assert told in capsys.readouterr().err
@@ -131,7 +131,7 @@ def test_shapes_must_agree_and_other_affines_are_told(masks, caplog):
     folder, truth, _ = masks
     write(folder / "found", "b_ich", truth["b"], np.diag([-0.7, -0.5, 5.0, 1.0]))
     evaluate_masks(folder / "found", folder / "truth", folder / "out")
-    assert "b_ich.nii.gz: another affine than" in caplog.text
+    assert "b_ich.nii.gz: affine differs from" in caplog.text
     line = next(r for r in rows(folder / "out" / "evaluation_scans.csv") if r["case"] == "b")
     assert float(line["true_ml"]) == pytest.approx(truth["b"].sum() * 0.5 * 0.5 * 5 / 1000)  # the truth's own spacing
     write(folder / "found", "b_ich", truth["b"][:10])
@@ -152,7 +152,7 @@ def test_a_mask_stored_with_turned_axes_is_the_same_mask(masks):
 
 def test_one_truth_per_case_and_no_case_is_lost(masks):
     folder, truth, _ = masks
-    with pytest.raises(IchsegError, match="no mask of case phantom"):
+    with pytest.raises(IchsegError, match="no mask for case phantom"):
         evaluate_masks(folder / "found", folder / "truth", cases=["a", "phantom"])
     write(folder / "truth", "a_seg", truth["a"])
     with pytest.raises(IchsegError, match=r"a_seg\.nii\.gz: the same case as .*a_mask"):
@@ -224,7 +224,7 @@ def test_limits_of_agreement_by_hand():
     spread = 1.96 * np.sqrt(((difference - 1) ** 2).sum() / 3)
     assert found == {"scans": 4, "bias": 1.0, "lower": pytest.approx(1 - spread), "upper": pytest.approx(1 + spread)}
     assert np.isnan(limits_of_agreement([], [])["bias"]) and np.isnan(limits_of_agreement([1], [2])["lower"])
-    with pytest.raises(ValueError, match="2 measured values, 1 true"):
+    with pytest.raises(ValueError, match="2 measured values, but 1 true"):
         limits_of_agreement([1, 2], [1])
 
 
@@ -239,7 +239,7 @@ def test_calibration_by_hand():
     assert calibration.error() == pytest.approx((0.3 * 1 + 0.125 * 4) / 5)
     assert calibration.error(skip=0) == pytest.approx((0.4 * 2 + 0.3 * 1 + 0.125 * 4) / 7)
     assert np.isnan(Calibration().error())
-    with pytest.raises(ValueError, match="are no probabilities"):
+    with pytest.raises(ValueError, match="are not probabilities"):
         calibration.update(np.array([1.2]), np.array([1]))
     with pytest.raises(ValueError, match="shape"):
         calibration.update(np.array([1.0]), np.array([1, 0]))
@@ -279,7 +279,7 @@ def test_agreement_and_calibration_of_masks(masks):
     assert (folder / "out" / "calibration.png").stat().st_size > 5000
     wrong = folder / "found" / "a_probability.nii.gz"
     nib.save(nib.Nifti1Image(probabilities["a"] * 2, AFFINE), wrong)
-    with pytest.raises(IchsegError, match=r"a_probability.nii.gz: values from 0.3 to 1.7 are no probabilities"):
+    with pytest.raises(IchsegError, match=r"a_probability.nii.gz: values from 0.3 to 1.7 are not probabilities"):
         evaluate_masks(folder / "found", folder / "truth")
     wrong.unlink()
     (folder / "out" / "calibration.csv").unlink()

@@ -275,12 +275,12 @@ def test_tables_that_train_many_classifiers(data, capsys):
     table = {(r["method"], r["choice"]): r for r in rows(data / "many" / "table1.csv")}
     for pair in ("ResNet34+50", "DenseNet121+169", "VGG16+19"):
         assert 0 <= float(table[pair, "validation"]["miou"]) <= 1
-    assert table["EDAM", ""]["note"] == "published figure only" and table["EDAM", ""]["miou"] == ""
+    assert table["EDAM", ""]["note"] == "published result only" and table["EDAM", ""]["miou"] == ""
     assert float(table["U-Net, full supervision", ""]["miou"]) > 0
     given = ["--classifiers", str(data / "many" / "classifiers" / "64")]
     other = [str(data / "given") if w == str(data / "many") else w for w in words]
     assert main(["experiment", "table3", *other, *given]) == 2
-    assert "leave --classifiers out" in capsys.readouterr().err
+    assert "omit --classifiers" in capsys.readouterr().err
 
 
 def test_what_cannot_be_measured_is_said(study, data, tmp_path, capsys):
@@ -295,12 +295,12 @@ def test_what_cannot_be_measured_is_said(study, data, tmp_path, capsys):
         ([*base, "--size", "100"], "size 100 must be a multiple of 32"),
         ([*base, "--size", "0"], "size 0 must be a multiple of 32"),
         ([*base, "--batch-size", "0"], "batch_size must be at least 1, not 0"),
-        ([*base, "--device", "cuda:77"], "device 'cuda:77' is not there"),
-        ([*base, "--val-folds", "2"], "fold 2 is both for training and for validation"),
+        ([*base, "--device", "cuda:77"], "device 'cuda:77' is not available"),
+        ([*base, "--val-folds", "2"], "fold 2 is used for both training and validation"),
         ([*base, "--test-folds", "7"], "no scan in fold 7 (test folds 7)"),
-        ([*base, "--test-folds", "4-3"], "folds '4-3': 4-3 counts downward"),
+        ([*base, "--test-folds", "4-3"], "folds '4-3': the range 4-3 is reversed"),
         ([*base, "--set", "gates=1"], "'gates' is not a key of"),
-        ([*base, "--set", "rule=and"], "--set rule: the rows of the tables decide this themselves"),
+        ([*base, "--set", "rule=and"], "--set rule: each table row sets this itself"),
         ([*base, "--benchmark", str(tmp_path / "no.json")], "no.json: datalist not found"),
     ):
         assert main(words) == 2

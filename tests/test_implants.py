@@ -97,7 +97,7 @@ def test_benchmark(tmp_path, capsys):
     healthy = [scan for scan in content["training"] if not any(scan["slice_labels"])]
     folds = ",".join(sorted({str(scan["fold"]) for scan in healthy}))
     words = ["prepare", "implants", str(datalist), str(tmp_path / "implants"), "--folds", folds, "--per-scan", "3"]
-    assert main(words) == 0 and "look before you trust" in capsys.readouterr().out
+    assert main(words) == 0 and "review them before use" in capsys.readouterr().out
     about = json.loads((tmp_path / "implants" / "datalist.json").read_text())
     assert about["semi_synthetic"] is True
     scans = load_datalist(tmp_path / "implants" / "datalist.json")
@@ -149,7 +149,7 @@ def test_the_falx_lies_on_the_midline_however_the_head_is_turned():
 def test_lookalikes_need_a_brain_and_a_known_kind(healthy):
     assert draw_lookalikes(np.full((64, 64), -1000.0, np.float32), np.random.default_rng(0)) is None
     assert draw_lookalikes(healthy, np.random.default_rng(0)) is not None
-    with pytest.raises(ValueError, match="kind 'tumor' is unknown; choose of calcification, falx"):
+    with pytest.raises(ValueError, match="kind 'tumor' is unknown; choose from calcification, falx"):
         draw_lookalikes(healthy, np.random.default_rng(0), ["tumor"])
 
 

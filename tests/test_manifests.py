@@ -51,5 +51,5 @@ def test_bcihm_folds_and_counts_are_the_data_sets_own(real_bcihm):
 
 
 def test_unknown_data_set_is_refused():
-    with pytest.raises(IchsegError, match="there are: bcihm"):
+    with pytest.raises(IchsegError, match="available: bcihm"):
         load_manifest("nothing")

@@ -83,7 +83,7 @@ def test_ensemble_is_the_mean_softmax(tmp_path):
 
 def test_weight_files_that_do_not_fit_are_named(tmp_path):
     torch.save(slice_classifier("resnet50").state_dict(), tmp_path / "50.pt")
-    with pytest.raises(IchsegError, match=r"50\.pt: weights of another architecture than ResNet"):
+    with pytest.raises(IchsegError, match=r"50\.pt: weights do not match ResNet"):
         load_weights(slice_classifier("resnet34"), tmp_path / "50.pt")
     with pytest.raises(IchsegError, match=r"absent\.pt: weight file not found"):
         load_weights(slice_classifier("resnet34"), tmp_path / "absent.pt")
@@ -113,7 +113,7 @@ def test_pickled_objects_are_never_loaded(tmp_path, capsys):
 
 def test_devices():
     assert pick_device("cpu").type == "cpu"
-    with pytest.raises(IchsegError, match="device 'cuda:99' is not there"):
+    with pytest.raises(IchsegError, match="device 'cuda:99' is not available"):
         pick_device("cuda:99")
     with pytest.raises(IchsegError, match="device 'tpu' is unknown"):
         pick_device("tpu")

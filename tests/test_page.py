@@ -51,8 +51,8 @@ def test_the_page_is_whole_and_harmless(out):
     page = (out / "report.html").read_text(encoding="utf-8")
     table = page[page.index("<tbody>") : page.index("</tbody>")]
     assert table.count("<tr") == 4 and "&lt;img src=x" in table and "<img" not in table
-    assert "Failed: no mask (1)" in page and "Flagged: look before you trust them (1)" in page
-    assert page.index("Failed: no mask") < page.index("Flagged: look") < page.index("All scans")
+    assert "Failed: no mask (1)" in page and "Flagged: review before use (1)" in page
+    assert page.index("Failed: no mask") < page.index("Flagged: review") < page.index("All scans")
     assert "connect-src data: blob:" in page and "default-src 'none'" in page
     assert not re.findall(r"(?:src|href)\s*=\s*[\"']?https?:", page.partition("<script>")[0])
     abouts = [data(page, f"case-{n}") for n in range(4)]
@@ -140,8 +140,8 @@ def test_the_page_says_what_is_older(out, tmp_path):
     facts = json.loads((out / "report.json").read_text())
     for more, said in (
         ({}, f" {facts['seconds']} s on cpu &"),
-        ({"reused": 3}, f"last run {facts['seconds']} s on cpu, 3 scans from earlier runs"),
-        ({"parts": 2, "reused": 1}, f"last run 2 parts, {facts['seconds']} s in all on cpu, 1 scan from earlier runs"),
+        ({"reused": 3}, f"last run: {facts['seconds']} s on cpu; 3 scans from earlier runs"),
+        ({"parts": 2, "reused": 1}, f"last run: 2 parts, {facts['seconds']} s in total on cpu; 1 scan from"),
     ):
         assert said in write_report(copy, rows, {**facts, **more}).read_text(encoding="utf-8")
 
@@ -167,7 +167,7 @@ def test_it_opens_in_a_browser(out, tmp_path, case):
     address = f"file://{quote(str(out))}/report.html#view={quote(case)}"
     done = subprocess.run([browser, *words, "--dump-dom", address], capture_output=True, text=True, check=False)
     seen = re.sub(r"<script.*?</script>", "", done.stdout, flags=re.S)
-    assert "<title>Intracranial hemorrhage: report</title>" in seen  # no name has run as a script
+    assert "<title>Intracranial hemorrhage report</title>" in seen  # no name has run as a script
     ready = re.search(r'id="viewer"[^>]*data-ready="([^"]*)"', seen)
     assert ready, done.stderr[-2000:]
     import html

@@ -85,10 +85,10 @@ def brain(release):
     ("harm", "told"),
     [
         (lambda r: (brain(r) / "3.jpg").unlink(), r"050/brain/3\.jpg: file not found"),
-        (lambda r: (brain(r) / "3.jpg").write_bytes(b"junk"), r"050/brain/3\.jpg: not a readable picture"),
+        (lambda r: (brain(r) / "3.jpg").write_bytes(b"junk"), r"050/brain/3\.jpg: not a readable image"),
         (lambda r: write_gray(brain(r) / "3.jpg", np.zeros((9, 9))), r"3\.jpg: size \(9, 9\) differs"),
         (lambda r: (r / "hemorrhage_diagnosis.csv").unlink(), r"hemorrhage_diagnosis\.csv: file not found"),
-        (lambda r: (r / "hemorrhage_diagnosis.csv").write_text("a,b\n1,2\n"), "line 2 lacks PatientNumber"),
+        (lambda r: (r / "hemorrhage_diagnosis.csv").write_text("a,b\n1,2\n"), "line 2: missing PatientNumber"),
         (lambda r: (r / "Patients_CT").rename(r / "CT"), "neither Patients_CT"),
     ],
 )
@@ -170,7 +170,7 @@ def test_bhsd(bhsd, tmp_path):
     assert [r["SAH"] for r in rows if r["case"] == "ID_cc_ID_4"] == ["0", "1", "0"]
     image = nib.load(scans["ID_bb_ID_3"]["image"])
     assert np.asarray(image.dataobj)[6, 6, 0] == 36 and scans["ID_bb_ID_3"]["hu_offset"] == -1024
-    assert len(notes) == 5 and "folds are uneven" in notes[-1]
+    assert len(notes) == 5 and "folds are imbalanced" in notes[-1]
     np.testing.assert_allclose(image.affine, nib.load(bhsd / "images" / "ID_bb_ID_3.nii.gz").affine, atol=1e-3)
 
 
@@ -186,7 +186,7 @@ def test_bhsd_choices(bhsd, tmp_path):
 
 def test_bhsd_trouble_is_named(bhsd, tmp_path):
     (bhsd / "ground truths" / "ID_cc_ID_4.nii.gz").unlink()
-    with pytest.raises(IchsegError, match=r"ID_cc_ID_4\.nii\.gz: no file of this name in .*ground truths"):
+    with pytest.raises(IchsegError, match=r"ID_cc_ID_4\.nii\.gz: no file with this name in .*ground truths"):
         prepare_bhsd(bhsd, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -288,8 +288,8 @@ def test_a_compact_copy_goes_by_file_names_and_says_what_does_not_fit(phantoms, 
         labels = [int(row["hemorrhage"]) for row in csv.DictReader(file)]
     assert labels == [label for scan in scans for label in scan["slice_labels"]]
     for harm, told in (
-        ({"slice_labels": [0, 1]}, "8 slices, but the datalist gives 2 slice_labels"),
-        ({"label": str(tmp_path / "moved.nii.gz")}, "its grid differs from that of"),
+        ({"slice_labels": [0, 1]}, "8 slices, but the datalist lists 2 slice_labels"),
+        ({"label": str(tmp_path / "moved.nii.gz")}, "not on the same grid as"),
     ):
         image = nib.load(scans[0]["label"])
         nib.save(nib.Nifti1Image(image.dataobj, image.affine @ np.diag([1, 1, 2, 1])), tmp_path / "moved.nii.gz")
@@ -298,7 +298,7 @@ def test_a_compact_copy_goes_by_file_names_and_says_what_does_not_fit(phantoms, 
         assert told in capsys.readouterr().err and not (tmp_path / "bad").exists()
     (source / "slice_labels.csv").write_text("case\nx\n")
     assert main(["prepare", "compact", str(source / "datalist.json"), str(tmp_path / "bad")]) == 2
-    assert "needs the columns case and slice_index" in capsys.readouterr().err
+    assert "every row must have case and slice_index" in capsys.readouterr().err
 
 
 def test_folds_are_even_and_repeatable():
@@ -343,7 +343,7 @@ def test_datalist_folds_and_missing_pseudo_masks(phantoms, tmp_path):
     with pytest.raises(IchsegError, match=r"phantom_000_pseudo\.nii\.gz: pseudo-mask not found \(5 of 5"):
         load_masked(phantoms / "datalist.json", pseudo_dir=tmp_path)
     assert [s["case"] for s in load_datalist(phantoms / "datalist.json", cases=["phantom_003"])] == ["phantom_003"]
-    with pytest.raises(IchsegError, match=r"no scan of case nobody"):
+    with pytest.raises(IchsegError, match=r"no scan for case nobody"):
         load_datalist(phantoms / "datalist.json", cases=["nobody"])
     (tmp_path / "broken.json").write_text("{")
     with pytest.raises(IchsegError, match="not a JSON file"):

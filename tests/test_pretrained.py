@@ -91,7 +91,7 @@ def test_a_gray_slice_gives_the_features_of_three_equal_channels(backbone, tmp_p
     before = network.fc.weight.clone()
     with caplog.at_level(logging.INFO, logger="ichseg"):
         assert load_pretrained(network, tmp_path / "weights.pt") is network
-    assert "RGB filters summed: conv1.weight" in caplog.text and "left at random: fc.weight, fc.bias" in caplog.text
+    assert "RGB filters summed: conv1.weight" in caplog.text and "initialized: fc.weight, fc.bias" in caplog.text
     assert torch.equal(network.fc.weight, before)
     gray = torch.rand(1, 1, 64, 64, dtype=torch.float64)
     found = []
@@ -128,10 +128,10 @@ def test_weights_of_another_architecture_are_refused(tmp_path):
     network = slice_classifier("resnet34")
     before = network.layer1[0].conv1.weight.clone()
     with pytest.raises(
-        IchsegError, match=r"50\.pt: tensor 'layer1\.0\.conv1\.weight' has shape .*another architecture"
+        IchsegError, match=r"50\.pt: tensor 'layer1\.0\.conv1\.weight' has shape .*different architecture"
     ):
         match_weights(network, tmp_path / "50.pt")
-    with pytest.raises(IchsegError, match=r"50\.pt: weights of another architecture than VGG: only 0 of its 28"):
+    with pytest.raises(IchsegError, match=r"50\.pt: weights do not match VGG: only 0 of its 28"):
         match_weights(slice_classifier("vgg16"), tmp_path / "50.pt")
     assert torch.equal(network.layer1[0].conv1.weight, before)
 

@@ -247,7 +247,7 @@ def test_the_score_is_fitted_to_touch_few_slices_labeled_negative(packed, tmp_pa
     kept = ("architecture", "size", "channels", "members", "window_level", "window_width", "suspicious_share")
     assert all(getattr(fitted, name) == getattr(before, name) for name in kept)
     segmenter("context", [4, 8, 8]).load_state_dict(torch.load(weights, weights_only=True))
-    with pytest.raises(IchsegError, match="with hemorrhage and without"):
+    with pytest.raises(IchsegError, match="with and without hemorrhage"):
         join.fit_score(weights, replace(packed, labels=np.zeros_like(packed.labels)), "cpu")
 
 
@@ -275,7 +275,7 @@ def test_packed_slices_keep_labels_and_neighbors(packed, cohort):
     assert thin.with_neighbors(6) == (6, 4, 6)
     some = packed.of_folds([1, 3])
     assert set(some.folds.tolist()) == {1, 3} and len(some) == 32
-    with pytest.raises(IchsegError, match=r"no packed scan is in fold\(s\) \[7\]"):
+    with pytest.raises(IchsegError, match=r"no packed scan in fold\(s\) \[7\]"):
         packed.of_folds([7])
     item = PackedSlices(packed)[3]
     assert item["image"].shape == (3, SIZE, SIZE) and item["image"].min() >= 0 and item["image"].max() <= 1
@@ -514,11 +514,11 @@ def test_one_command_trains_segments_measures_and_goes_on(cohort, tmp_path, caps
     assert main([*words, "--train-folds", "0,1"]) == 2
     assert "made with train_folds [0, 1, 2], now [0, 1]" in capsys.readouterr().err
     for more, said in (
-        (["--set=seed=3"], "'seed' follows from the options"),
-        (["--set=val_folds=[4]"], "'val_folds' follows"),
+        (["--set=seed=3"], "'seed' is set by the options"),
+        (["--set=val_folds=[4]"], "'val_folds' is set by"),
         (["--members", "0"], "--members must be at least 1, not 0"),
-        (["--member", "2"], "members count from 0"),
-        (["--preset", "paper"], "are for --preset recommended"),
+        (["--member", "2"], "members are numbered from 0"),
+        (["--preset", "paper"], "require --preset recommended"),
         (["--cross-validate", "--val-folds", "3"], 'made with scans "held out", now "cross-validated"'),
     ):
         assert main([*words, *more]) == 2
@@ -553,7 +553,7 @@ def test_cross_validation_holds_every_fold_out_once(cohort, tmp_path):
         rows = {row["fold"]: row for row in csv.DictReader(file)}
     assert list(rows) == ["0", "1", "2", "all"] and rows["all"]["slices"] == "48"
     assert sum(int(rows[str(fold)]["positive_slices"]) for fold in range(3)) == found["positive_slices"]
-    with pytest.raises(IchsegError, match="there is no fold 7, only 0, 1, 2"):
+    with pytest.raises(IchsegError, match="no fold 7; available folds: 0, 1, 2"):
         train_fold("recommended", plan, [0, 1, 2], 7)
     with pytest.raises(IchsegError, match="preset 'best' is unknown; choose one of recommended, paper"):
         cross_validate("best", plan, [0, 1, 2])

@@ -124,7 +124,7 @@ def test_an_edited_mask_is_set_aside(scans, tmp_path, caplog):
     assert (out / "a_ich.nii.gz").read_bytes() == made
     assert (out / "a_ich.nii.gz.bak").read_bytes() == b"somebody's work"
     assert "kept as a_ich.nii.gz.bak" in caplog.text and reused(out) == ["b", "c", "sub/a"]
-    assert "a_ich.nii.gz.bak is what was" in rows(out)["a"]["message"] and rows(out)["a"]["status"] == "flagged"
+    assert "kept as a_ich.nii.gz.bak" in rows(out)["a"]["message"] and rows(out)["a"]["status"] == "flagged"
     (out / "a_ich.nii.gz").write_bytes(b"more of it")
     assert run(scans, out) == 0
     assert (out / "a_ich.nii.gz.bak").read_bytes() == b"somebody's work"
@@ -143,7 +143,7 @@ def test_nothing_of_another_hand_is_overwritten(scans, tmp_path):
     image(head(), AFFINE).to_filename(scans / "a_ich.nii.gz")
     kept = (scans / "a_ich.nii.gz").read_bytes()
     assert run(scans, scans) == 1 and (scans / "a_ich.nii.gz").read_bytes() == kept
-    assert "would replace" in rows(scans)["a"]["message"] and rows(scans)["a_ich"]["status"] == "ok"
+    assert "would overwrite" in rows(scans)["a"]["message"] and rows(scans)["a_ich"]["status"] == "ok"
 
 
 def test_a_run_that_was_killed_knows_its_own_files(scans, tmp_path):
@@ -210,16 +210,16 @@ def test_a_mask_of_an_input_that_is_no_more_is_removed(scans, tmp_path):
     (scans / "a.nii.gz").write_bytes((scans / "a.nii.gz").read_bytes()[:200])
     assert run(scans, out) == 1
     assert rows(out)["a"]["status"] == "failed" and not (out / "a_ich.nii.gz").exists()
-    assert "removed, as made of another scan of this name: a_ich.nii.gz, report" in rows(out)["a"]["message"]
+    assert "removed outputs of a different scan with this name: a_ich.nii.gz, report" in rows(out)["a"]["message"]
     assert sorted(stamps(out)) == ["a_ich.nii.gz", "b_ich.nii.gz", "c_ich.nii.gz"]  # the first is sub/a's
 
 
 def test_masks_without_a_scan_are_told(scans, tmp_path, caplog):
     out = tmp_path / "out"
-    assert run(scans, out) == 0 and "also holds masks" not in caplog.text
+    assert run(scans, out) == 0 and "also contains masks" not in caplog.text
     (scans / "b.nii.gz").unlink()
     assert run(scans, out) == 0
-    assert "also holds masks of 1 scans that are not in this input, such as b;" in caplog.text
+    assert "also contains masks of 1 scans that are not in this input, such as b;" in caplog.text
     assert (out / "b_ich.nii.gz").is_file() and "b" not in rows(out)
 
 
@@ -246,7 +246,7 @@ def test_an_input_that_cannot_be_read_now_loses_nothing(scans, tmp_path):
     kept = (scans / "a.nii.gz").rename(tmp_path / "away.nii.gz")
     (scans / "a.nii.gz").symlink_to(tmp_path / "nowhere.nii.gz")
     assert run(scans, out) == 1 and (out / "a_ich.nii.gz").is_file()
-    assert rows(out)["a"]["message"].endswith("not there; what an earlier run made of it stays")
+    assert rows(out)["a"]["message"].endswith("does not exist; outputs of an earlier run are kept")
     (scans / "a.nii.gz").unlink()
     kept.rename(scans / "a.nii.gz")
     assert run(scans, out) == 0 and len(reused(out)) == 4
@@ -279,7 +279,7 @@ def test_a_full_disk_stops_the_run_and_keeps_what_is_done(scans, tmp_path, monke
     monkeypatch.setattr(os, "fsync", full)
     assert run(scans, out) == 2
     told = capsys.readouterr().err
-    assert "No space left on device; stopped. What is done is kept" in told and "Traceback" not in told
+    assert "No space left on device; stopped. Finished scans are kept" in told and "Traceback" not in told
     monkeypatch.undo()
     done = stamps(out)
     assert 0 < len(done) < 4 and not list(out.rglob(".ichseg-tmp-*"))
@@ -349,10 +349,10 @@ def test_parts_do_not_collide_and_join(scans, tmp_path, capsys):
     assert main(["merge", str(out)]) == 1 and "results-2of2.jsonl: missing" in capsys.readouterr().err
     kept.rename(out / "results-2of2.jsonl")
     assert run(scans, out, "--shard", "1/2", "--threshold", "0.4") in (0, 1)
-    assert main(["merge", str(out)]) == 2 and "was made with other settings" in capsys.readouterr().err
+    assert main(["merge", str(out)]) == 2 and "was made with different settings" in capsys.readouterr().err
     assert run(scans, out) == 1 and len(reused(out)) == 4  # a run of everything believes the parts
     # ... and takes their place: older tables are not to be joined over newer ones
-    assert main(["merge", str(out)]) == 2 and "nothing to join" in capsys.readouterr().err
+    assert main(["merge", str(out)]) == 2 and "nothing to merge" in capsys.readouterr().err
 
 
 def test_merging_says_what_is_wrong(tmp_path):
@@ -366,13 +366,13 @@ def test_merging_says_what_is_wrong(tmp_path):
     (tmp_path / "results-1of3.jsonl").unlink()
     (tmp_path / "report-1of2.json").write_text('{"run": "x"}')
     (tmp_path / "results-2of2.jsonl").write_text("")
-    with pytest.raises(IchsegError, match=r"results-2of2.jsonl: its run has not ended"):
+    with pytest.raises(IchsegError, match=r"results-2of2.jsonl: its run did not finish"):
         merge_parts(tmp_path)
     (tmp_path / "report-2of2.json").write_text('{"run": "x"}')
     assert [row["case"] for row in merge_parts(tmp_path)[0].rows] == ["a"]
     for wrong in ({}, {**good, "status": "great"}, {**good, "volume_ml": "x"}, {**good, "lesions": 2}, [], 1):
         (tmp_path / "results-2of2.jsonl").write_text(json.dumps(wrong) + "\n")
-        with pytest.raises(IchsegError, match=r"results-2of2.jsonl: line 1 is not a row"):
+        with pytest.raises(IchsegError, match=r"results-2of2.jsonl: line 1 is not a valid row"):
             merge_parts(tmp_path)
 
 
@@ -392,7 +392,7 @@ def test_two_runs_on_one_folder_do_not_meet(tmp_path):
     pytest.importorskip("fcntl")
     with Journal(tmp_path, WEIGHTS).opened():
         with (
-            pytest.raises(IchsegError, match="another run is writing into this folder"),
+            pytest.raises(IchsegError, match="another run is writing to this folder"),
             Journal(tmp_path, WEIGHTS).opened(),
         ):
             pass
@@ -408,7 +408,7 @@ def test_own_masks_among_the_scans_are_told_and_skipped(scans, tmp_path):
     (tmp_path / "first" / "a_ich.nii.gz").rename(scans / "a_ich.nii.gz")
     assert run(scans, tmp_path / "second") == 0
     row = rows(tmp_path / "second")["a_ich"]
-    assert row["status"] == "skipped" and "a mask that ichseg wrote" in row["message"]
+    assert row["status"] == "skipped" and "a mask written by ichseg" in row["message"]
     assert [scan["case"] for scan in list_scans(scans, scans)] == ["a", "b", "c", "sub/a"]  # output and input are one
 
 

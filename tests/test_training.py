@@ -69,7 +69,7 @@ def test_a_checkpoint_of_another_network_is_named(tmp_path):
     Fake(tmp_path, [0.5]).run(1)
     other = Fake(tmp_path, [0.5, 0.6])
     other.checkpoint.parts["network"] = nn.Linear(3, 3)
-    with pytest.raises(IchsegError, match=r"checkpoint\.pt: checkpoint of another network"):
+    with pytest.raises(IchsegError, match=r"checkpoint\.pt: checkpoint of a different network"):
         other.run(2)
 
 

@@ -177,7 +177,7 @@ def test_slice_dataset_keeps_annotated_slices_only(phantoms):
     assert [i for _, i in SliceDataset([some], steps, None, "mask", False).index] == [1, 5]
     kept = SliceDataset([some], steps, None, "mask", False, keep_unmasked=True)
     assert [i for _, i in kept.index] == [1, 2, 3, 5] and kept.unmasked.tolist() == [False, True, True, False]
-    with pytest.raises(IchsegError, match="datalist gives 3 slice_labels"):
+    with pytest.raises(IchsegError, match="datalist lists 3 slice_labels"):
         SliceDataset([scan | {"slice_labels": [0, 1, 0]}], loading(), progress=False)
 
 
@@ -327,9 +327,9 @@ def test_every_slice_is_seen_once_and_only_what_is_unknown_or_positive(batch_siz
 def test_probabilities_must_fit_the_slices():
     scan, _ = toy_scan()
     for wrong in (torch.ones(4), torch.ones(6)):
-        with pytest.raises(ValueError, match="5 slices need as many probabilities, not"):
+        with pytest.raises(ValueError, match="5 slices need the same number of probabilities, not"):
             ShallowFeatureCAM([Spot(False)])(scan, wrong)
-    with pytest.raises(ValueError, match="5 slices need as many probabilities, not 3"):
+    with pytest.raises(ValueError, match="5 slices need the same number of probabilities, not 3"):
         SpatialContextFusiond("image", "p")({"image": scan, "p": torch.ones(3)})
 
 
@@ -379,7 +379,7 @@ def test_other_methods_take_the_same_way():
     torch.testing.assert_close(found[0].as_tensor()[..., 2], expected)
     lifted = ShallowFeatureCAM([network], ["layer2"], gate=0.4, method="grad_cam")(scan)[0]
     torch.testing.assert_close(lifted[0].as_tensor()[..., 2], amplify(expected))
-    with pytest.raises(ValueError, match="2 networks need as many lists of layers, not 1"):
+    with pytest.raises(ValueError, match="2 networks need one list of layers each, not 1"):
         ShallowFeatureCAM([network, network], [["layer1"]])
 
 

@@ -65,7 +65,7 @@ def principal_component(features: Tensor, mode: str = "spatial") -> Tensor:
         centered.append(part.to(digits))
         products += centered[-1] @ centered[-1].transpose(1, 2)
     if not bool(energy.isfinite().all() and products.isfinite().all()):
-        raise ValueError("features are not finite: there is no principal component")
+        raise ValueError("features are not finite; cannot compute the principal component")
     vectors = leading_eigenvector(products).to(digits)[:, None]
     scores = torch.cat([(vectors @ part)[:, 0] for part in centered], dim=1).double()
     # What rounding leaves of features without variance is no component.

@@ -92,7 +92,7 @@ class CAMExtractor:
         What the backward pass needs is kept until the function is called or dropped.
         """
         if not self._restore:
-            raise ValueError("use the extractor in a 'with' block, so that its hooks are removed afterwards")
+            raise ValueError("use the extractor in a 'with' block, so that its hooks are removed")
         with torch.inference_mode(False):  # a caller's inference mode would forbid gradients; a copy is free of it
             logits, finish = self.method(self, images.detach().clone() if images.is_inference() else images.detach())
 
@@ -156,15 +156,15 @@ class CAMExtractor:
         if self.target != "predicted" and not 0 <= int(self.target) < logits.shape[1]:
             raise ValueError(f"target {self.target} is not among the network's {logits.shape[1]} classes")
         if not bool(logits.isfinite().all()):
-            raise ValueError("the network's logits are not finite numbers")
+            raise ValueError("the network's logits are not finite")
         return logits.float()
 
     def _hook(self, name: str) -> Callable[..., Tensor]:
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
             if not isinstance(output, Tensor):
-                raise ValueError(f"layer '{name}' returns {type(output).__name__}, not one tensor")
+                raise ValueError(f"layer '{name}' returns {type(output).__name__}, not a tensor")
             if output.ndim < 3:
-                raise ValueError(f"layer '{name}' returns shape {tuple(output.shape)}, which has no space to map")
+                raise ValueError(f"layer '{name}' returns shape {tuple(output.shape)}, which has no spatial dimensions")
             if not torch.is_grad_enabled():
                 self.activations[name] = output.clone()
                 return output
@@ -196,7 +196,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[nn.Module]:
 def _method(method: str | Callable, options: dict[str, Any]) -> Callable[..., Any]:
     if not isinstance(method, str):
         if options:
-            raise ValueError(f"a function as method takes no options: {', '.join(options)}")
+            raise ValueError(f"a function given as method takes no options: {', '.join(options)}")
         return GradientMethod(method)
     if method not in METHODS:
         raise ValueError(f"method '{method}' is unknown; choose one of {', '.join(METHODS)}")

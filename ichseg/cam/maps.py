@@ -116,6 +116,6 @@ def _weighted(activations: Tensor, weights: Tensor) -> Tensor:
 def _check(activations: Tensor, gradients: Tensor) -> None:
     if activations.shape != gradients.shape or activations.ndim < 3:
         raise ValueError(
-            "activations and gradients must have one shape (B, K, ...), "
+            "activations and gradients must have the same shape (B, K, ...), "
             f"not {tuple(activations.shape)} and {tuple(gradients.shape)}"
         )

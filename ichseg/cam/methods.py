@@ -157,8 +157,8 @@ class LinearWeights:
             pooled = activation.flatten(2).mean(dim=2)
             if not seen or seen[-1].shape != pooled.shape or not torch.allclose(seen[-1], pooled, rtol=1e-2, atol=1e-4):
                 raise ValueError(
-                    f"method 'cam' needs a network whose last linear layer gets the spatial mean of layer '{name}'; "
-                    f"{type(probe.model).__name__} is not one: use 'grad_cam' there"
+                    f"method 'cam' needs a network whose last linear layer takes the spatial mean of layer '{name}'; "
+                    f"{type(probe.model).__name__} is not one; use 'grad_cam' instead"
                 )
             weights = linear[-1].weight.detach().float()
             maps[name] = torch.stack(
@@ -167,7 +167,7 @@ class LinearWeights:
             bias = 0.0 if linear[-1].bias is None else linear[-1].bias.detach().float()[target]
             explained = maps[name].flatten(1).mean(dim=1) + bias
             if not torch.allclose(explained, logits.gather(1, target[:, None])[:, 0], rtol=1e-2, atol=1e-3):
-                raise ValueError(f"{type(probe.model).__name__}: its last linear layer does not make the logits")
+                raise ValueError(f"{type(probe.model).__name__}: its last linear layer does not produce the logits")
         return logits, lambda: maps
 
 

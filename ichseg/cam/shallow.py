@@ -36,7 +36,7 @@ def shallow_feature_cam(cam: Tensor, component: Tensor, combine: str = "gated", 
         ValueError: shapes differ, or ``combine`` or ``sign`` is unknown.
     """
     if cam.shape != component.shape:
-        raise ValueError(f"cam {tuple(cam.shape)} and component {tuple(component.shape)} must have one shape")
+        raise ValueError(f"cam {tuple(cam.shape)} and component {tuple(component.shape)} must have the same shape")
     if combine not in COMBINATIONS:
         raise ValueError(f"combine must be one of {', '.join(COMBINATIONS)}, not '{combine}'")
     axes = tuple(range(1, cam.ndim))

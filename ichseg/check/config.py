@@ -67,7 +67,7 @@ def check_config(
             for name in references_of(value, key):
                 parts = name.split("::")
                 if parts[0] and not any(_reaches(config, parts) for config in configs):
-                    yield Finding(path, key, f"unknown key: @{name} is in no config here")
+                    yield Finding(path, key, f"unknown key: @{name} is not in this config or those next to it")
 
 
 def _mapping(path: Path, key: str, value: Mapping[str, Any], allow: Collection[str]) -> Iterator[Finding]:
@@ -78,24 +78,24 @@ def _mapping(path: Path, key: str, value: Mapping[str, Any], allow: Collection[s
         if not isinstance(part, str):
             continue
         if PLAIN_KEY.fullmatch(part) is None:
-            yield Finding(path, here, "a key of other characters than names have")
+            yield Finding(path, here, "key contains characters that are not allowed")
         last = re.split("::|#", part)[-1].lstrip("+")
         if last == "_target_" and part != "_target_":  # a key of several parts replaces what stands elsewhere
             doubt = doubt_of_target(inner, allow)
             yield from () if doubt is None else [Finding(path, here, doubt)]
         elif "_target_" not in value and last != "_target_" and re.fullmatch("_.+_", part) and part != "_meta_":
-            yield Finding(path, here, "a special key without '_target_' beside it")
+            yield Finding(path, here, "special key without '_target_' in the same mapping")
         if last in HARMFUL_ARGUMENTS and inner is not HARMFUL_ARGUMENTS[last]:
-            yield Finding(path, here, "lets a loader run what it reads")
+            yield Finding(path, here, "lets a loader run code from the file it reads")
 
 
 def _text(path: Path, key: str, value: str, names: Mapping[str, Collection[str]]) -> Iterator[Finding]:
     if value.startswith("$"):
         yield from (Finding(path, key, f"expression {doubt}") for doubt in doubts_of_expression(value, key, names))
         if (named := BUNDLE_FILE.fullmatch(value)) and not _root(path).joinpath(named["file"]).is_file():
-            yield Finding(path, key, f"file not found: {named['file']} of the bundle")
+            yield Finding(path, key, f"file not found in the bundle: {named['file']}")
     if value.startswith("@") and any(name.split("::")[0] == IMPORTS for name in references_of(value, key)):
-        yield Finding(path, key, "refers to an import, which hands out a module")
+        yield Finding(path, key, "refers to an import, which exposes a module")
     if value.startswith("%"):
         yield from _macro(path, key, value)
 
@@ -104,15 +104,15 @@ def _macro(path: Path, key: str, value: str) -> Iterator[Finding]:
     """A piece of another file: of one in the bundle, as all of these are examined."""
     file, *parts = re.split("::|#", value.removeprefix("%"))
     if IMPORTS in parts:
-        yield Finding(path, key, "copies an import, which hands out a module")
+        yield Finding(path, key, "copies an import, which exposes a module")
     if not file:
         return
     root = _root(path).resolve()
     places = [(folder / file).resolve() for folder in (path.parent, _root(path))]
     if Path(file).is_absolute() or any(root not in place.parents for place in places):
-        yield Finding(path, key, f"takes text from outside the bundle: {file}")
+        yield Finding(path, key, f"includes a file from outside the bundle: {file}")
     elif Path(file).suffix.lower() not in CONFIG_SUFFIXES:
-        yield Finding(path, key, f"takes text from a file that is no config: {file}")
+        yield Finding(path, key, f"includes a file that is not a config: {file}")
     elif not any(place.is_file() for place in places):
         yield Finding(path, key, f"file not found: {file}")
 

@@ -45,14 +45,14 @@ def doubts_of_expression(text: str, key: str = "", known: Mapping[str, Collectio
         code = python_of(text, key)
         tree = ast.parse(code, mode="exec")
     except (SyntaxError, ValueError) as error:
-        return [f"is no Python expression ({getattr(error, 'msg', error)})"]
+        return [f"is not valid Python ({getattr(error, 'msg', error)})"]
     if tree.body and isinstance(tree.body[0], ast.Import | ast.ImportFrom):
         doubts = list(_of_import(tree))
         if doubts == [] and key and key.split("::")[0] != IMPORTS:
             doubts.append("imports a module outside of 'imports'")
         return doubts
     if len(tree.body) != 1 or not isinstance(tree.body[0], ast.Expr):
-        return ["is more than an expression"]
+        return ["contains more than a single expression"]
     return list(dict.fromkeys(_Reading(known or {}).of(tree.body[0].value)))
 
 
@@ -134,7 +134,7 @@ class _Reading:
             if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
                 name = node.id
             if name is not None and (hasattr(builtins, name) or name in self.modules or name.startswith("__")):
-                yield f"gives '{name}' another meaning"
+                yield f"redefines '{name}'"
             elif name is not None:
                 self.bound.add(name)
         yield from self._node(tree)
@@ -150,20 +150,20 @@ class _Reading:
             return
         if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id == REFERENCES:
             if not (isinstance(node.slice, ast.Constant) and isinstance(node.slice.value, str)):
-                yield f"uses '{REFERENCES}', MONAI's own table"
+                yield f"uses '{REFERENCES}', MONAI's internal table"
             elif node.slice.value.split("::")[0] == IMPORTS:
-                yield "refers to an import, which hands out a module"
+                yield "refers to an import, which exposes a module"
             return
         if isinstance(node, ast.Name) and node.id not in HARMLESS_NAMES and node.id not in self.bound:
-            yield f"uses '{node.id}', which is not on the list of harmless names"
+            yield f"uses '{node.id}', which is not on the list of allowed names"
         elif isinstance(node, ast.Attribute) and node.attr.startswith("_"):
-            yield f"reaches for '{node.attr}'"
+            yield f"accesses the private attribute '{node.attr}'"
         elif isinstance(node, ast.Attribute) and node.attr in HARMFUL_PARTS:
-            yield f"uses '{node.attr}' of something, which may read, write or run things"
+            yield f"uses the attribute '{node.attr}', which may read or write files or run code"
         elif isinstance(node, ast.keyword) and node.arg in HARMFUL_ARGUMENTS:
             yield f"sets '{node.arg}'"
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and "__" in node.value:
-            yield "holds '__' in a text, a way around such checks"
+            yield "contains '__' in a string, which can bypass these checks"
         for child in ast.iter_child_nodes(node):
             yield from self._node(child)
 

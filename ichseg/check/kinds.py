@@ -40,9 +40,9 @@ def check_path(path: str | Path, allow: Collection[str] = ()) -> list[Finding]:
     if path.suffix.lower() in WEIGHT_SUFFIXES:
         return [Finding(path, "", doubt) for doubt in doubts_of_weights(path)]
     if path.suffix.lower() == ".ts":
-        return [Finding(path, "", "TorchScript: it holds code, which is not examined")]
+        return [Finding(path, "", "TorchScript: contains code, which is not checked")]
     if path.suffix.lower() not in CONFIG_SUFFIXES:
-        raise IchsegError(f"{path}: neither a bundle folder nor a config ({', '.join(CONFIG_SUFFIXES)}) nor weights "
+        raise IchsegError(f"{path}: not a bundle folder, a config ({', '.join(CONFIG_SUFFIXES)}) or a weight file "
                           f"({', '.join(WEIGHT_SUFFIXES)})")  # fmt: skip
     return list(dict.fromkeys(_config(path, allow, set())))
 
@@ -53,7 +53,7 @@ def _config(path: Path, allow: Collection[str], seen: set[Path]) -> Iterator[Fin
     content, found = read_config(path)
     yield from found
     if not found and not isinstance(content, Mapping):
-        yield Finding(path, "", "holds no keys")
+        yield Finding(path, "", "contains no keys")
     if not isinstance(content, Mapping):
         return
     is_datalist = "training" in content and "_target_" not in str(content)
@@ -73,10 +73,10 @@ def _config(path: Path, allow: Collection[str], seen: set[Path]) -> Iterator[Fin
 def _bundle(folder: Path, allow: Collection[str]) -> Iterator[Finding]:
     configs = folder / "configs"
     if not configs.is_dir():
-        raise IchsegError(f"{folder}: no bundle: it has no folder 'configs'")
+        raise IchsegError(f"{folder}: not a bundle: it has no folder 'configs'")
     for needed in ("LICENSE", "configs/metadata.json"):
         if not (folder / needed).is_file():
-            yield Finding(folder / needed, "", "file not found; a bundle needs it")
+            yield Finding(folder / needed, "", "file not found; a bundle requires it")
     for path in (*_configs(configs), *(p for p in [configs / "metadata.json"] if p.is_file())):
         yield from check_path(path, allow)
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
@@ -86,7 +86,7 @@ def _bundle(folder: Path, allow: Collection[str]) -> Iterator[Finding]:
         elif suffix in (".npy", ".npz", ".pkl", ".pickle"):
             yield from (Finding(path, "", doubt) for doubt in doubts_of_arrays(path))
         elif suffix in (".py", ".pyc", ".so", ".dll", ".pyd"):
-            yield Finding(path, "", "code of the bundle's own, which is not examined")
+            yield Finding(path, "", "code in the bundle, which is not checked")
         elif suffix in CONFIG_SUFFIXES and path.parent != configs:
             yield from _config(path, allow, set())
 
@@ -103,7 +103,7 @@ def _metadata(path: Path, content: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding(path, "required_packages_version", "missing")
     changes = content.get("changelog")
     if isinstance(changes, Mapping) and content.get("version") not in changes:
-        yield Finding(path, "changelog", f"says nothing of version {content.get('version')}")
+        yield Finding(path, "changelog", f"has no entry for version {content.get('version')}")
 
 
 def _datalist(path: Path, content: Mapping[str, Any]) -> Iterator[Finding]:
@@ -135,4 +135,6 @@ def _slices(path: Path, index: int, key: str, entry: Mapping[str, Any]) -> Itera
             path, f"training::{index}::slice_labels", f"{len(labels)} labels, but {entry[key]} has {count} slices"
         )
     if isinstance(annotated, list) and any(isinstance(n, int) and n >= count for n in annotated):
-        yield Finding(path, f"training::{index}::label_slices", f"a slice beyond the {count} of {entry[key]}")
+        yield Finding(
+            path, f"training::{index}::label_slices", f"a slice index beyond the {count} of {entry[key]}"
+        )

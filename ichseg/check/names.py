@@ -69,7 +69,7 @@ def doubt_of_component(target: str, allow: Collection[str] = ()) -> str | None:
     """
     own = target.split(".")[0] in {name.split(".")[0] for name in allow} and below(target, allow)
     if "." in target and not own and (not below(target, ALLOWED) or below(target, REFUSED)):
-        return f"'{target}' is not on the list of what a config may name (--allow adds to it)"
+        return f"'{target}' is not on the list of names allowed in a config (--allow extends it)"
     found = resolved(target)
     if isinstance(found, Lacking):
         return found
@@ -79,7 +79,7 @@ def doubt_of_component(target: str, allow: Collection[str] = ()) -> str | None:
     home = f"{getattr(found, '__module__', '')}.{getattr(found, '__qualname__', '')}"
     refused = below(home, REFUSED) or not below(home, ALLOWED)
     if refused or inspect.ismodule(found) or (not inspect.isclass(found) and not below(home, FUNCTIONS)):
-        return f"'{target}' is {home.strip('.') or 'no class'}, which is not on the list of what a config may name"
+        return f"'{target}' is {home.strip('.') or 'an unnamed object'}, which is not on the list of allowed names"
     return None
 
 
@@ -87,22 +87,22 @@ def doubt_of_name(dotted: str) -> str | None:
     """Why an expression may not use a dotted name, such as ``torch.hub.load``, or None."""
     root, _, rest = dotted.partition(".")
     if not rest:
-        return f"hands out the module '{dotted}'"
+        return f"exposes the module '{dotted}'"
     if root not in MODULES:
-        return f"uses '{dotted}', which is not on the list of harmless names"
+        return f"uses '{dotted}', which is not on the list of allowed names"
     if any(part.startswith("_") for part in rest.split(".")):
-        return f"reaches for '{dotted}'"
+        return f"accesses the private name '{dotted}'"
     if dotted in EXACTLY or root == "math":
-        return f"uses {found}" if isinstance(found := resolved(dotted), Lacking) else None
+        return f"uses an unknown name: {found}" if isinstance(found := resolved(dotted), Lacking) else None
     if root == "numpy":
-        return None if _harmless_numpy(rest.split(".")) else f"uses '{dotted}', which is not on the list of numpy"
+        return None if _harmless_numpy(rest.split(".")) else f"uses '{dotted}', which is not on the list for numpy"
     found = resolved(dotted)
     if isinstance(found, Lacking):
-        return f"uses {found}"
+        return f"uses an unknown name: {found}"
     if _constant(found) or (root == "torch" and _harmless_torch(dotted, found)):
         return None
     doubt = doubt_of_component(dotted)
-    return None if doubt is None else f"uses {doubt}"
+    return None if doubt is None else f"uses a refused name: {doubt}"
 
 
 @functools.cache
@@ -120,7 +120,7 @@ def resolved(target: str) -> Any:
         if "." not in target:
             module = _components().get_component_module_name(target)
             if module is None:
-                return Lacking(f"'{target}' is no component of MONAI")
+                return Lacking(f"'{target}' is not a MONAI component")
             target = f"{module if isinstance(module, str) else module[0]}.{target}"
         parts = target.split(".")
         for count in range(len(parts) - 1, 0, -1):

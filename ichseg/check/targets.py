@@ -28,18 +28,18 @@ def doubts_of_target(entry: Mapping[str, Any], allow: Collection[str] = ()) -> I
         yield "_target_", doubt
         return
     if str(entry.get("_mode_", "default")) not in MODES[:2]:
-        yield "_mode_", f"must be one of {', '.join(MODES[:2])} (and 'debug' starts a debugger)"
+        yield "_mode_", f"must be one of {', '.join(MODES[:2])} ('debug' would start a debugger)"
     yield from _arguments(resolved(target), target, entry)
 
 
 def doubt_of_target(target: Any, allow: Collection[str] = ()) -> str | None:
     """Why a value may not stand under ``_target_``, or None."""
     if not isinstance(target, str):
-        return "is not text"
+        return "is not a string"
     if target.startswith("$"):
-        return "is an expression; what it runs cannot be told before"
+        return "is an expression; what it runs is unknown in advance"
     if target.startswith(("@", "%")):
-        return "is taken from elsewhere; what it runs cannot be told before"
+        return "is a reference; what it runs is unknown in advance"
     return doubt_of_component(target, allow)
 
 
@@ -57,4 +57,4 @@ def _arguments(found: Any, target: str, entry: Mapping[str, Any]) -> Iterator[tu
     if str(entry.get("_mode_", "default")) == "default":
         for p in parameters:
             if p.default is p.empty and p.name in names and p.name not in given:
-                yield p.name, f"{target} needs this key"
+                yield p.name, f"missing; {target} requires it"

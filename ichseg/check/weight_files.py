@@ -27,11 +27,11 @@ def doubts_of_weights(path: str | Path) -> list[str]:
             with zipfile.ZipFile(path) as archive:
                 members = archive.infolist()
             if sum(member.file_size for member in members) > UNPACKED_RATIO * path.stat().st_size + 2**20:
-                return ["unpacks to many times its size"]
+                return ["decompresses to many times its size"]
             if any("/code/" in f"/{member.filename}" for member in members):
-                return ["TorchScript: it holds code, which is not examined"]
+                return ["TorchScript: contains code, which is not checked"]
             if unsafe := get_unsafe_globals_in_checkpoint(str(path)):
-                return [f"holds a pickled object: {name}" for name in unsafe]
+                return [f"contains a pickled object: {name}" for name in unsafe]
     except OSError as error:
         raise IchsegError(f"{path}: cannot be read ({error.strerror or error})") from None
     except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, ValueError, EOFError) as error:
@@ -48,7 +48,7 @@ def doubts_of_arrays(path: Path) -> list[str]:
     import numpy as np
 
     if path.suffix.lower() not in (".npy", ".npz"):
-        return ["a pickle: loading it runs it"]
+        return ["a pickle file: loading it can run code"]
     try:
         found = np.load(path, allow_pickle=False)
         for name in getattr(found, "files", ()):

@@ -21,11 +21,11 @@ COMMANDS = ("demo", "segment", "measure", "merge", "prepare", "train", "train-cl
             "train-segmenter", "evaluate", "experiment", "check", "convert-weights")  # fmt: skip
 EXAMPLES = """examples:
   ichseg demo                                        try it on phantoms, in about a minute
-  ichseg segment SCANS MASKS                         outline hemorrhage in a folder of NIfTI scans
-  ichseg measure MASKS                               milliliters, lesions and ABC/2 of masks
+  ichseg segment SCANS MASKS                         segment hemorrhage in a folder of NIfTI scans
+  ichseg measure MASKS                               volume in mL, lesions and ABC/2 of masks
   ichseg check BUNDLE                                examine a bundle, config, datalist or weights first
   ichseg prepare bcihm DOWNLOAD DATA                 convert a public data set
-  ichseg prepare nifti SCANS LABELS.csv DATA         your own scans and slice labels
+  ichseg prepare nifti SCANS LABELS.csv DATA         use your own scans and slice labels
   ichseg train --datalist DATA/datalist.json --output runs/recommended
   ichseg train-classifier --datalist DATA/datalist.json --output runs/classifiers
   ichseg pseudo-label --datalist DATA/datalist.json --classifiers runs/classifiers --output runs/pseudo
@@ -35,7 +35,7 @@ EXAMPLES = """examples:
 
 exit codes: 0 all done, 1 some scans failed (see results.csv), 2 wrong usage or setup,
 130 interrupted (rerun the same command to resume).
-Not the R package of the same name. Research only, not for clinical use."""
+Unrelated to the R package of the same name. For research only, not for clinical use."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -43,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
         prog="ichseg",
-        description="Outline intracranial hemorrhage on head CT, learned from slice labels alone.",
+        description="Segment intracranial hemorrhage on head CT, trained from slice labels only.",
         epilog=EXAMPLES,
         formatter_class=raw,
     )

@@ -6,11 +6,11 @@ import argparse
 
 from ichseg.errors import DONE, SOME_FAILED
 
-HELP = "Examine a bundle, config, datalist or weight file before anything of it runs; one line per finding."
+HELP = "Check a bundle, config, datalist or weight file without running it; one line per problem."
 EXAMPLE = """ichseg check downloaded_bundle
   ichseg check configs/inference.yaml models/model.pt DATA/datalist.json
 
-exit codes: 0 nothing found, 1 something found, 2 no such file
+exit codes: 0 no problems found, 1 problems found, 2 no such file
 A file that passes contains nothing known to be harmful. Whether to trust its author is your decision."""
 
 
@@ -21,7 +21,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="PACKAGE",
-        help="a package that '_target_' may also name; may be repeated",
+        help="a package that '_target_' may also name; can be repeated",
     )
 
 
@@ -35,5 +35,5 @@ def run(args: argparse.Namespace) -> int:
         for finding in found:
             print(finding)
         if not found:
-            print(f"{path}: nothing found")
+            print(f"{path}: no problems found")
     return SOME_FAILED if total else DONE

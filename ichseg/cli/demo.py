@@ -14,16 +14,16 @@ from ichseg.errors import DONE, IchsegError
 if TYPE_CHECKING:
     import numpy as np
 
-HELP = "Segment a few phantoms with the shipped model and show true and predicted milliliters."
+HELP = "Segment a few phantoms with the shipped model and print the true and predicted volumes."
 EXAMPLE = "ichseg demo --output demo_output"
 PICTURES_PER_SCAN = 5
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--output", default="demo_output", metavar="DIR", help="default: %(default)s")
-    parser.add_argument("--scans", type=int, default=DEMO_PHANTOMS, help="how many phantoms (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the phantoms (default: %(default)s)")
-    parser.add_argument("--weights", metavar="FILE", help="default: the model shipped with ichseg")
+    parser.add_argument("--output", default="demo_output", metavar="DIR", help="output folder (default: %(default)s)")
+    parser.add_argument("--scans", type=int, default=DEMO_PHANTOMS, help="number of phantoms (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
+    parser.add_argument("--weights", metavar="FILE", help="weight file (default: the model shipped with ichseg)")
     run_options(parser)
 
 
@@ -53,8 +53,8 @@ def run(args: argparse.Namespace) -> int:
         chosen = telling_slices(truth, PICTURES_PER_SCAN, found)
         pictures.append((caption, [slice_picture(volume.array[..., i], found[..., i], truth[..., i]) for i in chosen]))
     montage(pictures, output / "demo.png")
-    print(f"\nmasks and results.csv: {masks}\npicture: {output / 'demo.png'}")
-    print("Phantoms show that the installation works, not how accurate the model is on patients: see the model card.")
+    print(f"\nmasks and results.csv: {masks}\nimage: {output / 'demo.png'}")
+    print("Phantoms only test the installation. For the accuracy of the model on patients, see the model card.")
     return DONE
 
 
@@ -65,7 +65,7 @@ def _phantoms(folder: Path, scans: int, seed: int) -> Path:
 
     datalist = folder / "datalist.json"
     if not datalist.is_file():
-        print(f"drawing {scans} phantoms ...")
+        print(f"creating {scans} phantoms ...")
         prepare_phantom(folder, scans, seed, size=192, slices=20, progress=progress)
     count = len(load_datalist(datalist))
     drawn = json.loads(datalist.read_text(encoding="utf-8")).get("seed")

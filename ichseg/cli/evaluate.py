@@ -19,7 +19,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "predictions", metavar="PREDICTIONS", help="folder of NAME_ich.nii.gz, NAME_pseudo.nii.gz or NAME.nii.gz"
     )
     parser.add_argument("truth", metavar="TRUTH", help="datalist.json, or a folder of true masks NAME.nii.gz")
-    parser.add_argument("--output", metavar="DIR", help="for evaluation.csv, .json, _scans.csv, detection.json")
+    parser.add_argument("--output", metavar="DIR", help="folder for evaluation.csv, .json, _scans.csv, detection.json")
     parser.add_argument("--images", metavar="DIR", help="with a folder of true masks: the scans, for the HU rule")
     parser.add_argument("--folds", help="only these folds of the datalist, e.g. 3-4")
     parser.add_argument("--cases", nargs="+", metavar="CASE", help="only these cases")
@@ -28,10 +28,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=CONNECTIVITY,
         choices=CONNECTIVITIES,
-        help="of lesions: 4 or 8 in slices, 6, 18 or 26 in volumes (default: %(default)s)",
+        help="connectivity of lesions: 4 or 8 in slices, 6, 18 or 26 in volumes (default: %(default)s)",
     )
     parser.add_argument(
-        "--tolerance-mm", type=float, default=TOLERANCE_MM, help="of the surface Dice (default: %(default)s)"
+        "--tolerance-mm", type=float, default=TOLERANCE_MM, help="tolerance of the surface Dice (default: %(default)s)"
     )
 
 
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
 
     options = {"output": args.output, "folds": args.folds, "cases": args.cases, "progress": progress}
     if not 0 <= args.tolerance_mm < float("inf"):
-        raise IchsegError(f"--tolerance-mm must be a number of millimeters, not {args.tolerance_mm}")
+        raise IchsegError(f"--tolerance-mm must be a non-negative number of millimeters, not {args.tolerance_mm}")
     masked, labeled = Path(args.truth).is_dir(), False
     if not masked:
         if args.images is not None:
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
         masked = any("label" in scan for scan in scans)
         labeled = all("slice_labels" in scan for scan in scans)
     if not masked and not labeled:
-        raise IchsegError(f"{args.truth}: no scan has a mask (key 'label') or slice labels: nothing to compare with")
+        raise IchsegError(f"{args.truth}: no scan has a mask (key 'label') or slice labels; nothing to compare with")
     if masked:
         more = {"images": args.images, "connectivity": args.connectivity, "tolerance_mm": args.tolerance_mm}
         print_evaluation(evaluate_masks(args.predictions, args.truth, **options, **more))
@@ -60,5 +60,5 @@ def run(args: argparse.Namespace) -> int:
             shown = f"{value:>12.3f}" if isinstance(value, float) else f"{value:>12d}"
             print(f"{name.replace('_', ' '):26s}{shown}")
         if not masked:
-            print("(the datalist has no masks, key 'label': only slices are compared)")
+            print("(the datalist has no masks (key 'label'); only slice labels are compared)")
     return DONE

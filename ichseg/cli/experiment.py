@@ -8,7 +8,7 @@ from ichseg.cli.options import datalist_option, device_options, fold_options, pr
 from ichseg.defaults import ARCHITECTURES, EXPERIMENTS, PAPER_EPOCHS, PAPER_SIZE, TEST_FOLDS
 from ichseg.errors import DONE
 
-HELP = "Run a table or figure of the paper: DIR/NAME.csv, .md and .png, our values next to the published ones."
+HELP = "Reproduce a table or figure of the paper: DIR/NAME.csv, .md and .png, next to the published results."
 EXAMPLE = """ichseg experiment table4 --datalist DATA/datalist.json --output DIR --size 256 --epochs 20
   ichseg experiment figure8 --datalist DATA/datalist.json --output DIR --size 256 --epochs 20
   (with the same DIR, classifiers and maps are made once; an interrupted run resumes)"""
@@ -16,22 +16,22 @@ EXAMPLE = """ichseg experiment table4 --datalist DATA/datalist.json --output DIR
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", choices=EXPERIMENTS, metavar="NAME", help=", ".join(EXPERIMENTS))
-    datalist_option(parser, "some of its scans need masks")
+    datalist_option(parser, "some scans must have masks")
     parser.add_argument("--output", required=True, metavar="DIR")
-    parser.add_argument("--benchmark", metavar="JSON", help="also evaluate on this, e.g. implants; never pooled")
-    parser.add_argument("--classifiers", metavar="DIR", help="trained ones to use instead of training")
+    parser.add_argument("--benchmark", metavar="JSON", help="second datalist to evaluate on, never pooled")
+    parser.add_argument("--classifiers", metavar="DIR", help="folder of trained classifiers; skips their training")
     parser.add_argument("--size", type=int, default=PAPER_SIZE, help="pixels per side (default: %(default)s)")
     parser.add_argument(
-        "--epochs", type=int, default=PAPER_EPOCHS, help="of each training, at most (default: %(default)s)"
+        "--epochs", type=int, default=PAPER_EPOCHS, help="maximum epochs per training (default: %(default)s)"
     )
     fold_options(parser)
-    parser.add_argument("--test-folds", default=TEST_FOLDS, help="default: %(default)s")
+    parser.add_argument("--test-folds", default=TEST_FOLDS, help="test folds (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, help="in training (default: the configs')")
     parser.add_argument(
         "--architecture", choices=ARCHITECTURES[1:], default=ARCHITECTURES[1], help="U-Net (default: %(default)s)"
     )
     device_options(parser)
-    set_option(parser, "a value of the pseudo-mask bundle's config for every row, e.g. gate_by=label")
+    set_option(parser, "change a value of the pseudo-mask bundle's config in every row, e.g. gate_by=label")
 
 
 def run(args: argparse.Namespace) -> int:

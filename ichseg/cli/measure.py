@@ -12,9 +12,9 @@ EXAMPLE = "ichseg measure MASKS --output DIR\n  ichseg measure MASKS --images SC
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("masks", metavar="MASKS", help="a folder of masks, or one file; above 0 is hemorrhage")
-    parser.add_argument("--images", metavar="SCANS", help="their scans: the side is found by the head's midline")
-    parser.add_argument("--output", metavar="DIR", help="for measures.csv and measures.jsonl")
+    parser.add_argument("masks", metavar="MASKS", help="folder of masks, or a single file; above 0 is hemorrhage")
+    parser.add_argument("--images", metavar="SCANS", help="their scans, needed to tell left from right")
+    parser.add_argument("--output", metavar="DIR", help="folder for measures.csv and measures.jsonl")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -22,22 +22,22 @@ def device_options(parser: argparse.ArgumentParser) -> None:
 def run_options(parser: argparse.ArgumentParser) -> None:
     """Options of every command that starts one bundle config."""
     device_options(parser)
-    parser.add_argument("--batch-size", type=int, help="slices per pass")
+    parser.add_argument("--batch-size", type=int, help="slices per forward pass")
     set_option(parser)
 
 
 def set_option(parser: argparse.ArgumentParser, text: str = "any other value of the bundle's config") -> None:
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=f"{text}; may be repeated")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=f"{text}; can be repeated")
 
 
 def fold_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--train-folds", default=TRAIN_FOLDS, help="default: %(default)s")
-    parser.add_argument("--val-folds", default=VAL_FOLDS, help="default: %(default)s")
+    parser.add_argument("--train-folds", default=TRAIN_FOLDS, help="training folds (default: %(default)s)")
+    parser.add_argument("--val-folds", default=VAL_FOLDS, help="validation folds (default: %(default)s)")
 
 
 def training_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--size", type=int, help="pixels per side of the network's slices (default: the config's)")
-    parser.add_argument("--epochs", type=int, help="at most (default: the config's)")
+    parser.add_argument("--size", type=int, help="pixels per side of the network input (default: see config)")
+    parser.add_argument("--epochs", type=int, help="maximum number of epochs (default: see config)")
     fold_options(parser)
     parser.add_argument(
         "--workers",

@@ -47,9 +47,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--group-by",
         choices=["patient", "scan"],
         default="patient",
-        help="keep in one fold (default: patient)",
+        help="what to keep in one fold",
     )
-    bhsd.add_argument("--labels-at", type=int, metavar="PIXELS", help="size at which masks label slices")
+    bhsd.add_argument("--labels-at", type=int, metavar="PIXELS", help="mask size that labels slices")
     nifti = kind("nifti", _nifti, "your own NIfTI scans and a CSV of slice labels", "SCANS", "LABELS.csv")
     nifti.add_argument("--masks", metavar="DIR", help="true masks NAME.nii.gz, to measure against")
     for sub in (bhsd, nifti):
@@ -57,25 +57,25 @@ def add_options(parser: argparse.ArgumentParser) -> None:
             "--fold-tolerance", type=float, default=FOLD_TOLERANCE, help="maximum fold imbalance (default: %(default)s)"
         )
     phantom = kind("phantom", _phantom, "drawn heads with drawn hemorrhage")
-    phantom.add_argument("--scans", type=int, default=PHANTOMS, help="how many (default: %(default)s)")
+    phantom.add_argument("--scans", type=int, default=PHANTOMS, help="number of phantoms (default: %(default)s)")
     phantom.add_argument("--size", type=int, default=PHANTOM_SIZE, help="pixels per side (default: %(default)s)")
-    phantom.add_argument("--slices", type=int, default=PHANTOM_SLICES, help="per scan (default: %(default)s)")
+    phantom.add_argument("--slices", type=int, default=PHANTOM_SLICES, help="slices per phantom (default: %(default)s)")
     implants = kind("implants", _implants, "hemorrhage implanted into real scans that have none", "DATALIST")
-    implants.add_argument("--folds", default=HELD_OUT_FOLDS, help="of the healthy scans (default: %(default)s)")
+    implants.add_argument("--folds", default=HELD_OUT_FOLDS, help="folds of the scans to use (default: %(default)s)")
     implants.add_argument(
-        "--per-scan", type=int, default=IMPLANTS_PER_SCAN, help="variants of each scan (default: %(default)s)"
+        "--per-scan", type=int, default=IMPLANTS_PER_SCAN, help="variants per scan (default: %(default)s)"
     )
     implants.add_argument(
         "--family",
         choices=IMPLANT_FAMILIES,
         default=IMPLANT_FAMILIES[0],
-        help="shapes, as in training (default), or fields, which no training uses",
+        help="shapes, as in training (default), or fields, never used in training",
     )
     for sub in (phantom, implants):
-        sub.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+        sub.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
     compact = kind("compact", _compact, "a copy of a data set with fewer pixels and 8-bit voxels", "DATALIST")
     compact.add_argument("--size", type=int, default=COMPACT_SIZE, help="pixels per side (default: %(default)s)")
-    compact.add_argument("--folds", help="only these (default: all)")
+    compact.add_argument("--folds", help="folds to copy (default: all)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -118,7 +118,7 @@ def _implants(args: argparse.Namespace, output: Path) -> dict[str, int]:
     options: dict[str, Any] = given(args, "folds", "per_scan", "seed", "family")
     counts = prepare_implants(args.datalist, output, progress=progress, **options)
     implant_montage(output / "datalist.json", args.datalist, output / "montage.png")
-    print(f"wrote {output / 'montage.png'}: implants next to real hemorrhage; look before you trust them")
+    print(f"wrote {output / 'montage.png'}: implants next to real hemorrhage; review them before use")
     return counts
 
 

@@ -9,24 +9,24 @@ from ichseg.cli.options import datalist_option, run_options
 from ichseg.defaults import BACKBONES, PAPER_THRESHOLD
 from ichseg.errors import DONE, IchsegError
 
-HELP = "Make pseudo-masks from trained classifiers: DIR/NAME_pseudo.nii.gz."
+HELP = "Generate pseudo-masks with trained classifiers: DIR/NAME_pseudo.nii.gz."
 EXAMPLE = "ichseg pseudo-label --datalist DATA/datalist.json --classifiers runs/classifiers --output runs/pseudo"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     datalist_option(parser)
-    parser.add_argument("--classifiers", required=True, metavar="DIR", help="output of train-classifier")
+    parser.add_argument("--classifiers", required=True, metavar="DIR", help="output folder of train-classifier")
     parser.add_argument("--output", required=True, metavar="DIR")
     parser.add_argument(
         "--backbone",
         action="append",
         choices=BACKBONES,
-        help="which of the folder's classifiers; may be repeated (default: all)",
+        help="classifier to use; can be repeated (default: all in the folder)",
     )
     parser.add_argument("--folds", help="only these folds, e.g. 0-2 or 3,4")
-    parser.add_argument("--threshold", type=float, help=f"on the fused maps (default: {PAPER_THRESHOLD})")
-    parser.add_argument("--overwrite", action="store_true", help="redo every scan")
-    parser.add_argument("--size", type=int, help="default: as the classifiers were trained")
+    parser.add_argument("--threshold", type=float, help=f"threshold for the fused maps (default: {PAPER_THRESHOLD})")
+    parser.add_argument("--overwrite", action="store_true", help="redo every scan, even those already done")
+    parser.add_argument("--size", type=int, help="pixels per side (default: as in training)")
     run_options(parser)
 
 

@@ -8,27 +8,27 @@ from pathlib import Path
 from ichseg.cli.options import run_options
 from ichseg.errors import DONE
 
-HELP = "Outline hemorrhage in every scan of a folder: OUTPUT/NAME_ich.nii.gz and OUTPUT/results.csv."
+HELP = "Segment hemorrhage in every scan of a folder: OUTPUT/NAME_ich.nii.gz and OUTPUT/results.csv."
 EXAMPLE = "ichseg segment SCANS MASKS\n  ichseg segment scan.nii.gz MASKS --weights runs/unet/model.pt --device cuda:0"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("input", metavar="INPUT", help="a folder of .nii or .nii.gz scans, or one file")
+    parser.add_argument("input", metavar="INPUT", help="folder of .nii or .nii.gz scans, or a single file")
     parser.add_argument("output", metavar="OUTPUT", help="folder for masks and results.csv")
-    parser.add_argument("--weights", metavar="FILE", help="default: the model shipped with ichseg")
+    parser.add_argument("--weights", metavar="FILE", help="weight file (default: the model shipped with ichseg)")
     parser.add_argument(
-        "--threshold", type=float, help="on the probability of hemorrhage (default: the one in the weight file)"
+        "--threshold", type=float, help="threshold for the probability of hemorrhage (default: stored with the weights)"
     )
     parser.add_argument(
-        "--min-volume", type=float, metavar="ML", help="leave out smaller lesions (default: as the weight file says)"
+        "--min-volume", type=float, metavar="ML", help="remove smaller lesions (default: stored with the weights)"
     )
     parser.add_argument(
         "--save-probabilities", action="store_true", help="also write NAME_probability.nii.gz (float32)"
     )
-    parser.add_argument("--no-report", action="store_true", help="no report.html and no pictures for it")
-    parser.add_argument("--overwrite", action="store_true", help="redo every scan")
-    parser.add_argument("--shard", metavar="K/N", help="do one part of the folder, such as 1/4; then 'ichseg merge'")
-    parser.add_argument("--size", type=int, help="default: as the weights were trained")
+    parser.add_argument("--no-report", action="store_true", help="do not write report.html or its images")
+    parser.add_argument("--overwrite", action="store_true", help="redo every scan, even those already done")
+    parser.add_argument("--shard", metavar="K/N", help="process part K of N, such as 1/4; then run 'ichseg merge'")
+    parser.add_argument("--size", type=int, help="pixels per side (default: as in training)")
     run_options(parser)
 
 

@@ -9,7 +9,7 @@ from ichseg.cli.options import datalist_option, given, progress, training_option
 from ichseg.defaults import MEMBERS, PRESETS, TEST_FOLDS, TRAIN_FOLDS, VAL_FOLDS
 from ichseg.errors import DONE, IchsegError
 
-HELP = "Train a whole preset from slice labels, segment the held-out scans and measure; resumes where it stopped."
+HELP = "Train a preset from slice labels, then segment and evaluate the held-out scans; resumes where it left off."
 EXAMPLE = """ichseg train --datalist DATA/datalist.json --output runs/recommended
   ichseg train --datalist DATA/datalist.json --output runs/crossed --cross-validate --precision bf16
   ichseg train --datalist DATA/datalist.json --output runs/paper --preset paper --device cuda
@@ -36,7 +36,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--member", type=int, metavar="K", help="train only member K, from 0; run again without it to join all members"
     )
-    parser.add_argument("--test-folds", default=TEST_FOLDS, help="never used in training (default: %(default)s)")
+    parser.add_argument("--test-folds", default=TEST_FOLDS, help="test folds, never trained on (default: %(default)s)")
     parser.add_argument("--cross-validate", action="store_true", help="hold out each fold in turn")
     parser.add_argument(
         "--fold",
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     if args.members < 1:
         raise IchsegError(f"--members must be at least 1, not {args.members}")
     if args.member is not None and not 0 <= args.member < args.members:
-        raise IchsegError(f"--member {args.member} of --members {args.members}: members count from 0")
+        raise IchsegError(f"--member {args.member} of --members {args.members}: members are numbered from 0")
     if args.fold is not None and not args.cross_validate:
         raise IchsegError("--fold needs --cross-validate")
     folds = (args.train_folds, args.val_folds, args.test_folds)

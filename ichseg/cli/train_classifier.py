@@ -9,18 +9,18 @@ from ichseg.cli.options import datalist_option, training_options, training_overr
 from ichseg.defaults import BACKBONES, PAPER_PAIR
 from ichseg.errors import DONE, IchsegError
 
-HELP = "Train slice classifiers from slice labels; resumes where it stopped."
+HELP = "Train slice classifiers from slice labels; resumes where it left off."
 EXAMPLE = "ichseg train-classifier --datalist DATA/datalist.json --output runs/classifiers --size 256 --epochs 20"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     datalist_option(parser)
-    parser.add_argument("--output", required=True, metavar="DIR", help="gets one folder per backbone")
+    parser.add_argument("--output", required=True, metavar="DIR", help="output folder, one subfolder per backbone")
     parser.add_argument(
         "--backbone",
         action="append",
         choices=BACKBONES,
-        help=f"may be repeated (default: the paper's pair, {' and '.join(PAPER_PAIR)})",
+        help=f"can be repeated (default: the paper's pair, {' and '.join(PAPER_PAIR)})",
     )
     training_options(parser)
 

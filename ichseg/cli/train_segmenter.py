@@ -8,7 +8,7 @@ from pathlib import Path
 from ichseg.cli.options import datalist_option, training_options, training_overrides
 from ichseg.errors import DONE
 
-HELP = "Train the U-Net on pseudo-masks; resumes where it stopped."
+HELP = "Train the U-Net on pseudo-masks; resumes where it left off."
 EXAMPLE = "ichseg train-segmenter --datalist DATA/datalist.json --pseudo-labels runs/pseudo --output runs/unet"
 
 

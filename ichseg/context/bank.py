@@ -32,7 +32,7 @@ class MemoryBank:
         if key in self._maps:
             raise ValueError(f"slice {index}, layer {layer}, model {model} is already in the bank")
         if map_.ndim != 2:
-            raise ValueError(f"a map has shape (h, w), not {tuple(map_.shape)}")
+            raise ValueError(f"a map must have shape (h, w), not {tuple(map_.shape)}")
         self._maps[key] = map_
 
     def ensembled(self, start: int, stop: int, layer: Hashable) -> Tensor:
@@ -45,7 +45,7 @@ class MemoryBank:
         try:
             stacks = [torch.stack([self._maps[i, layer, m] for i in range(start, stop)]) for m in models]
         except KeyError as error:
-            raise ValueError(f"the bank lacks slice, layer, model {error.args[0]}") from None
+            raise ValueError(f"not in the bank: slice, layer, model {error.args[0]}") from None
         return ensemble(stacks)
 
     def fused(

@@ -68,7 +68,7 @@ class DenseCRF(nn.Module):
         if not all(isinstance(w, Tensor) or math.isfinite(w) for w in (spatial_weight, bilateral_weight)):
             raise ValueError("the weights must be finite numbers")
         if iterations < 0:
-            raise ValueError(f"iterations must not be negative, but is {iterations}")
+            raise ValueError(f"iterations must be at least 0, not {iterations}")
         self.iterations = iterations
         self.spatial_sigma, self.spatial_weight = spatial_sigma, spatial_weight
         self.bilateral_sigma, self.bilateral_weight = bilateral_sigma, bilateral_weight
@@ -101,13 +101,13 @@ class DenseCRF(nn.Module):
         spacing = self.spacing if spacing is None else checked_spacing(spacing)
         scale = [1.0] * (p.ndim - 2) if spacing is None else [1.0 / s for s in spacing]
         if len(scale) != p.ndim - 2:
-            raise ValueError(f"spacing has {len(scale)} entries, the image {p.ndim - 2} spatial axes")
+            raise ValueError(f"spacing has {len(scale)} entries, but the image has {p.ndim - 2} spatial axes")
         if p.numel() == 0:
             return p
         with torch.autocast(p.device.type, enabled=False):
             if self.backend == "pydensecrf":
                 if p.requires_grad and torch.is_grad_enabled():
-                    raise ValueError("backend 'pydensecrf' has no gradient; 'grid' and 'exact' have")
+                    raise ValueError("backend 'pydensecrf' has no gradient; use 'grid' or 'exact'")
                 return self._lattice(_log(p), gray, scale)
             kernels = self._maker(gray, scale)
             if p.device.type != "cpu" or len(p) == 1:

@@ -192,7 +192,7 @@ class _Nodes:
         step = 1.0 if whole else max(finest, highest / (MOST_LEVELS - 2))
         if step > sigma and not whole:
             raise ValueError(
-                f"gray levels over a range of {highest:g} are too many for an intensity sigma of {sigma:g}; "
+                f"a gray-level range of {highest:g} is too large for an intensity sigma of {sigma:g}; "
                 "scale the image to 0..255"
             )
         nodes = torch.arange(int(highest / step) + (1 if whole else 2), dtype=torch.float64)

@@ -37,7 +37,7 @@ def lattice_mean_field(
         import pydensecrf.densecrf as dcrf
         from pydensecrf.utils import create_pairwise_bilateral, create_pairwise_gaussian
     except ImportError:
-        raise ValueError("backend 'pydensecrf' needs 'pip install ichseg[crf]'; 'grid' needs nothing") from None
+        raise ValueError("backend 'pydensecrf' needs 'pip install ichseg[crf]'; 'grid' does not") from None
     labels, shape = unary.shape[1], tuple(unary.shape[2:])
     results = []
     for terms, picture in zip(unary, gray, strict=True):

@@ -118,7 +118,7 @@ class _JpegRelease:
                 extra += [self.slices(patient) / name for name in sorted(found - known)]
         extra += [p for p in sorted((self.source / "Patients_CT").iterdir()) if p.is_dir() and p.name not in self.rows]
         _stop_if_missing(missing)
-        return [f"{path}: no row in hemorrhage_diagnosis.csv, left out" for path in extra]
+        return [f"{path}: no row in hemorrhage_diagnosis.csv; skipped" for path in extra]
 
     def patient(self, patient: str, output: Path) -> dict[str, Any]:
         rows = self.rows[patient]
@@ -167,7 +167,7 @@ class _NiftiRelease:
             [self.source / f / n for f in folders for n in sorted(names) if not (self.source / f / n).is_file()]
         )
         extra = [p for f in folders for p in sorted((self.source / f).glob("*.nii")) if p.name not in names]
-        return [f"{path}: no row in hemorrhage_diagnosis_raw_ct.csv, left out" for path in extra]
+        return [f"{path}: no row in hemorrhage_diagnosis_raw_ct.csv; skipped" for path in extra]
 
     def patient(self, patient: str, output: Path) -> dict[str, Any]:
         rows = self.rows[patient]
@@ -209,7 +209,7 @@ def _read_rows(path: Path) -> Rows:
             patient, number = f"{int(row['PatientNumber']):03d}", int(row["SliceNumber"])
             subtypes = {short: int(row[name]) for name, short in COLUMNS.items()}
         except (KeyError, TypeError, ValueError):
-            raise IchsegError(f"{path}: line {line} lacks PatientNumber, SliceNumber or a subtype column") from None
+            raise IchsegError(f"{path}: line {line}: missing PatientNumber, SliceNumber or a subtype") from None
         rows.setdefault(patient, []).append(
             {"slice_number": number, "hemorrhage": int(any(subtypes.values())), **subtypes}
         )
@@ -219,7 +219,7 @@ def _read_rows(path: Path) -> Rows:
         slices.sort(key=lambda s: s["slice_number"])
         numbers = [s["slice_number"] for s in slices]
         if numbers != list(range(numbers[0], numbers[0] + len(numbers))):
-            raise IchsegError(f"{path}: the slice numbers of patient {patient} have gaps or repeats")
+            raise IchsegError(f"{path}: the slice numbers of patient {patient} have gaps or duplicates")
     return rows
 
 
@@ -234,7 +234,7 @@ def _read_spacing(path: Path) -> dict[str, float]:
     except FileNotFoundError:
         raise IchsegError(f"{path}: spacing table not found") from None
     except (KeyError, TypeError, ValueError):
-        raise IchsegError(f"{path}: needs columns patient and in_plane_mm_of_512_grid with numbers") from None
+        raise IchsegError(f"{path}: requires numeric columns patient and in_plane_mm_of_512_grid") from None
 
 
 def _read_grey(path: Path) -> np.ndarray:
@@ -244,11 +244,11 @@ def _read_grey(path: Path) -> np.ndarray:
     try:
         array = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))  # (row, column[, channel])
     except RuntimeError:
-        raise IchsegError(f"{path}: not a readable picture") from None
+        raise IchsegError(f"{path}: not a readable image") from None
     if array.ndim == 3 and array.shape[2] in (3, 4):
         array = array[..., 0]
     if array.ndim != 2:
-        raise IchsegError(f"{path}: expected one grey picture, found shape {array.shape}")
+        raise IchsegError(f"{path}: expected one gray image, found shape {array.shape}")
     return array.T
 
 
@@ -271,7 +271,7 @@ def _mask_slice(path: Path, shape: tuple[int, ...]) -> np.ndarray:
 def _stop_if_missing(missing: list[Path]) -> None:
     if missing:
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-        raise IchsegError(f"{missing[0]}: file not found{more}; the table lists it")
+        raise IchsegError(f"{missing[0]}: file not found{more}, but listed in the table")
 
 
 def _add_folds(scans: list[dict[str, Any]], rows: Rows) -> None:

@@ -65,7 +65,7 @@ def prepare_bhsd(
         raise IchsegError(f"{images}: no .nii or .nii.gz file in this folder")
     for name in sorted(set(image_files) ^ set(mask_files)):
         there, lacks = (image_files[name], masks) if name in image_files else (mask_files[name], images)
-        raise IchsegError(f"{there}: no file of this name in {lacks}")
+        raise IchsegError(f"{there}: no file with this name in {lacks}")
     scans: list[dict[str, Any]] = []
     with staged_folder(output) as staged:
         for name in progress(sorted(image_files)):
@@ -87,7 +87,7 @@ def _find_folders(source: Path) -> tuple[Path, Path]:
         masks = next((root / f for f in MASK_FOLDERS if (root / f).is_dir()), None)
         if images and masks:
             return images, masks
-    raise IchsegError(f"{source}: needs a folder 'images' and a folder 'ground truths' (or 'labels')")
+    raise IchsegError(f"{source}: must contain the folders 'images' and 'ground truths' (or 'labels')")
 
 
 def _convert(
@@ -101,7 +101,7 @@ def _convert(
         raise IchsegError(f"{mask_file}: unknown mask codes {unknown}; BHSD has 0 to {max(SUBTYPES)}")
     offset = lost_intercept(volume.array)
     if offset:
-        warn(f"{image_file}: no rescale intercept in the file, {offset} taken off every voxel")
+        warn(f"{image_file}: no rescale intercept in the file; subtracted {offset} from every voxel")
     hounsfield = np.rint(np.clip(volume.array - offset, -32768, 32767)).astype(np.int16)
     axis = slice_axis(volume.affine)
     slices = [

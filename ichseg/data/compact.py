@@ -90,7 +90,7 @@ def _copied(
     given = scan.get("slice_labels", ())
     if given and len(given) != volume.array.shape[axis]:
         raise IchsegError(
-            f"{scan['image']}: {volume.array.shape[axis]} slices, but the datalist gives {len(given)} slice_labels"
+            f"{scan['image']}: {volume.array.shape[axis]} slices, but the datalist lists {len(given)} slice_labels"
         )
     image, affine = _resized(np.clip(volume.array, *COMPACT_HU), volume.affine, size, "bilinear")
     stored = np.rint(image - COMPACT_HU[0]).astype(np.uint8)
@@ -102,7 +102,7 @@ def _copied(
     if "label" in scan:
         mask, mask_affine = read_mask(scan["label"])
         if not same_grid(volume.array.shape, volume.affine, mask.shape, mask_affine):
-            raise IchsegError(f"{scan['label']}: its grid differs from that of {scan['image']}")
+            raise IchsegError(f"{scan['label']}: not on the same grid as {scan['image']}")
         label, _ = _resized(mask, volume.affine, size, "nearest")
         entry["label"] = f"labels/{name}.nii.gz"
         save_image(folder / entry["label"], nifti_image(label, affine), SMALLEST)

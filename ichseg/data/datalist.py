@@ -69,10 +69,10 @@ def load_datalist(
     for case in cases or []:
         if all(scan["case"] != case for scan in scans):
             where = "" if wanted is None else f" in fold(s) {', '.join(map(str, sorted(wanted)))}"
-            raise IchsegError(f"{path}: no scan of case {case}{where}")
+            raise IchsegError(f"{path}: no scan for case {case}{where}")
     if not scans:
         raise IchsegError(
-            f"{path}: no scan in fold(s) {sorted(wanted or [])}; key 'fold' of the scans says which exist"
+            f"{path}: no scan in fold(s) {sorted(wanted or [])}; see key 'fold' of the scans for valid folds"
         )
     return scans
 
@@ -152,7 +152,7 @@ def check_folds(path: str | Path, **parts: Sequence[int] | str | int) -> None:
             if fold not in there:
                 raise IchsegError(f"{path}: no scan in fold {fold} ({name} folds {folds})")
             if seen.setdefault(fold, name) != name:
-                raise IchsegError(f"fold {fold} is both for {seen[fold]} and for {name}")
+                raise IchsegError(f"fold {fold} is used for both {seen[fold]} and {name}")
 
 
 def is_known(scan: dict[str, Any]) -> bool:
@@ -174,7 +174,7 @@ def attach_pseudo_labels(scans: list[dict[str, Any]], folder: str | Path) -> lis
     missing = [scan for scan in paired if not Path(scan["label"]).is_file()]
     if missing:
         raise IchsegError(
-            f"{missing[0]['label']}: pseudo-mask not found ({len(missing)} of {len(paired)} scans lack one); "
+            f"{missing[0]['label']}: pseudo-mask not found ({len(missing)} of {len(paired)} scans have none); "
             "run 'ichseg pseudo-label' on the same datalist first"
         )
     return paired
@@ -213,7 +213,7 @@ def load_masked(
     if supervision == "masks":
         scans = load_datalist(path, folds, cases=cases)
         if not any("label" in scan for scan in scans):
-            raise IchsegError(f"{path}: no scan of these folds has a mask (key 'label')")
+            raise IchsegError(f"{path}: no scan in these folds has a mask (key 'label')")
         return [scan for scan in scans if is_known(scan)]
     if pseudo_dir is None:
         raise IchsegError("supervision 'pseudo' needs pseudo_dir, the folder of pseudo-masks")
@@ -230,7 +230,7 @@ def read_slice_table(folder: Path) -> dict[tuple[str, int], dict[str, str]]:
     try:
         return {(row["case"], int(row["slice_index"])): row for row in rows}
     except (KeyError, TypeError, ValueError):
-        raise IchsegError(f"{file}: needs the columns case and slice_index (a number) in every row") from None
+        raise IchsegError(f"{file}: every row must have case and slice_index (a number)") from None
 
 
 def write_datalist(folder: Path, name: str, scans: list[dict[str, Any]], **about: Any) -> None:

@@ -84,7 +84,10 @@ def fold_scans(
     folds = assign_folds(totals, tolerance=tolerance)
     error = unevenness(totals, folds)
     if error > tolerance:
-        warn(f"folds are uneven by {100 * error:.0f} points in share or positive rate: few patients, or unlike ones")
+        warn(
+            f"folds are imbalanced by {100 * error:.0f} percentage points in slice share or positive rate: "
+            "too few patients, or patients too different"
+        )
     for scan in scans:
         scan["fold"] = folds[scan["patient"]]
     return {
@@ -107,6 +110,6 @@ def parse_folds(folds: Sequence[int] | str | int) -> tuple[int, ...]:
         if not first.isdigit() or (last and not last.isdigit()):
             raise IchsegError(f"folds '{folds}': write numbers and ranges such as 0-2 or 3,4")
         if int(last or first) < int(first):
-            raise IchsegError(f"folds '{folds}': {part.strip()} counts downward")
+            raise IchsegError(f"folds '{folds}': the range {part.strip()} is reversed")
         chosen.extend(range(int(first), int(last or first) + 1))
     return tuple(chosen)

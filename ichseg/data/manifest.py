@@ -24,5 +24,5 @@ def load_manifest(name: str) -> dict[str, Any]:
     """
     path: Path = resource_folder("data_manifests") / f"{name}.json"
     if not path.is_file():
-        raise IchsegError(f"no manifest for data set '{name}'; there are: {', '.join(manifest_names())}")
+        raise IchsegError(f"no manifest for data set '{name}'; available: {', '.join(manifest_names())}")
     return json.loads(path.read_text(encoding="utf-8"))

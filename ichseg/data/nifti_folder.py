@@ -50,12 +50,12 @@ def prepare_nifti(
     files: dict[str, Path] = {}
     for file in find_scans(scans):
         if (other := files.setdefault(scan_name(file), file)) is not file:
-            raise IchsegError(f"{file}: same file name as {other}; a case needs a name of its own")
+            raise IchsegError(f"{file}: same file name as {other}; case names must be unique")
     unknown = sorted(set(labels) - set(files))
     if unknown:
         raise IchsegError(f"{table}: case '{unknown[0]}' has no {unknown[0]}.nii.gz in {scans}")
     for name in sorted(set(files) - set(labels)):
-        warn(f"{files[name]}: no row in {table}, left out")
+        warn(f"{files[name]}: no row in {table}; skipped")
     entries: list[dict[str, Any]] = []
     with staged_folder(output) as staged:
         for file in progress([files[name] for name in sorted(labels)]):
@@ -102,9 +102,9 @@ def _read_table(path: Path) -> tuple[dict[str, dict[int, int]], dict[str, str]]:
         try:
             case, number, label = row["case"], int(row["slice_number"]), int(row["hemorrhage"])
         except (KeyError, TypeError, ValueError):
-            raise IchsegError(f"{path}: line {line} needs case, slice_number and hemorrhage (0 or 1)") from None
+            raise IchsegError(f"{path}: line {line} must have case, slice_number and hemorrhage (0 or 1)") from None
         if label not in (0, 1) or number in labels.get(case, {}):
-            raise IchsegError(f"{path}: line {line}: hemorrhage must be 0 or 1, and a slice may appear once")
+            raise IchsegError(f"{path}: line {line}: hemorrhage must be 0 or 1, and each slice may appear only once")
         labels.setdefault(case, {})[number] = label
         patients[case] = row.get("patient") or case
     if not labels:

@@ -72,7 +72,7 @@ class PackedScans:
         """
         chosen = [i for i, fold in enumerate(self.folds.tolist()) if folds is None or fold in folds]
         if not chosen:
-            raise IchsegError(f"no packed scan is in fold(s) {sorted(folds or [])}")
+            raise IchsegError(f"no packed scan in fold(s) {sorted(folds or [])}")
         slices = np.concatenate([np.arange(self.scan(i).start, self.scan(i).stop) for i in chosen])
         counts = [self.scan(i).stop - self.scan(i).start for i in chosen]
         return PackedScans(
@@ -177,7 +177,7 @@ def _packed(data: Sequence[dict[str, Any]], transform: Callable[[dict[str, Any]]
         given = scan["slice_labels"]
         if len(given) != len(slices):
             raise IchsegError(
-                f"{scan['image']}: {len(slices)} slices, but the datalist gives {len(given)} slice_labels"
+                f"{scan['image']}: {len(slices)} slices, but the datalist lists {len(given)} slice_labels"
             )
         upward = 1 if affine[2, 2] >= 0 else -1
         pixel, _, step = spacing_mm(affine)

@@ -119,7 +119,7 @@ class SliceDataset(Dataset):
         given = scan.get("slice_labels")
         if given is None or len(given) != len(image):
             count = "no" if given is None else str(len(given))
-            raise IchsegError(f"{scan['image']}: {len(image)} slices, but the datalist gives {count} slice_labels")
+            raise IchsegError(f"{scan['image']}: {len(image)} slices, but the datalist lists {count} slice_labels")
         return image, torch.tensor([given[i] for i in stored]), stored, [False] * len(stored)
 
     def __len__(self) -> int:
@@ -166,6 +166,6 @@ def balanced_sampler(
     positive = dataset.positive
     n, p = len(positive), int(positive.sum())
     if p in (0, n):
-        raise IchsegError(f"cannot balance: {p} of {n} training slices carry hemorrhage")
+        raise IchsegError(f"cannot balance: {p} of {n} training slices contain hemorrhage")
     weights = torch.where(positive, positive_share / p, (1 - positive_share) / (n - p))
     return WeightedRandomSampler(weights.double().tolist(), samples or n, replacement=True)

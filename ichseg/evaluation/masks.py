@@ -88,4 +88,4 @@ def print_evaluation(rows: list[dict[str, Any]]) -> None:
         cells = [f"{row[name]:.3f}" if isinstance(row[name], float) else str(row[name]) for row in rows]
         sys.stdout.write(f"{name.replace('_', ' '):26s}" + "".join(f"{cell:>{width}s}" for cell in cells) + "\n")
     if all(row["method"] != RULE for row in rows):
-        sys.stdout.write(f"('{RULE}' needs the scans: --images)\n")
+        sys.stdout.write(f"('{RULE}' needs the scans; use --images)\n")

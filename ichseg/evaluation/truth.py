@@ -87,7 +87,7 @@ def true_scans(
             for scan in load_masked(truth, folds, supervision="masks", cases=cases)
         ]
     if folds is not None:
-        raise IchsegError(f"{truth}: a folder of masks has no folds; give a datalist")
+        raise IchsegError(f"{truth}: a folder of masks has no folds; use a datalist")
     root = Path(truth)
     found: list[TrueScan] = []
     for file in find_scans(truth):
@@ -98,11 +98,11 @@ def true_scans(
         if images is not None and image is None:
             raise IchsegError(f"{images}: no scan {stem}.nii.gz for the mask {file}")
         if (twin := next((f for f in found if f.stem == stem), None)) is not None:
-            raise IchsegError(f"{file}: the same case as {twin.label}; keep one of them")
+            raise IchsegError(f"{file}: the same case as {twin.label}; keep only one of them")
         found.append(TrueScan(case=stem, stem=stem, image=image, label=str(file)))
     for case in cases or []:
         if all(scan.case != case for scan in found):
-            raise IchsegError(f"{truth}: no mask of case {case}")
+            raise IchsegError(f"{truth}: no mask for case {case}")
     return found
 
 
@@ -145,7 +145,7 @@ def compare(scan: TrueScan, prediction: str | Path) -> Compared:
         if shape != found.shape:
             raise IchsegError(f"{prediction}: shape {found.shape}, but {name} has {shape}")
         if not np.allclose(found_affine, other, atol=0.1):
-            logger.warning("%s: another affine than %s; compared voxel by voxel", prediction, name)
+            logger.warning("%s: affine differs from %s; compared voxel by voxel", prediction, name)
     probability = probability_beside(prediction, found.shape, affine)
     axis = slice_axis(affine)
     chosen = list(range(found.shape[axis])) if scan.slices is None else list(scan.slices)
@@ -180,7 +180,7 @@ def probability_beside(prediction: str | Path, shape: tuple[int, ...], affine: n
         values = read_volume(file)
         low, high = float(values.array.min()), float(values.array.max())
         if low < 0 or high > 1:
-            raise IchsegError(f"{file}: values from {low:g} to {high:g} are no probabilities")
+            raise IchsegError(f"{file}: values from {low:g} to {high:g} are not probabilities")
         probability = turned(values.array, values.affine, affine)[0]
         if probability.shape != shape:
             raise IchsegError(f"{file}: shape {probability.shape}, but the mask has {shape}")

@@ -39,8 +39,8 @@ def fallback_note(study: Study, which: str) -> str:
     if study.rule_counts(which).of_folds(parse_folds(study.val_folds)).has_hemorrhage:
         return ""
     return (
-        f"\nThe validation folds ({study.val_folds}) have no true hemorrhage: there is no validation threshold, and "
-        f"pseudo-masks in its column are cut at the paper's {PAPER_THRESHOLD}.\n"
+        f"\nThe validation folds ({study.val_folds}) contain no hemorrhage in the true masks, so there is no "
+        f"validation threshold; pseudo-masks in that column use the paper's threshold of {PAPER_THRESHOLD}.\n"
     )
 
 

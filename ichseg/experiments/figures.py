@@ -57,18 +57,18 @@ def figure7(study: Study) -> str:
             for row, (threshold, v) in found.items()
         ]
         head = ["", "", "threshold", "mean", "lower quartile", "median", "upper quartile"]
-        page = f"{markdown_table(head, table)}\nPredicting nothing: {nothing:.3f}\n{fallback_note(study, which)}"
+        page = f"{markdown_table(head, table)}\nAll background: {nothing:.3f}\n{fallback_note(study, which)}"
         pages.append(f"## {set_title(study, which)}\n\n{page}")
         panels.append(
             (set_title(study, which), {r: v.tolist() for r, (_, v) in found.items()}, {"all background": nothing})
         )
     text = (
-        "# Figure 7: pseudo-masks, slice by slice\n\nTwo-class mIoU of each slice that truly bleeds; slices without "
-        "hemorrhage have no foreground IoU and are not in here. The paper prints boxes without numbers.\n\n"
+        "# Figure 7: pseudo-masks per slice\n\nTwo-class mIoU of each slice with true hemorrhage; slices without "
+        "hemorrhage have no foreground IoU and are excluded. The paper shows box plots without numbers.\n\n"
         + "\n".join(pages)
     )
     save(study, "figure7", ("set", "row", "case", "threshold", "miou"), rows, text)
-    box_chart(study.output / "figure7.png", panels, "mIoU of a slice")
+    box_chart(study.output / "figure7.png", panels, "mIoU per slice")
     return text
 
 
@@ -109,9 +109,9 @@ def figure8(study: Study) -> str:
         panels.append((set_title(study, which), curves, {name: c.miou(k) for name, c, k in names}))
     best = "; ".join(f"{name} {at} with {value} %" for name, (at, value) in PUBLISHED_BEST.items())
     text = (
-        "# Figure 8: the threshold\n\nSF-CAM of two layers and two models, fused over neighbors, no CRF; a pixel is "
-        "hemorrhage if either (OR) or each (AND) layer is above the threshold. The paper's best for OR, chosen on the "
-        f"evaluated masks: {best}; it finds OR better than AND throughout. Validation folds: "
+        "# Figure 8: the threshold\n\nSF-CAM of two layers and two models, fused over neighboring slices, no CRF. A "
+        "pixel is hemorrhage if either layer (OR) or both layers (AND) exceed the threshold. The paper's best for OR, "
+        f"chosen on the evaluated masks: {best}. In the paper, OR is always better than AND. Validation folds: "
         f"{', '.join(map(str, parse_folds(study.val_folds)))}.\n\n" + "\n".join(pages)
     )
     save(study, "figure8", ("set", "rule", "threshold", "miou", "foreground_iou", "background_iou"), rows, text)

@@ -50,10 +50,10 @@ TABLE4: dict[str, Pair] = {
 
 # The differences the text quotes: (minuend, subtrahend) -> points on BHSD and on BCIHM, what it says they show.
 DIFFERENCES: dict[tuple[str, str], tuple[Pair, str]] = {
-    ("r5", "r1"): ((9.3, 11.8), "SF-CAM in place of Grad-CAM"),
-    ("r2", "r1"): ((0.6, 0.2), "context fusion, over the ensemble alone"),
-    ("r5", "r3"): ((2.7, 3.6), "ensemble, over ResNet34"),
-    ("r5", "r4"): ((1.1, 1.6), "ensemble, over ResNet50"),
+    ("r5", "r1"): ((9.3, 11.8), "SF-CAM instead of Grad-CAM"),
+    ("r2", "r1"): ((0.6, 0.2), "context fusion, compared with the ensemble alone"),
+    ("r5", "r3"): ((2.7, 3.6), "ensemble, compared with ResNet34"),
+    ("r5", "r4"): ((1.1, 1.6), "ensemble, compared with ResNet50"),
     ("r6", "r5"): ((0.8, 1.8), "context fusion"),
     ("r7", "r6"): ((0.5, 0.2), "layer aggregation"),
     ("r8", "r7"): ((2.0, 0.5), "dense CRF"),

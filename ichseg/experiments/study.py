@@ -84,13 +84,13 @@ class Study:
         # Everything that can be wrong is told before anything is written.
         self._values = parse_settings("ich_pseudo_segmentation", "generate.yaml", self.settings)
         for key in sorted(set(self._values) & OF_THE_ROWS):
-            raise IchsegError(f"--set {key}: the rows of the tables decide this themselves")
+            raise IchsegError(f"--set {key}: each table row sets this itself")
         check_numbers({"size": self.size, "epochs": self.epochs, "batch_size": self.batch_size})
         pick_device(self.device)
         parts = {"training": self.train_folds, "validation": self.val_folds, "test": self.test_folds}
         check_folds(self.datalist, **parts)
         if not self.sets:
-            raise IchsegError(f"{self.datalist}: no scan has a mask (key 'label'): there is nothing to measure against")
+            raise IchsegError(f"{self.datalist}: no scan has a mask (key 'label'); there is nothing to compare with")
         if self.classifiers is not None and not list(self.classifiers.glob("*/model.pt")):
             raise IchsegError(f"{self.classifiers}: no <backbone>/model.pt in this folder")
         self._record = self._same_as_before()
@@ -250,7 +250,7 @@ class Study:
         lacking = [scan for scan in self.scans(which) if not files[scan.case].is_file()]
         if lacking:
             self._record.write()
-            print(f"{which} scans, HU rule without learning")
+            print(f"{which} scans, HU rule (no learning)")
             for scan in self.progress(lacking):
                 write_counts(files[scan.case], rule_of(scan))
         return Counts.joined([read_counts(file) for file in files.values()])
@@ -298,7 +298,7 @@ class Study:
             try:
                 make()
             except SystemExit as stop:
-                raise IchsegError(f"{folder}: not every scan could be done; see its results.csv") from stop
+                raise IchsegError(f"{folder}: some scans failed; see its results.csv") from stop
             mark.write(complete=True)
 
 

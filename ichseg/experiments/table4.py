@@ -61,7 +61,7 @@ def table4(study: Study) -> str:
                 lines.append(_line(which, name, sample, "", NAN, found, index))
         page = _page(study, which, [line for line in lines if line["set"] == which])
         pages.append(page + fallback_note(study, which) + _classifiers(study, counts))
-    text = f"# Table 4: what each step adds\n\n{_about(study)}\n" + "\n".join(pages)
+    text = f"# Table 4: gain of each step\n\n{_about(study)}\n" + "\n".join(pages)
     save(study, "table4", COLUMNS, lines, text)
     _plot(study, lines)
     return text
@@ -128,9 +128,9 @@ def _page(study: Study, which: str, lines: list[dict[str, Any]]) -> str:
     ]
     return (
         f"## {set_title(study, which)}\n\n{markdown_table(head, table)}\n"
-        "What each step adds, in points of mIoU (r9 − r8 compares two samples, as in the paper):\n\n"
+        "Gain of each step in mIoU points (r9 − r8 compares two different samples, as in the paper):\n\n"
         + markdown_table(["", "step", "paper, BHSD", "paper, BCIHM", "ours, oracle", "ours, validation"], steps)
-        + "\nRows without aggregation, by the map they use (mIoU):\n\n"
+        + "\nRows without layer aggregation, by the map used (mIoU):\n\n"
         + markdown_table(
             ["", *(f"{layer}, {c}" for c in CHOICES for layer in ("layer 1", "layer 2", "mean of both"))], layers
         )
@@ -153,11 +153,11 @@ def _classifiers(study: Study, counts: dict[str, Counts]) -> str:
         "positive slices",
         "negative slices",
         "slice AUC",
-        "positive given maps",
-        "negative given maps",
+        "share of positives with a map",
+        "share of negatives with a map",
     ]
     return (
-        "\nThe classifiers, on the same slices (a slice they call negative has no map, and an empty mask):\n\n"
+        "\nThe classifiers on the same slices (a slice classified as negative has no map and an empty mask):\n\n"
         + markdown_table(head, table)
     )
 
@@ -173,12 +173,12 @@ def _share(flags) -> float:
 def _about(study: Study) -> str:
     wrong = wrong_differences()
     return (
-        "mIoU is the mean of background and foreground IoU, accumulated over all slices; predicting nothing scores "
-        "about one half, so read it beside the foreground IoU. Rows r1 to r8 are pseudo-masks of all scans whose truth "
-        "is known, r9 the U-Net on validation and test scans; the last columns compare all rows on those. The oracle "
-        "threshold is the best between .10 and .70 on the masks of all scans, which it is then measured on, as in the "
-        "paper; the validation threshold is the best on the validation folds. Rows r8 and r9 take theirs from r7; the "
-        "U-Net learns from real scans, whose pseudo-masks are cut at the threshold of the first set below. Rows "
+        "mIoU is the mean of background and foreground IoU, pooled over all slices. Predicting all background scores "
+        "about 0.5, so read it with the foreground IoU. Rows r1 to r8 are pseudo-masks of all scans with a known true "
+        "mask; r9 is the U-Net on validation and test scans. The last columns compare all rows on those scans. The "
+        "oracle threshold is the best between .10 and .70 on the masks of all scans, and is tested on them, as in the "
+        "paper. The validation threshold is the best on the validation folds. Rows r8 and r9 use the threshold of r7. "
+        "The U-Net is trained on real scans, with pseudo-masks at the threshold of the first data set below. Rows "
         "without layer aggregation use layer 2.\n\n"
         + ("The 16 differences quoted in the paper agree with its table.\n" if not wrong else "\n".join(wrong) + "\n")
     )

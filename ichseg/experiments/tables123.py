@@ -39,9 +39,9 @@ FULL = "U-Net, full supervision"
 
 
 TABLE1_ABOUT = (
-    "# Table 1: complete methods\n\nU-Nets, and the two lines that learn nothing, on the scans of the validation and "
-    "test folds. The U-Net with full supervision learned from the true masks of the training folds. U-Nets are cut at "
-    "a probability of .5; the threshold in the table is that of the pseudo-masks they learned from."
+    "# Table 1: complete methods\n\nU-Nets and two baselines without training, on the scans of the validation and "
+    "test folds. The fully supervised U-Net was trained on the true masks of the training folds. U-Net probabilities "
+    "are thresholded at .5; the table lists the threshold of the pseudo-masks they were trained on."
 )
 
 
@@ -55,7 +55,7 @@ def table1(study: Study) -> str:
             if method in PAIRS:
                 pair = PAIRS[method]
                 if given is not None and not all((given / b / "model.pt").is_file() for b in pair):
-                    rows.append({**base, "choice": "", "note": "not run: no such classifiers given"})
+                    rows.append({**base, "choice": "", "note": "not run: these classifiers were not given"})
                     continue
                 for choice in CHOICES:
                     cut = mask_thresholds(study, study.sets[0], pair, size)[choice]
@@ -70,7 +70,7 @@ def table1(study: Study) -> str:
                 else:
                     rows.append({**base, "choice": "", "note": "not run: no true masks in the training folds"})
             else:
-                rows.append({**base, "choice": "", "note": "published figure only"})
+                rows.append({**base, "choice": "", "note": "published result only"})
         for name, counts, index in baselines(study, which, study.evaluated_folds):
             rows.append({"set": which, "method": name, "choice": "", **figures(counts, index)})
     columns = ("set", "method", "choice", "threshold", "miou", "foreground_iou", "background_iou",
@@ -84,7 +84,7 @@ def table2(study: Study) -> str:
     for which in study.sets:
         for method, values in TABLE2.items():
             if method != "Ours":
-                rows.append(_published({"set": which, "method": method, "note": "published figure only"}, values))
+                rows.append(_published({"set": which, "method": method, "note": "published result only"}, values))
         for choice in CHOICES:
             cut = mask_thresholds(study, which, pair, size)[choice]
             for stage, folder, folds in (
@@ -103,10 +103,10 @@ def table2(study: Study) -> str:
     columns = ("set", "method", "choice", "CL", "ML", "FPL", "foreground_iou", "miou",
                "published_bhsd", "published_bcihm", "note")  # fmt: skip
     about = (
-        "# Table 2: lesions found, missed and made up\n\nCL: share of true lesions touched, ML = 1 − CL, FPL: share of "
-        "predicted lesions that touch no true pixel; lesions are 8-connected parts of slices, summed over the set. A "
-        "blob over everything has CL 1 and FPL 0: read them beside the IoU. The paper does not say whether its row "
-        "is of the pseudo-masks or of the U-Net; both stand here, pseudo-masks of all scans and the U-Net on "
+        "# Table 2: lesion detection\n\nCL: share of true lesions that overlap the mask, ML = 1 − CL, FPL: share of "
+        "predicted lesions without a true pixel. Lesions are 8-connected components in slices, over the whole set. A "
+        "mask of the whole image has CL 1 and FPL 0, so read both with the IoU. The paper does not say whether its "
+        "row is for the pseudo-masks or the U-Net. Both are shown here: pseudo-masks of all scans and the U-Net on "
         "validation and test scans."
     )
     return _report(study, "table2", about, columns, rows, plotted=("CL", "FPL", "foreground_iou"))
@@ -116,7 +116,7 @@ def table3(study: Study) -> str:
     """Input sizes 4/3, 1 and 2/3 of the study's, as 512, 384 and 256 in the paper; no CRF."""
     rows: list[dict[str, Any]] = []
     if study.classifiers is not None:
-        raise IchsegError("table3 trains classifiers at three sizes: leave --classifiers out")
+        raise IchsegError("table3 trains classifiers at three sizes; omit --classifiers")
     for which in study.sets:
         for published_size, published in TABLE3.items():
             size = max(round(study.size * published_size / 384 / SIZE_STEP), 1) * SIZE_STEP
@@ -143,9 +143,9 @@ def table3(study: Study) -> str:
     columns = ("set", "method", "choice", "threshold", "miou", "foreground_iou", "background_iou",
                "published_bhsd", "published_bcihm", "note")  # fmt: skip
     about = (
-        "# Table 3: input size\n\nSF-CAM, two models, fused over neighbors, no CRF, all scans whose truth is known. "
-        "The paper prints for its 384 row the value that its Table 4 has without layer aggregation and its Figure 8 "
-        "with it; both stand here."
+        "# Table 3: input size\n\nSF-CAM, two models, fused over neighboring slices, no CRF, scans with known truth. "
+        "The paper's 384 value appears in its Table 4 without layer aggregation and in its Figure 8 with it; "
+        "both are shown here."
     )
     return _report(study, "table3", about, columns, rows)
 
@@ -190,7 +190,7 @@ def _report(
         labels = [", ".join(str(row[k]) for k in ("method", "choice") if row.get(k)) for row in bars]
         series = {HEADS.get(c, c): [float(row.get(c, NAN)) for row in bars] for c in plotted}
         panels.append((set_title(study, which), labels, series))
-    text = f"{about} {CHOICES_EXPLAINED} Ours are shares between 0 and 1, the paper's are percent.\n\n" + "\n".join(
+    text = f"{about} {CHOICES_EXPLAINED} Ours are fractions from 0 to 1, the paper's are percentages.\n\n" + "\n".join(
         pages
     )
     save(study, name, columns, rows, text)

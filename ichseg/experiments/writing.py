@@ -11,8 +11,8 @@ from ichseg.io import write_text
 from ichseg.io.tables import write_csv
 
 CHOICES_EXPLAINED = (
-    "Oracle: the threshold with the best mIoU between .10 and .70 on all masks of the set, which is how the paper's "
-    "were found. Validation: the best on the validation folds. Either is that of the fused maps before CRF and U-Net."
+    "Oracle: the threshold between .10 and .70 with the best mIoU on all true masks of the data set, as in the paper. "
+    "Validation: the best on the validation folds. Both apply to the fused maps, before the CRF and the U-Net."
 )
 
 
@@ -24,13 +24,13 @@ def save(study: Study, name: str, columns: Sequence[str], rows: list[dict[str, A
 
 def settings_line(study: Study) -> str:
     """What the run was made with."""
-    given = "given" if study.classifiers is not None else f"trained for at most {study.epochs} epochs"
-    batch = "the bundles' own" if study.batch_size is None else str(study.batch_size)
+    given = "supplied" if study.classifiers is not None else f"trained for at most {study.epochs} epochs"
+    batch = "from the bundles" if study.batch_size is None else str(study.batch_size)
     chosen = "".join(f", {setting}" for setting in study.settings)
     return (
         f"Slices of {study.size} x {study.size} pixels, classifiers {given}, U-Net ({study.architecture}) for at most "
-        f"{study.epochs} epochs, batch size {batch}, {study.precision}{chosen}; folds {study.train_folds} train, "
-        f"{study.val_folds} validate, {study.test_folds} test."
+        f"{study.epochs} epochs, batch size {batch}, {study.precision}{chosen}; training folds {study.train_folds}, "
+        f"validation folds {study.val_folds}, test folds {study.test_folds}."
     )
 
 

@@ -169,7 +169,7 @@ class Journal:
                 number += 1
             path.replace(kept)
             moved = os.path.relpath(kept, self.folder)
-            logger.warning("%s: not as a run has written it; kept as %s", path, kept.name)
+            logger.warning("%s: edited or not written by ichseg; kept as %s", path, kept.name)
         if name not in self.begun:
             self._append({"begun": name})  # a run that is killed now knows the file for its own
             self.begun.add(name)
@@ -225,10 +225,10 @@ class Journal:
         except BlockingIOError:
             what = "another run" if self.shard.count == 1 or not shared else "a run without --shard"
             raise IchsegError(
-                f"{self.folder}: {what} is writing into this folder; wait for it or choose another"
+                f"{self.folder}: {what} is writing to this folder; wait until it ends or choose another folder"
             ) from None
         except OSError as error:  # some network file systems have no locks
-            logger.warning("%s: cannot be locked (%s); start no second run on this folder", path, error.strerror)
+            logger.warning("%s: cannot be locked (%s); do not start a second run in this folder", path, error.strerror)
 
 
 def _inside(name: str) -> bool:

@@ -57,7 +57,7 @@ def measure_with_doubts(
     if image is not None:
         volume = given_volume(image, affine if isinstance(image, np.ndarray) else None)
         if not same_grid(array.shape, affine, volume.array.shape, volume.affine):
-            doubts.append("the scan is not on the grid of the mask; the side is not known")
+            doubts.append("the scan and the mask are not on the same grid; side unknown")
         elif NO_ORIENTATION in volume.flags:
             doubts.append(NO_ORIENTATION)
         else:
@@ -100,7 +100,7 @@ def measure_folder(
             image = None if scans is None else scans.get(None) or scans.get(_without_postfix(name)) or scans.get(name)
             measured, doubts = measure_with_doubts(path, image=image)
             if scans is not None and image is None:
-                doubts.append(f"no scan of this name in {images}; the side is not known")
+                doubts.append(f"no scan with this name in {images}; side unknown")
             row |= {**measured, "status": "flagged" if doubts else "ok", "message": "; ".join(doubts)}
         except ScanError as error:
             row |= {"status": "failed", "stage": "read", "message": str(error).replace(f"{path}:", f"{path.name}:", 1)}
@@ -114,9 +114,9 @@ def _mask_doubts(array: np.ndarray) -> list[str]:
     low, codes = array.min(), len(np.unique(array[array > 0]))
     doubts = []
     if codes > MOST_CODES:
-        doubts.append(f"{codes} different values above 0, all counted as hemorrhage: a scan and no mask?")
+        doubts.append(f"{codes} different values above 0, all counted as hemorrhage: a scan, not a mask?")
     if low < 0:
-        doubts.append(f"values below 0, down to {low:g}, counted as no hemorrhage: a scan and no mask?")
+        doubts.append(f"values below 0, down to {low:g}, counted as background: a scan, not a mask?")
     return doubts
 
 

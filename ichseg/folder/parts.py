@@ -29,12 +29,12 @@ def merge_parts(folder: str | Path) -> tuple[Results, list[str]]:
         (int(m[1]), int(m[2])): path for path in folder.glob("results-*.jsonl") if (m := PART.fullmatch(path.name))
     }
     if not parts and (folder / "results.jsonl").is_file():
-        raise IchsegError(f"{folder}: was not run in parts; results.csv is complete, there is nothing to join")
+        raise IchsegError(f"{folder}: was not run in parts; results.csv is complete, nothing to merge")
     if not parts:
         raise IchsegError(f"{folder}: no results-KofN.jsonl here; run 'ichseg segment --shard K/N' first")
     counts = sorted({count for _, count in parts})
     if len(counts) > 1:
-        raise IchsegError(f"{folder}: parts of {' and of '.join(map(str, counts))}; remove the tables of one division")
+        raise IchsegError(f"{folder}: has parts of {' and of '.join(map(str, counts))}; keep only one set of tables")
     _check_runs(folder, parts)
     rows: dict[str, dict[str, Any]] = {}
     for _, path in sorted(parts.items()):
@@ -44,7 +44,7 @@ def merge_parts(folder: str | Path) -> tuple[Results, list[str]]:
             except ValueError:
                 row = {}
             if row is not None and not is_row(row):
-                raise IchsegError(f"{path}: line {number} is not a row of results")
+                raise IchsegError(f"{path}: line {number} is not a valid row of results")
             if row is not None:
                 rows[row["file"]] = row
     results = Results(folder, sorted(rows))
@@ -63,12 +63,12 @@ def _check_runs(folder: Path, parts: dict[tuple[int, int], Path]) -> None:
         try:
             run = str(json.loads(report.read_text(encoding="utf-8"))["run"])
         except (OSError, ValueError, KeyError, TypeError):
-            raise IchsegError(f"{path}: its run has not ended (no {report.name}); run that part again") from None
+            raise IchsegError(f"{path}: its run did not finish (no {report.name}); rerun that part") from None
         made.setdefault(run, []).append(f"{number}/{count}")
     if len(made) > 1:
         odd = min(made.values(), key=len)
-        raise IchsegError(f"{folder}: part {', '.join(odd)} was made with other settings, weights or another version "
-                          "than the rest; run it again with the same ones")  # fmt: skip
+        raise IchsegError(f"{folder}: part {', '.join(odd)} was made with different settings, weights or version "
+                          "than the other parts; rerun it to match them")  # fmt: skip
 
 
 def remove_parts(folder: str | Path) -> None:

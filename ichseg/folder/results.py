@@ -81,7 +81,7 @@ class Results:
         counts = Counter(row["status"] for row in self._rows)
         text = ", ".join(f"{number} {status}" for status, number in sorted(counts.items())) or "no scans"
         reused = sum(bool(row.get("reused")) for row in self._rows)
-        return f"{text} ({reused} of them done by an earlier run)" if reused else text
+        return f"{text} ({reused} reused from an earlier run)" if reused else text
 
     def text(self) -> str:
         """The rows as a table to read, without columns that nobody filled."""

@@ -95,9 +95,9 @@ class FolderRunner:
             raise _stopped(self.output_dir, error) from None
         logger.info("%s -> %s", self.results.summary(), self.results.path)
         if page is not None:
-            logger.info("look at %s", page)
+            logger.info("report: %s", page)
         elif self.journal is not None and self.journal.shard.count > 1:
-            logger.info("when all parts are done: ichseg merge %s", self.output_dir)
+            logger.info("when all parts are done, run: ichseg merge %s", self.output_dir)
         return self.results.rows
 
     def _settings(self) -> dict[str, Any]:
@@ -130,14 +130,14 @@ class FolderRunner:
         if not suffix:
             remove_parts(self.output_dir)
         if self.journal is not None and (gone := self.journal.other_cases(self.dataset.data)):
-            logger.info("%s: also holds masks of %d scans that are not in this input, such as %s; they have no row",
+            logger.info("%s: also contains masks of %d scans that are not in this input, such as %s; not in the table",
                         self.output_dir, len(gone), gone[0])  # fmt: skip
 
     def _sort_out(self, mine: list[int]) -> list[int]:
         """Give their rows to the cases that need no work; the others are to be done."""
         todo: list[int] = []
         owner: dict[str, str] = {}
-        for number in progress(mine, "checking what is done", leave=False):
+        for number in progress(mine, "checking existing results", leave=False):
             case = self.dataset.data[number]
             name, image = case["case"], str(case["image"])
             if "skip" in case:
@@ -192,9 +192,9 @@ class FolderRunner:
             journal.record(case, identity, row, [Path(path) for path in work["item"].get("saved", ())])
         elif row["status"] == "failed" and identity is not None:
             if removed := journal.withdraw(case, identity):
-                row["message"] += f"; removed, as made of another scan of this name: {', '.join(removed)}"
+                row["message"] += f"; removed outputs of a different scan with this name: {', '.join(removed)}"
         elif row["status"] == "failed" and journal.records.get(str(case["case"])):
-            row["message"] += "; what an earlier run made of it stays"
+            row["message"] += "; outputs of an earlier run are kept"
 
     def _mask(self, case: Item, work: Item) -> Row:
         item = work["item"]
@@ -215,14 +215,14 @@ class FolderRunner:
                 raise cause from None
             return self._failure("write" if isinstance(cause, OSError) else "mask", work, error)
         flags = [*item["image"].meta.get("flags", []), *item.get("flags", [])]
-        flags += [f"{name} is what was there before, by another hand" for name in moved]
+        flags += [f"existing file, edited or not written by ichseg, kept as {name}" for name in moved]
         return {"status": "flagged" if flags else "ok", **measured, "message": "; ".join(flags)}
 
     def _make_way(self, case: Item, moved: list[str], path: Path) -> None:
         """Before an output is written: nothing that is not a run's own is lost."""
         if os.path.realpath(path) in self._inputs:
             raise ScanError(
-                f"{case['image']}: its output would replace {path}, a scan of the input; use another folder"
+                f"{case['image']}: its output would overwrite {path}, an input scan; choose another output folder"
             )
         if self.journal is not None and (name := self.journal.make_way(path)):
             moved.append(name)
@@ -233,7 +233,7 @@ class FolderRunner:
         message = one_line(error)
         if isinstance(first_cause(error), torch.OutOfMemoryError):
             torch.cuda.empty_cache()
-            message = "out of GPU memory; a smaller --batch-size or --device cpu needs less"
+            message = "out of GPU memory; use a smaller --batch-size or --device cpu"
         return _failed(stage, message)
 
     def _add(self, case: Item, row: Row) -> None:
@@ -252,5 +252,5 @@ def _failed(stage: str, message: str) -> Row:
 
 def _stopped(folder: Path, error: OSError) -> IchsegError:
     where = error.filename or folder
-    return IchsegError(f"{where}: {error.strerror or error}; stopped. What is done is kept: mend this and run the same "
-                       "command again to go on")  # fmt: skip
+    return IchsegError(f"{where}: {error.strerror or error}; stopped. Finished scans are kept; fix this and rerun "
+                       "the same command to resume")  # fmt: skip

@@ -28,7 +28,8 @@ def list_scans(folder: str | Path, exclude: str | Path | None = None) -> list[di
 
     scans = [case(path) for path in find_scans(folder, exclude)]
     if exclude is not None and Path(exclude).resolve() != Path(root).resolve():
-        scans += [{**case(path), "skip": "a mask that ichseg wrote, no scan"} for path in find_masks(folder, exclude)]
+        reason = "a mask written by ichseg, not a scan"
+        scans += [{**case(path), "skip": reason} for path in find_masks(folder, exclude)]
     return sorted(scans, key=lambda scan: scan["image"])
 
 

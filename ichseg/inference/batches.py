@@ -29,7 +29,7 @@ class SliceBatchInferer(Inferer):
     def __init__(self, batch_size: int | None = None, workers: int = 0) -> None:
         super().__init__()
         if (batch_size is not None and batch_size < 1) or workers < 0:
-            raise ValueError(f"batch_size {batch_size} must be at least 1 and workers {workers} at least 0")
+            raise ValueError(f"batch_size must be at least 1 and workers at least 0, not {batch_size} and {workers}")
         self.batch_size, self.workers = batch_size, workers
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> Any:

@@ -15,7 +15,7 @@ from ichseg.errors import ScanError
 from ichseg.io import Volume, checked_volume, read_volume
 from ichseg.io.geometry import believed_affine, usable
 
-NAME = "the image given"
+NAME = "the input image"
 Image = str | Path | nib.Nifti1Image | np.ndarray
 
 
@@ -66,7 +66,7 @@ def three_d(array: np.ndarray, name: str) -> np.ndarray:
 def given_affine(affine: np.ndarray | None) -> np.ndarray:
     """A usable (4, 4) matrix, or a ScanError."""
     if affine is None or np.shape(affine) != (4, 4) or not usable(np.asarray(affine, dtype=float)):
-        raise ScanError(f"{NAME}: an array needs its affine, a (4, 4) matrix that gives every voxel a place")
+        raise ScanError(f"{NAME}: an array needs its affine, an invertible (4, 4) matrix")
     return np.asarray(affine, dtype=float)
 
 

@@ -78,7 +78,7 @@ class PrecisionCheck:
         self.found = {"scans": 0, "slices": 0, "slices_gated_otherwise": 0}
         self.voxels = {"both": 0, precision: 0, "fp32": 0}
         if precision != "fp32" and scans < 1:
-            logger.warning("precision %s: its effect on the masks is not measured (precision_check: 0)", precision)
+            logger.warning("precision %s: effect on the masks not measured (precision_check: 0)", precision)
 
     def described(self) -> dict[str, Any]:
         """It changes no mask, see :func:`ichseg.provenance.describe`."""
@@ -114,7 +114,7 @@ class PrecisionCheck:
     def _report(self) -> None:
         f = self.found
         logger.warning(
-            "precision %s: Dice to the masks of fp32 %.4f, %d of %d slices gated otherwise (scans made twice: %d)",
+            "precision %s: Dice with the fp32 masks %.4f, gating differs in %d of %d slices (%d scans compared)",
             *(self.precision, self.dice, f["slices_gated_otherwise"], f["slices"], f["scans"]),
         )
         if self.output_dir is not None:

@@ -119,9 +119,9 @@ def segment(
         IchsegError: weights or device are not there.
     """
     if output is not None and isinstance(image, np.ndarray):
-        raise ValueError("output goes with a file or a nibabel image; an array has no header to write")
+        raise ValueError("output requires a file or a nibabel image as input; an array has no header")
     if output is not None and not is_nifti(output):
-        raise IchsegError(f"{output}: a mask is written as .nii or .nii.gz")
+        raise IchsegError(f"{output}: output must be a .nii or .nii.gz file")
     mask = _segmenter(tuple(sorted(options.items())))(image, affine, probabilities)
     if isinstance(image, np.ndarray):
         return mask.reshape(image.shape)

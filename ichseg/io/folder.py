@@ -69,7 +69,7 @@ def find_masks(path: str | Path, exclude: str | Path | None = None) -> list[Path
 
 def _named_nifti(path: Path) -> list[Path]:
     if not path.name.lower().endswith(SUFFIXES):
-        raise IchsegError(f"{path}: not named .nii or .nii.gz")
+        raise IchsegError(f"{path}: not a .nii or .nii.gz file")
     return [path]
 
 

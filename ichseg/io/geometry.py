@@ -15,7 +15,7 @@ USUAL_STEP_MM = 5.0  # between slices of a head CT, where a file does not say
 # Relative difference of pixdim and affine that is more than rounding.
 DISAGREEMENT = 0.02
 NO_ORIENTATION = "no orientation code in the header: left and right are unreliable"
-TILTED = "tilted gantry (sheared grid): volumes and masks allow for it"
+TILTED = "tilted gantry (sheared grid): does not affect volumes or masks"
 
 
 def slice_axis(affine: np.ndarray) -> int:
@@ -77,10 +77,10 @@ def believed_affine(header: nib.Nifti1Header) -> tuple[np.ndarray, list[str]]:
     """
     sizes = [float(n) for n in header["pixdim"][1:4]]
     if not np.isfinite(sizes).all() or 0 in sizes:
-        raise ValueError(f"pixdim {_rounded(sizes)}: voxels have no size")
+        raise ValueError(f"pixdim {_rounded(sizes)}: invalid voxel size")
     flags = []
     if min(sizes) < 0:
-        flags.append(f"negative pixdim {_rounded(sizes)} taken as positive")
+        flags.append(f"negative pixdim {_rounded(sizes)} treated as positive")
     repaired = header.copy()
     repaired["pixdim"][1:4] = np.abs(sizes)
     # The standard reads a qfac of 0 as 1; nibabel takes nothing but 1 and -1.
@@ -91,7 +91,7 @@ def believed_affine(header: nib.Nifti1Header) -> tuple[np.ndarray, list[str]]:
     elif qform is not None and usable(qform):
         affine = qform
         if sform is not None:
-            flags.append("the sform is not usable (singular or not finite); the qform is taken")
+            flags.append("the sform is invalid (singular or not finite); using the qform")
     elif sform is not None or qform is not None:
         raise ValueError("the affine is singular or not finite; voxel positions are unknown")
     else:
@@ -101,10 +101,10 @@ def believed_affine(header: nib.Nifti1Header) -> tuple[np.ndarray, list[str]]:
         flags.append(TILTED)
     elif not np.allclose(spacing_mm(affine), np.abs(sizes), rtol=DISAGREEMENT):
         by_affine = _rounded(spacing_mm(affine))
-        flags.append(f"pixdim {_rounded(sizes)} disagrees with the affine's {by_affine} mm; the affine is taken")
+        flags.append(f"pixdim {_rounded(sizes)} disagrees with the affine's {by_affine} mm; using the affine")
     lengths = np.sort(spacing_mm(affine))
     if slice_axis(affine) != int(np.argmax(spacing_mm(affine))) and lengths[2] > 1.5 * lengths[1]:
-        flags.append("the thick axis is not foot to head: not an axial scan?")
+        flags.append("the thick axis does not run from foot to head: not an axial scan?")
     return np.asarray(affine, dtype=np.float64), flags
 
 

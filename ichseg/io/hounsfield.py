@@ -42,29 +42,29 @@ def intensity_doubts(array: np.ndarray) -> list[str]:
     """One short sentence per reason not to take finite voxels (X, Y, Z) for Hounsfield units of a soft kernel."""
     low, high = float(array.min()), float(array.max())
     if low == high:
-        return [f"every voxel is {low:g}: there is no picture"]
+        return [f"every voxel is {low:g}: blank image"]
     if lost_intercept(array):
-        return ["no rescale intercept? soft tissue lies near 1,050 instead of 40 HU; the mask is not to be trusted"]
+        return ["no rescale intercept? soft tissue is near 1,050 instead of 40 HU; the mask is unreliable"]
     if low >= 0 and high <= 1:
-        return ["values from 0 to 1 are not Hounsfield units; the mask is not to be trusted"]
+        return ["values from 0 to 1 are not Hounsfield units; the mask is unreliable"]
     if low >= 0 and high <= 255:
-        return ["values from 0 to 255: an 8-bit picture, not Hounsfield units; the mask is not to be trusted"]
+        return ["values from 0 to 255: an 8-bit image, not Hounsfield units; the mask is unreliable"]
     doubts = []
     if low > -200:
-        doubts.append(f"nothing below {low:g}: clipped to a window, or not a CT")
+        doubts.append(f"no values below {low:g}: clipped to a window, or not CT")
     if high > MOST_HU:
         doubts.append(f"values up to {high:g} are not Hounsfield units")
     share, level = brain_level(array)
     if share < BRAIN_SHARE:
-        doubts.append("next to nothing has the gray level of brain: no Hounsfield units? The mask is not to be trusted")
+        doubts.append("almost no voxels have the gray level of brain: not Hounsfield units? The mask is unreliable")
     elif not BRAIN_HU[0] <= level <= BRAIN_HU[1]:
-        doubts.append(f"brain near {level:.0f} instead of 35 HU: a wrong rescale slope? The mask is not to be trusted")
+        doubts.append(f"brain is near {level:.0f} instead of 35 HU: wrong rescale slope? The mask is unreliable")
     # Brain is soft tissue whose neighbors are soft tissue: elsewhere neighbors differ for a reason.
     some = array[:, :: max(1, round(array.size / SAMPLE))]
     first, second = some[:-1], some[1:]
     soft = (np.abs(first - 35) < 60) & (np.abs(second - 35) < 60)
     if soft.sum() > 1000 and float(np.std(first[soft] - second[soft])) / np.sqrt(2) > BONE_KERNEL_HU:
-        doubts.append("very noisy soft tissue: a bone kernel?")
+        doubts.append("very noisy soft tissue: bone kernel?")
     return doubts
 
 
@@ -72,8 +72,8 @@ def size_doubts(shape: tuple[int, ...], spacing: tuple[float, float, float], axi
     """One short sentence if the field of view or the distance of the slices cannot be that of a head CT."""
     doubts = []
     if not SLICES_MM[0] <= spacing[axis] <= SLICES_MM[1]:
-        doubts.append(f"slices {spacing[axis]:g} mm apart: milliliters are doubtful")
+        doubts.append(f"slices {spacing[axis]:g} mm apart: volumes are unreliable")
     plane = [n * mm for number, (n, mm) in enumerate(zip(shape, spacing, strict=True)) if number != axis]
     if not (HEAD_MM[0] <= min(plane) and max(plane) <= HEAD_MM[1]):
-        doubts.append(f"a field of view of {plane[0]:.0f} x {plane[1]:.0f} mm: {NOT_A_HEAD}")
+        doubts.append(f"field of view {plane[0]:.0f} x {plane[1]:.0f} mm: {NOT_A_HEAD}")
     return doubts

@@ -53,17 +53,17 @@ def read_nifti(path: Path, size_limit: int = SIZE_LIMIT) -> tuple[np.ndarray, ni
             needed, header = _declared(path, start)
             held = packed_size * MOST_PACKED if packed else packed_size
             if needed > held:
-                raise ScanError(f"{path}: the header declares {needed:,} bytes, the file cannot hold them (truncated?)")
+                raise ScanError(f"{path}: header declares {needed:,} bytes, but the file cannot hold them (truncated?)")
             if needed > size_limit:
-                raise ScanError(f"{path}: {needed / 2**30:.1f} GiB of voxels are over the limit of "
+                raise ScanError(f"{path}: {needed / 2**30:.1f} GiB of voxels exceed the limit of "
                                 f"{size_limit / 2**30:.1f} GiB")  # fmt: skip
             data = bytearray(max(needed, len(start)))
             data[: len(start)] = start
             if _fill(stream, memoryview(data)[len(start) :]) < needed - len(start):
-                raise ScanError(f"{path}: the header declares {needed:,} bytes, the file ends before them (truncated?)")
+                raise ScanError(f"{path}: header declares {needed:,} bytes, but the file ends early (truncated?)")
             _read_to_end(path, stream, size_limit)
     except FileNotFoundError:
-        dangling = "a link to a file that is not there" if path.is_symlink() else "file not found"
+        dangling = "a link to a file that does not exist" if path.is_symlink() else "file not found"
         raise ScanError(f"{path}: {dangling}") from None
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ScanError(f"{path}: damaged or truncated gzip file ({error})") from None
@@ -90,7 +90,7 @@ def read_header(path: Path) -> nib.Nifti1Header:
             stream: BinaryIO = gzip.GzipFile(fileobj=raw) if packed else raw  # type: ignore[assignment]
             return _declared(path, stream.read(540))[1]
     except (EOFError, gzip.BadGzipFile, zlib.error, OSError) as error:
-        raise ScanError(f"{path}: cannot be read any more ({error})") from None
+        raise ScanError(f"{path}: can no longer be read ({error})") from None
 
 
 UNREADABLE = (
@@ -108,7 +108,7 @@ def _check_name(path: Path, packed: bool, size: int) -> None:
     if size == 0:
         raise ScanError(f"{path}: the file is empty")
     if packed and name.endswith(".nii"):
-        raise ScanError(f"{path}: named .nii, but compressed; name it .nii.gz")
+        raise ScanError(f"{path}: named .nii, but compressed; rename it to .nii.gz")
     if not packed and name.endswith(".gz"):
         raise ScanError(f"{path}: named .gz, but not a gzip file")
 
@@ -124,7 +124,7 @@ def _fill(stream: BinaryIO, room: memoryview) -> int:
 def _declared(path: Path, start: bytes) -> tuple[int, nib.Nifti1Header]:
     """Bytes up to the end of the voxels, and the header, by the header alone."""
     if len(start) < 348:
-        raise ScanError(f"{path}: {len(start)} bytes are too few for a NIfTI file")
+        raise ScanError(f"{path}: {len(start)} bytes is too short for a NIfTI file")
     if start[:4] not in HEADER_SIZES and start[344:346] not in (b"n+", b"ni"):
         raise ScanError(f"{path}: not a NIfTI file")
     second = start[:4] in HEADER_SIZES[2:]
@@ -141,14 +141,14 @@ def _declared(path: Path, start: bytes) -> tuple[int, nib.Nifti1Header]:
     except UNREADABLE as error:
         raise _unreadable(path, error) from None
     if bytes(header["magic"].item()).rstrip(b"\0")[:3] not in (b"n+1", b"n+2"):
-        raise ScanError(f"{path}: not a NIfTI file of one part (magic {header['magic'].item()!r})")
+        raise ScanError(f"{path}: not a single-file NIfTI (magic {header['magic'].item()!r})")
     if not 1 <= dimensions[0] <= 7:
         raise ScanError(f"{path}: the header declares {dimensions[0]} dimensions; a NIfTI file has 1 to 7")
     shape = dimensions[1 : dimensions[0] + 1]
     if min(shape) < 1:
-        raise ScanError(f"{path}: the volume is empty or its size is not a size: {tuple(shape)}")
+        raise ScanError(f"{path}: the volume is empty or has an invalid size: {tuple(shape)}")
     if not math.isfinite(offset) or offset < length + 4:
-        raise ScanError(f"{path}: vox_offset {offset:g} is no place for voxels: the header takes {length + 4}")
+        raise ScanError(f"{path}: invalid vox_offset {offset:g}: the header takes {length + 4} bytes")
     return int(offset) + math.prod(shape) * bits // 8, header
 
 
@@ -157,7 +157,7 @@ def _read_to_end(path: Path, stream: BinaryIO, limit: int) -> None:
     while block := stream.read(BLOCK):
         beyond += len(block)
         if beyond > limit:
-            raise ScanError(f"{path}: more than {limit / 2**30:.1f} GiB follow the voxels")
+            raise ScanError(f"{path}: more than {limit / 2**30:.1f} GiB of data after the voxels")
 
 
 def _unreadable(path: Path, error: Exception) -> ScanError:

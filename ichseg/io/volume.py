@@ -60,10 +60,10 @@ def read_volume(path: str | Path, size_limit: int = SIZE_LIMIT) -> Volume:
     affine, flags = _affine(path, header)
     slope = float(header["scl_slope"])
     if not np.isfinite(slope) or slope == 0:
-        flags.append(f"scl_slope is {slope:g}: voxels are taken as they are stored")
+        flags.append(f"scl_slope is {slope:g}: stored values are used unscaled")
     volume = checked_volume(stored, affine, path, *_scaling(path, header))
     if SPACING_UNKNOWN.encode() in header["descrip"].tobytes():
-        flags.append("in-plane spacing unknown: milliliters are nominal")
+        flags.append("in-plane spacing unknown: volumes are nominal")
         return replace(volume, flags=(*flags, *(doubt for doubt in volume.flags if NOT_A_HEAD not in doubt)))
     return replace(volume, flags=(*flags, *volume.flags))
 
@@ -118,11 +118,11 @@ def read_mask(path: str | Path, size_limit: int = SIZE_LIMIT) -> tuple[np.ndarra
         # The slope is a float32: 255 times 1/255 is not quite 1.
         most = SCALING_ERROR * max(1.0, float(np.abs(codes).max()))
         if not np.isfinite(stored).all() or np.abs(codes - stored).max() > most:
-            raise ScanError(f"{path}: a mask holds whole label codes, this file does not")
+            raise ScanError(f"{path}: a mask must contain integer label codes only")
         stored = codes
     low, high = stored.min(), stored.max()
     if low < -LARGEST_CODE or high > LARGEST_CODE:
-        raise ScanError(f"{path}: {low:g} to {high:g} are no label codes")
+        raise ScanError(f"{path}: values from {low:g} to {high:g} are not label codes")
     fits = np.iinfo(np.int16)
     return stored.astype(np.int16 if fits.min <= low and high <= fits.max else np.int64), _affine(path, header)[0]
 
@@ -159,7 +159,7 @@ def image_like(array: np.ndarray, header: nib.Nifti1Header, name: str | Path) ->
     """
     shape = tuple(header.get_data_shape())
     if shape[:3] != tuple(array.shape) or set(shape[3:]) - {1}:
-        raise ScanError(f"{name}: the result has shape {tuple(array.shape)}, the scan has {shape}")
+        raise ScanError(f"{name}: the result has shape {tuple(array.shape)}, but the scan has {shape}")
     # get_data_dtype keeps the mask small; slope, range and text of the scan do not apply to a mask.
     new = header.copy()
     new.set_data_dtype(array.dtype)

@@ -24,7 +24,7 @@ def limits_of_agreement(measured: Sequence[float], true: Sequence[float]) -> dic
         ValueError: there are not as many of the one as of the other.
     """
     if len(measured) != len(true):
-        raise ValueError(f"{len(measured)} measured values, {len(true)} true ones")
+        raise ValueError(f"{len(measured)} measured values, but {len(true)} true values")
     difference = np.subtract(np.asarray(measured, dtype=float), np.asarray(true, dtype=float))
     bias = float(difference.mean()) if len(difference) else float("nan")
     spread = Z95 * float(difference.std(ddof=1)) if len(difference) > 1 else float("nan")

@@ -26,9 +26,9 @@ class Calibration:
         """
         p, t = np.asarray(probability, dtype=np.float64), np.asarray(truth) > 0
         if p.shape != t.shape:
-            raise ValueError(f"probabilities of shape {p.shape}, truth of shape {t.shape}")
+            raise ValueError(f"probabilities have shape {p.shape}, but the truth has shape {t.shape}")
         if not ((p >= 0) & (p <= 1)).all():
-            raise ValueError(f"{p.min():g} to {p.max():g} are no probabilities")
+            raise ValueError(f"values from {p.min():g} to {p.max():g} are not probabilities")
         count = len(self.voxels)
         place = np.minimum((p * count).astype(int), count - 1).ravel()
         self.voxels += np.bincount(place, minlength=count)

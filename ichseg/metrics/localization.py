@@ -30,7 +30,7 @@ class LesionLocalization:
         """Add one binary slice (H, W) or volume (X, Y, Z), or a stack of them with one more leading axis."""
         p, t = np.asarray(prediction) > 0, np.asarray(target) > 0
         if p.shape != t.shape or p.ndim not in (self.ndim, self.ndim + 1):
-            raise ValueError(f"expected two masks of {self.ndim} axes of one shape, not {p.shape} and {t.shape}")
+            raise ValueError(f"expected two {self.ndim}-D masks of the same shape, not {p.shape} and {t.shape}")
         if p.ndim == self.ndim + 1:
             for one, truth in zip(p, t, strict=True):
                 self.update(one, truth)

@@ -38,8 +38,8 @@ class WeightReport:
     def __str__(self) -> str:
         parts = [f"{len(self.loaded)} tensors loaded"]
         parts += [f"RGB filters summed: {', '.join(self.summed)}"] if self.summed else []
-        parts += [f"{len(self.zeroed)} absent biases set to zero"] if self.zeroed else []
-        parts += [f"left at random: {', '.join(self.kept)}"] if self.kept else []
+        parts += [f"{len(self.zeroed)} missing biases set to zero"] if self.zeroed else []
+        parts += [f"randomly initialized: {', '.join(self.kept)}"] if self.kept else []
         parts += [f"unused: {', '.join(self.unused)}"] if self.unused else []
         return "; ".join(parts)
 
@@ -93,14 +93,14 @@ def match_weights(network: nn.Module, path: str | Path) -> WeightReport:
             report.kept.append(key)
         else:
             raise IchsegError(
-                f"{path}: tensor '{key}' has shape {tuple(theirs.shape)}, {type(network).__name__} needs "
-                f"{tuple(mine.shape)}: weights of another architecture"
+                f"{path}: tensor '{key}' has shape {tuple(theirs.shape)}, but {type(network).__name__} needs "
+                f"{tuple(mine.shape)}: weights of a different architecture"
             )
     report.unused = [key for key in state if key not in own]
     needed = [key for key in own if not key.endswith("num_batches_tracked")]
     if len(report.loaded) + len(report.summed) < len(needed) / 2:
         raise IchsegError(
-            f"{path}: weights of another architecture than {type(network).__name__}: only {len(report.loaded)} of "
+            f"{path}: weights do not match {type(network).__name__}: only {len(report.loaded)} of "
             f"its {len(needed)} tensors are in the file"
         )
     network.load_state_dict(taken)

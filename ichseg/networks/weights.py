@@ -35,7 +35,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        raise IchsegError(f"{path}: not a weight file, or it holds pickled objects, which are never loaded") from None
+        raise IchsegError(f"{path}: not a weight file, or it has pickled objects, which are never loaded") from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise IchsegError(f"{path}: damaged weight file ({' '.join(str(error).split())[:120]})") from None
     if not isinstance(content, dict):
@@ -62,8 +62,8 @@ def load_weights(network: Network, path: str | Path | None) -> Network:
     if lacking or foreign or differing:
         example = (lacking or foreign or differing)[0]
         raise IchsegError(
-            f"{path}: weights of another architecture than {type(network).__name__}: {len(lacking)} keys lack, "
-            f"{len(foreign)} are foreign, {len(differing)} differ in shape (first: {example})"
+            f"{path}: weights do not match {type(network).__name__}: {len(lacking)} keys are missing, "
+            f"{len(foreign)} are unexpected, {len(differing)} differ in shape (first: {example})"
         )
     network.load_state_dict(state)
     return network

@@ -75,7 +75,7 @@ def fit_score(weights: Path, packed: PackedScans, device: torch.device) -> None:
     """
     labels = packed.labels > 0
     if labels.all() or not labels.any():
-        raise IchsegError(f"{weights}: fitting the score needs validation slices with hemorrhage and without")
+        raise IchsegError(f"{weights}: fitting the score needs validation slices with and without hemorrhage")
     settings = read_settings(weights, SegmenterSettings)
     network = segmenter(settings.architecture, settings.channels, settings.members, settings.flip)
     load_weights(network, weights).eval().to(device)
@@ -91,7 +91,7 @@ def fit_score(weights: Path, packed: PackedScans, device: torch.device) -> None:
     place = bisect_left(THRESHOLDS, True, key=allowed)
     if place == len(THRESHOLDS):
         place -= 1
-        logger.warning("more than 2 %% of the negative slices are touched even at a threshold of %s", THRESHOLDS[place])
+        logger.warning("more than 2%% of negative slices have a prediction even at threshold %s", THRESHOLDS[place])
     fitted: dict[str, Any] = {
         "score_slope": round(slope, 4),
         "score_offset": round(offset, 4),

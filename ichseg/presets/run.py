@@ -131,7 +131,7 @@ def train_fold(name: str, plan: Plan, folds: Iterable[int], fold: int) -> Path:
     """
     plans = _fold_plans(name, plan, folds)
     if fold not in plans:
-        raise IchsegError(f"{plan.datalist}: there is no fold {fold}, only {', '.join(map(str, plans))}")
+        raise IchsegError(f"{plan.datalist}: no fold {fold}; available folds: {', '.join(map(str, plans))}")
     _claim(name, plan, "cross-validated")
     return PRESETS[name](plans[fold])
 
@@ -140,10 +140,10 @@ def _fold_plans(name: str, plan: Plan, folds: Iterable[int]) -> dict[int, Plan]:
     """Held-out fold -> its plan."""
     _check(name, plan)
     if plan.member is not None:
-        raise IchsegError("one member alone cannot be cross-validated: leave out --member")
+        raise IchsegError("a single member cannot be cross-validated; omit --member")
     every = sorted(folds)
     if len(every) < 3:
-        raise IchsegError(f"{plan.datalist}: cross-validation needs at least 3 folds, there are {len(every)}")
+        raise IchsegError(f"{plan.datalist}: cross-validation needs at least 3 folds, but there are {len(every)}")
     plans = {}
     for place, test in enumerate(every):
         watching = every[place - 1]
@@ -170,10 +170,10 @@ def _check(name: str, plan: Plan) -> None:
     if name not in PRESETS:
         raise IchsegError(f"preset '{name}' is unknown; choose one of {', '.join(PRESETS)}")
     if name == "paper" and (plan.members != 1 or plan.member is not None):
-        raise IchsegError("--members and --member are for --preset recommended")
+        raise IchsegError("--members and --member require --preset recommended")
     for setting in plan.settings:
         if (key := setting.split("=")[0].split("::")[0]) in DECIDED:
-            raise IchsegError(f"--set {setting}: '{key}' follows from the options of 'ichseg train'")
+            raise IchsegError(f"--set {setting}: '{key}' is set by the options of 'ichseg train'")
     parse_settings("ich_segmentation", CONFIGS[name], plan.settings)  # before hours of training, not after them
 
 

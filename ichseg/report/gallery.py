@@ -36,9 +36,9 @@ def slice_gallery(slices: Sequence[Judged], path: str | Path) -> None:
         path: PNG to write; nothing is written if no slice is labeled or marked positive.
     """
     kinds = {
-        "labeled positive, marked": [s for s in slices if s.bleeds and s.area],
-        "labeled positive, missed": [s for s in slices if s.bleeds and not s.area],
-        "labeled negative, marked": [s for s in slices if not s.bleeds and s.area],
+        "labeled positive, predicted positive": [s for s in slices if s.bleeds and s.area],
+        "labeled positive, predicted negative": [s for s in slices if s.bleeds and not s.area],
+        "labeled negative, predicted positive": [s for s in slices if not s.bleeds and s.area],
     }
     rows = []
     for caption, found in kinds.items():

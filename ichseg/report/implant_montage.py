@@ -28,7 +28,7 @@ def implant_montage(implants: str | Path, real: str | Path, path: str | Path) ->
     rows: list[tuple[str, list[Image.Image]]] = []
     entries = load_datalist(implants)
     truly = _real_slices(Path(real))
-    source = json.loads(Path(real).read_text(encoding="utf-8")).get("name") or "the same data"
+    source = json.loads(Path(real).read_text(encoding="utf-8")).get("name") or "the same data set"
     for code, name in SUBTYPE_NAMES.items():
         plain, outlined = [], []
         for entry in [e for e in entries if e.get("implant") == code][:PER_ROW]:
@@ -40,13 +40,13 @@ def implant_montage(implants: str | Path, real: str | Path, path: str | Path) ->
             plain.append(slice_picture(hounsfield))
             outlined.append(slice_picture(hounsfield, truth=mask[at]))
         if plain:
-            rows += [(f"{name}: implants", plain), (f"{name}: their exact masks", outlined)]
+            rows += [(f"{name}: implants", plain), (f"{name}: implants with their exact masks", outlined)]
         found: list[Image.Image] = []
         for image, index in _spread(truly.get(code, []), PER_ROW):
             volume = read_volume(image)
             found.append(slice_picture(np.take(volume.array, index, slice_axis(volume.affine))))
         if found and plain:
-            rows.append((f"{name}: from {source}, as they are", found))
+            rows.append((f"{name}: real hemorrhage from {source}", found))
     if rows:
         montage(rows, path, predictions=False)
 

@@ -31,7 +31,7 @@ HEADINGS = {
 # Status, title and style of what stands on top.
 ATTENTION = (
     ("failed", "Failed: no mask", ""),
-    ("flagged", "Flagged: look before you trust them", " doubts"),
+    ("flagged", "Flagged: review before use", " doubts"),
 )
 ORDER = ("failed", "flagged", "ok", "skipped")
 
@@ -176,7 +176,7 @@ def _values(rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> dict
     known = [f"ichseg {facts['ichseg']}", facts["finished"], _time(facts), weights]
     columns = [name for name in HEADINGS if any(row.get(name) not in (None, "") for row in rows) or name == "status"]
     return {
-        "title": "Intracranial hemorrhage: report",
+        "title": "Intracranial hemorrhage report",
         "css": Markup((VIEWER / "page.css").read_text(encoding="utf-8")),
         "counts": [(status, sum(row["status"] == status for row in rows)) for status in ORDER],
         "bleeding": sum((row.get("volume_ml") or 0) > 0 for row in rows),
@@ -191,9 +191,9 @@ def _time(facts: Mapping[str, Any]) -> str:
     """``12.3 s on cpu``, and how much of it is older."""
     told = f"{facts['seconds']} s on {facts['device']}"
     if facts.get("parts"):
-        told = f"{facts['parts']} parts, {facts['seconds']} s in all on {facts['device']}"
+        told = f"{facts['parts']} parts, {facts['seconds']} s in total on {facts['device']}"
     if reused := facts.get("reused"):
-        told = f"last run {told}, {reused} scan{'s' if reused > 1 else ''} from earlier runs"
+        told = f"last run: {told}; {reused} scan{'s' if reused > 1 else ''} from earlier runs"
     return told
 
 
@@ -224,7 +224,7 @@ def _summary(row: Mapping[str, Any]) -> str:
                 f"({row['a_cm']} x {row['b_cm']} x {row['c_cm']} cm)")  # fmt: skip
     if row.get("side"):
         told.append(f"side: {row['side']}")
-    told.append(f"most on slice {row['largest_slice']}")
+    told.append(f"largest area on slice {row['largest_slice']}")
     if row.get("over_60_ml") or row.get("over_30_ml"):
         told.append("over 60 mL" if row["over_60_ml"] else "over 30 mL")
     return "; ".join(told)

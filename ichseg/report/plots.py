@@ -141,7 +141,7 @@ def agreement_chart(
             right.axhline(limits[name], color="black", linestyle=style, linewidth=1)
             right.annotate(f"{name} {limits[name]:+.1f}", (1, limits[name]), xycoords=("axes fraction", "data"),
                            xytext=(-3, 3), textcoords="offset points", ha="right", fontsize=8)  # fmt: skip
-    _finish(right, "bias and 95 % limits of agreement", "mean of both, mL", "predicted minus true, mL")
+    _finish(right, "bias and 95% limits of agreement", "mean of true and predicted, mL", "predicted minus true, mL")
     _save(figure, path)
 
 
@@ -161,7 +161,7 @@ def reliability_chart(path: str | Path, rows: Sequence[Mapping[str, float]], err
     above.plot([0, 1], [0, 1], "k:", linewidth=1)
     above.plot([row["probability"] for row in filled], [row["observed"] for row in filled], "o-", color=COLORS[1])
     above.set_ylim(-0.02, 1.02)
-    _finish(above, f"calibration error {error:.3f} (above the lowest bin)", "", "share of voxels that bleed")
+    _finish(above, f"calibration error {error:.3f} (without the lowest bin)", "", "share of hemorrhage voxels")
     width = rows[0]["to"] - rows[0]["from"]
     below.bar([row["from"] for row in rows], [row["voxels"] for row in rows], width, align="edge", color=COLORS[0],
               edgecolor="white")  # fmt: skip

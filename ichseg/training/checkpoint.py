@@ -88,7 +88,7 @@ class TrainingCheckpoint:
         if math.isnan(score):
             raise IchsegError(
                 f"{self.metric} is not a number after epoch {engine.state.epoch}: the training diverged, or the "
-                "validation slices are all of one kind; choose other val_folds or another select_metric"
+                "validation slices are all positive or all negative; choose other val_folds or select_metric"
             )
         return score
 
@@ -114,7 +114,7 @@ class TrainingCheckpoint:
                 part.load_state_dict(state[name])
         except (KeyError, ValueError, RuntimeError):
             raise IchsegError(
-                f"{path}: checkpoint of another network or optimizer; remove it or choose another output folder"
+                f"{path}: checkpoint of a different network or optimizer; remove it or choose another output folder"
             ) from None
         # Other random numbers than those the first epochs had.
         torch.manual_seed(torch.initial_seed() % 2**32 + int(state["epoch"]))

@@ -53,7 +53,7 @@ class SliceMixture(IterableDataset):
         self.healthy, self.bleeding = np.flatnonzero(packed.labels == 0), np.flatnonzero(packed.labels > 0)
         if not len(self.healthy) or (self.counts[1] and not len(self.bleeding)):
             kind = "without" if not len(self.healthy) else "with"
-            raise IchsegError(f"no training slice {kind} hemorrhage: nothing to learn from slice labels")
+            raise IchsegError(f"no training slice {kind} hemorrhage; cannot train from slice labels")
 
     def __len__(self) -> int:
         return self.batches

@@ -100,7 +100,7 @@ class RefineWithCRF(Transform):
         if not bool((mask >= -ROUNDING).all() and (mask <= 1 + ROUNDING).all()):
             raise ValueError(
                 f"expected probabilities or a mask of 0 and 1, not values from {float(mask.min()):g} to "
-                f"{float(mask.max()):g}; logits go through Activationsd first, label maps through AsDiscreted"
+                f"{float(mask.max()):g}; apply Activationsd to logits or AsDiscreted to label maps first"
             )
         if self.crf.iterations == 0 and self.argmax and len(mask) == 1:
             return mask

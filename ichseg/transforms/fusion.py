@@ -31,7 +31,7 @@ class SpatialContextFusion(Transform):
         axis = volume_slice_axis(maps)
         slices = plain(maps)[0].movedim(axis, 0).clone()
         if len(probabilities) != len(slices):
-            raise ValueError(f"{len(slices)} slices need as many probabilities, not {len(probabilities)}")
+            raise ValueError(f"{len(slices)} slices need the same number of probabilities, not {len(probabilities)}")
         for start, stop in positive_runs([float(p) >= self.gate for p in probabilities]):
             slices[start:stop] = fuse(slices[start:stop].clone(), self.window, self.weight, self.nf)
         return like(slices.movedim(0, axis)[None], maps)

@@ -26,7 +26,7 @@ class RemoveSmallLesions(Transform):
 
     def __init__(self, min_volume_ml: float = 0.0) -> None:
         if not 0 <= min_volume_ml < float("inf"):
-            raise ValueError(f"min_volume_ml is a number of milliliters, not {min_volume_ml}")
+            raise ValueError(f"min_volume_ml must be a non-negative number of mL, not {min_volume_ml}")
         self.min_volume_ml = min_volume_ml
 
     def __call__(self, mask: torch.Tensor) -> torch.Tensor:
@@ -46,7 +46,7 @@ class FillSmallHoles(Transform):
 
     def __init__(self, max_area_mm2: float = 0.0) -> None:
         if not 0 <= max_area_mm2 < float("inf"):
-            raise ValueError(f"max_area_mm2 is a number of square millimeters, not {max_area_mm2}")
+            raise ValueError(f"max_area_mm2 must be a non-negative number of mm², not {max_area_mm2}")
         self.max_area_mm2 = max_area_mm2
 
     def __call__(self, mask: torch.Tensor) -> torch.Tensor:

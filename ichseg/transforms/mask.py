@@ -33,7 +33,7 @@ class HemorrhageMask(Transform):
 
     def __init__(self, threshold: float = 0.5) -> None:
         if not 0 <= threshold <= 1:
-            raise ValueError(f"the threshold is a probability between 0 and 1, not {threshold}")
+            raise ValueError(f"the threshold must be between 0 and 1, not {threshold}")
         self.threshold = threshold
 
     def __call__(self, probabilities: torch.Tensor) -> torch.Tensor:

@@ -57,7 +57,7 @@ class SaveImageMaskd(SaveImaged):
         for key in self.key_iterator(item) if self.enabled else ():
             source = getattr(item[key], "meta", {}).get("filename_or_obj")
             if source is None:
-                raise ScanError(f"key '{key}': the mask does not know which scan it belongs to (no 'filename_or_obj')")
+                raise ScanError(f"key '{key}': the scan of the mask is unknown (no 'filename_or_obj')")
             # absolute() and not resolve(): a scan that is a link belongs to the folder the link lies in.
             folder = Path(source).absolute().parent.relative_to(Path(self.root).absolute()) if self.root else Path()
             path = self.output_dir / folder / f"{scan_name(source)}_{self.postfix}.nii.gz"

@@ -89,7 +89,7 @@ class ShallowFeatureCAM(Transform):
         flat = isinstance(layers[0], str)
         self.layers: list[list[str]] = [[*layers]] * len(self.networks) if flat else [[*x] for x in layers]
         if len(self.layers) != len(self.networks):
-            raise ValueError(f"{len(self.networks)} networks need as many lists of layers, not {len(self.layers)}")
+            raise ValueError(f"{len(self.networks)} networks need one list of layers each, not {len(self.layers)}")
         if upsample not in UPSAMPLE:
             raise ValueError(f"upsample must be one of {', '.join(UPSAMPLE)}, not '{upsample}'")
         self.gate, self.vote, self.method, self.target, self.upsample = gate, vote, method, target, upsample
@@ -121,7 +121,7 @@ class ShallowFeatureCAM(Transform):
         known = torch.full((len(slices),), torch.nan) if probabilities is None else torch.as_tensor(probabilities)
         known = known.flatten().clone()
         if len(known) != len(slices):
-            raise ValueError(f"{len(slices)} slices need as many probabilities, not {len(known)}")
+            raise ValueError(f"{len(slices)} slices need the same number of probabilities, not {len(known)}")
         bank = MemoryBank()
         if content is None:
             self._along(slices, known, bank)

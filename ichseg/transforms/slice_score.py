@@ -37,7 +37,7 @@ class SliceScoredProbability(Transform):
 
     def __call__(self, logits: torch.Tensor) -> torch.Tensor:
         if len(logits) != 3:
-            raise ValueError(f"logits of background, hemorrhage and slice are needed, not {len(logits)} channels")
+            raise ValueError(f"expected logits for background, hemorrhage and slice, not {len(logits)} channels")
         axis = volume_slice_axis(logits)
         slices = plain(logits).movedim(1 + axis, 0).float()
         pixels = slices[:, 1] - slices[:, 0]

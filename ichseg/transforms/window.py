@@ -66,11 +66,11 @@ def gray_range(image: torch.Tensor) -> tuple[float, float]:
     if window is not None and not inside and highest - lowest >= window[1] - window[0]:
         return window
     named = (
-        "no window" if window is None else f"a window ({window[0]:g} to {window[1]:g}) that need not be meant for them"
+        "no window" if window is None else f"a window ({window[0]:g} to {window[1]:g}) that may not apply to its values"
     )
     raise ValueError(
-        f"the image's values ({lowest:g} to {highest:g}) are not in [0, 1], and its metadata name {named}: scale it "
-        "with BrainWindowd, or say what black and white are with image_range"
+        f"the image's values ({lowest:g} to {highest:g}) are not in [0, 1], and its metadata gives {named}; scale it "
+        "with BrainWindowd, or set the values of black and white with image_range"
     )
 
 

@@ -80,10 +80,10 @@
     card.dataset.name = about.case;
     const line = make("div", undefined, "line");
     line.append(make("h3", about.case), make("span", about.status, `status-${about.status}`), make("span", about.summary));
-    const button = make("button", "Scroll through the volume");
+    const button = make("button", "View the volume");
     button.type = "button";
     button.disabled = !byId(`volume-${about.number}`);
-    if (button.disabled) button.title = "not in this file: it would have become too large";
+    if (button.disabled) button.title = "not included, to limit the size of the report";
     button.addEventListener("click", () => view(about));
     line.append(button);
     card.append(line);
@@ -171,7 +171,7 @@
     byId("viewer-slice").max = open.slices;
     byId("viewer-slice").focus();
     if (!document.createElement("canvas").getContext("webgl2")) {
-      byId("viewer-text").textContent = "This browser has no WebGL 2, which the viewer needs; the masks open in any NIfTI viewer.";
+      byId("viewer-text").textContent = "The viewer needs WebGL 2, which this browser does not support. Open the masks in any NIfTI viewer.";
       return;
     }
     try {
@@ -200,9 +200,9 @@
       goTo(volume.reversed ? open.slices - volume.start : volume.start - 1);
       byId("viewer-canvas").style.visibility = "visible";
       byId("viewer").dataset.ready = about.case;
-      byId("viewer-text").textContent = "Wheel or slider: slices. Right drag: gray levels. Left click: Hounsfield units at a point.";
+      byId("viewer-text").textContent = "Wheel or slider: change slice. Right drag: adjust window. Left click: show HU at a point.";
     } catch (error) {
-      byId("viewer-text").textContent = `The viewer failed (${error.message}); the masks open in any NIfTI viewer.`;
+      byId("viewer-text").textContent = `The viewer failed (${error.message}). Open the masks in any NIfTI viewer.`;
     }
   }
   byId("viewer-slice").addEventListener("input", (event) => goTo(Number(event.target.value) - 1));

@@ -35,7 +35,7 @@ def draw_lookalikes(
     """
     unknown = [kind for kind in kinds or () if kind not in LOOKALIKES]
     if unknown:
-        raise ValueError(f"kind '{unknown[0]}' is unknown; choose of {', '.join(LOOKALIKES)}")
+        raise ValueError(f"kind '{unknown[0]}' is unknown; choose from {', '.join(LOOKALIKES)}")
     head = sized_head(hounsfield)
     if head is None:
         return None
