@@ -8,6 +8,7 @@ Importing ``ichseg`` itself imports neither torch nor MONAI; :func:`segment` and
 
 from typing import TYPE_CHECKING, Any
 
+import ichseg.moved  # noqa: F401
 from ichseg.errors import IchsegError, ScanError
 from ichseg.version import __version__
 

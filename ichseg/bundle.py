@@ -43,6 +43,20 @@ def bundle_folder(name: str) -> Path:
     return folder
 
 
+def weight_file(weights: str | Path | None = None, bundle_root: str | Path = ".") -> Path:
+    """The weights of a run of ``ich_segmentation``.
+
+    Args:
+        weights: the ones asked for; None: ``models/model.pt`` of the bundle.
+        bundle_root: the bundle; where it has no such file, such as in another working directory, the model shipped with
+            ichseg is taken.
+    """
+    if weights is not None:
+        return Path(weights)
+    own = Path(bundle_root) / "models" / "model.pt"
+    return own if own.is_file() else bundle_folder("ich_segmentation") / "models" / "model.pt"
+
+
 def config_file(bundle: str, config: str) -> Path:
     """Path of one config of a bundle."""
     return bundle_folder(bundle) / "configs" / config

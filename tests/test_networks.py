@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import pickle
 
 import pytest
@@ -131,3 +132,13 @@ def test_precision_touches_the_forward_pass_only():
     torch.testing.assert_close(full, half, atol=0.02, rtol=0.02)
     with pytest.raises(IchsegError, match="precision 'fp8' is unknown"):
         PrecisionInferer("fp8")
+
+
+def test_modules_that_moved_answer_to_their_old_names():
+    with pytest.warns(DeprecationWarning, match=r"ichseg\.resources is now ichseg\.bundle"):
+        old = importlib.import_module("ichseg.resources")
+    assert old.bundle_folder is importlib.import_module("ichseg.bundle").bundle_folder
+    with pytest.warns(DeprecationWarning, match="is now"):
+        assert importlib.import_module("ichseg.data.phantom").phantom_scan
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("ichseg.data.nothing")

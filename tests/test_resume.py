@@ -494,7 +494,7 @@ def test_every_setting_counts(bundle, name, phantoms, tmp_path):
     same = [key for key, value in OTHER[name].items() if made_of(**{key: value}) == usual]
     assert not same
     if name == "inference.yaml":
-        assert made_of(**{"postprocessing::transforms::3::threshold": 0.9}) != usual
+        assert made_of(**{"postprocessing::transforms::4::threshold": 0.9}) != usual
 
 
 def test_pseudo_masks_resume_too(phantoms, tmp_path):

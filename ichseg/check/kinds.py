@@ -135,6 +135,4 @@ def _slices(path: Path, index: int, key: str, entry: Mapping[str, Any]) -> Itera
             path, f"training::{index}::slice_labels", f"{len(labels)} labels, but {entry[key]} has {count} slices"
         )
     if isinstance(annotated, list) and any(isinstance(n, int) and n >= count for n in annotated):
-        yield Finding(
-            path, f"training::{index}::label_slices", f"a slice index beyond the {count} of {entry[key]}"
-        )
+        yield Finding(path, f"training::{index}::label_slices", f"a slice index beyond the {count} of {entry[key]}")

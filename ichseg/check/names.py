@@ -27,7 +27,8 @@ REFUSED = (
 FUNCTIONS = (
     "ichseg.cam", "ichseg.context", "ichseg.crf", "ichseg.data.datalist", "ichseg.synthetic.implants.pool",
     "ichseg.data.packed", "ichseg.data.slices",
-    "ichseg.devices", "ichseg.bundle.guard_bundle_run", "ichseg.folder.scans", "ichseg.metrics",
+    "ichseg.devices", "ichseg.bundle.guard_bundle_run", "ichseg.bundle.weight_file", "ichseg.folder.scans",
+    "ichseg.metrics",
     "ichseg.networks", "ichseg.evaluation.masks", "ichseg.training", "ichseg.transforms", "ignite.metrics",
     "monai.data.decathlon_datalist", "monai.data.utils", "monai.handlers", "monai.inferers", "monai.losses",
     "monai.metrics", "monai.networks.blocks", "monai.networks.layers", "monai.networks.nets",

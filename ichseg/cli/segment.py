@@ -33,10 +33,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ichseg.bundle import bundle_folder, check_numbers, run_bundle
+    from ichseg.bundle import check_numbers, run_bundle, weight_file
 
     check_numbers({"size": args.size, "batch_size": args.batch_size})
-    weights = Path(args.weights or bundle_folder("ich_segmentation") / "models" / "model.pt").resolve()
+    weights = weight_file(args.weights).resolve()
     overrides = {
         "dataset_dir": Path(args.input).resolve(),
         "output_dir": Path(args.output).resolve(),

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from monai.transforms import Compose, SaveImaged
 
-from ichseg.bundle import BundleParts, bundle_folder, check_numbers, config_file, config_values
+from ichseg.bundle import BundleParts, check_numbers, config_file, config_values, weight_file
 from ichseg.errors import IchsegError
 from ichseg.inference.images import NAME, Image, as_tensor, given_volume, header_of
 from ichseg.io import image_like, read_header, save_image, write_like
@@ -49,11 +49,11 @@ class Segmenter:
         device: str = "auto",
         **settings: Any,
     ) -> None:
-        weights = Path(bundle_folder(BUNDLE) / "models" / "model.pt" if weights is None else weights)
+        weights = weight_file(weights)
         config = segmenter_settings(weights).pipeline
         known = config_values(BUNDLE, config)
         if unknown := sorted(set(settings) - set(known)):
-            raise TypeError(f"'{unknown[0]}' is not a value of {config_file(BUNDLE, config)}")
+            raise TypeError(f"'{unknown[0]}' is not a key of {config_file(BUNDLE, config)}")
         given = {"weights": weights, "device_name": device, "threshold": threshold, "min_volume_ml": min_volume_ml}
         given |= settings
         check_numbers(given)
