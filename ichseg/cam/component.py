@@ -92,7 +92,8 @@ def leading_eigenvector(matrices: Tensor) -> Tensor:
     """
     size = matrices.shape[-1]
     if size <= (SMALL if matrices.device.type == "cpu" else LANCZOS_STEPS):
-        return torch.linalg.eigh(matrices)[1][..., -1]
+        last: Tensor = torch.linalg.eigh(matrices)[1][..., -1]
+        return last
     tiny = torch.finfo(matrices.dtype).tiny
     # Any start will do that has a share of every eigenvector; the same one on every run.
     start = torch.cos(torch.arange(size, device=matrices.device, dtype=matrices.dtype) ** 2)
@@ -113,7 +114,7 @@ def leading_eigenvector(matrices: Tensor) -> Tensor:
         if step + 1 < LANCZOS_STEPS:
             inner[:, step, step + 1] = inner[:, step + 1, step] = length[:, 0]
     values, vectors = torch.linalg.eigh(inner)
-    found = (vectors[..., -1:].transpose(1, 2) @ basis)[:, 0]
+    found: Tensor = (vectors[..., -1:].transpose(1, 2) @ basis)[:, 0]
     residual = ((matrices @ found[..., None])[..., 0] - values[:, -1:] * found).norm(dim=1)
     doubtful = (residual > 1e-12 * values[:, -1].abs()) | (found.norm(dim=1) < 0.5)
     if bool(doubtful.any()):

@@ -193,7 +193,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[nn.Module]:
             module.training = training
 
 
-def _method(method: str | Callable, options: dict[str, Any]) -> Callable[..., Any]:
+def _method(method: str | Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
     if not isinstance(method, str):
         if options:
             raise ValueError(f"a function given as method takes no options: {', '.join(options)}")
@@ -201,7 +201,8 @@ def _method(method: str | Callable, options: dict[str, Any]) -> Callable[..., An
     if method not in METHODS:
         raise ValueError(f"method '{method}' is unknown; choose one of {', '.join(METHODS)}")
     try:
-        return METHODS[method](**options)
+        made: Callable[..., Any] = METHODS[method](**options)
+        return made
     except TypeError:
         raise ValueError(f"method '{method}' has no option {', '.join(options)}") from None
 

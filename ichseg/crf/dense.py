@@ -228,7 +228,7 @@ class _Symmetric(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return _Symmetric.apply(gradient, ctx.kernel), None
+        return _Symmetric.apply(gradient, ctx.kernel), None  # type: ignore[no-untyped-call]
 
 
 def _log(p: Tensor) -> Tensor:
@@ -259,7 +259,7 @@ def _normalized(kernel: Filter, ones: Tensor, weight: float | Tensor) -> Filter:
         return kernel(root * values).mul_(last)
 
     def weighted(values: Tensor) -> Tensor:
-        filtered = _Symmetric.apply(values, whole) if values.requires_grad else whole(values)
+        filtered = _Symmetric.apply(values, whole) if values.requires_grad else whole(values)  # type: ignore[no-untyped-call]
         return filtered if fixed else filtered * weight
 
     return weighted

@@ -51,7 +51,8 @@ class PixelGrid:
 
     def by_turns(self, values: Tensor) -> Tensor:
         """(..., N) pixels in the order of the image -> in the order of strips by turns."""
-        return values.unflatten(-1, (self.strips, -1)).transpose(-1, -2).flatten(-2)
+        turned: Tensor = values.unflatten(-1, (self.strips, -1)).transpose(-1, -2)
+        return turned.flatten(-2)
 
     def in_order(self, values: Tensor, out: Tensor) -> None:
         """The way back, into ``out``."""

@@ -19,7 +19,7 @@ def is_own_mask(path: Path) -> bool:
     if not scan_name(path).endswith(OUTPUT_POSTFIXES):
         return False
     try:
-        return read_header(path)["descrip"].item().rstrip(b"\0") == OWN_MASK
+        return bytes(read_header(path)["descrip"].item()).rstrip(b"\0") == OWN_MASK
     except ScanError:
         return False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import nibabel as nib
@@ -119,5 +120,5 @@ def _form(header: nib.Nifti1Header, name: str) -> np.ndarray | None:
     return np.asarray(found, dtype=np.float64)
 
 
-def _rounded(numbers) -> str:
+def _rounded(numbers: Sequence[float]) -> str:
     return " x ".join(f"{n:g}" for n in np.round(numbers, 3))

@@ -172,7 +172,7 @@ def image_like(array: np.ndarray, header: nib.Nifti1Header, name: str | Path) ->
     except nib.spatialimages.HeaderDataError:  # such as a qfac of 0
         best = np.full((4, 4), np.nan)
     # The header's own affine leaves its forms alone; one that is no affine would be written over them.
-    return kind(np.asarray(array).reshape(shape), best if np.isfinite(best).all() else None, new)
+    return kind(np.asarray(array).reshape(shape), best if np.isfinite(best).all() else None, new)  # type: ignore[no-untyped-call]
 
 
 def _one_volume(path: Path, stored: np.ndarray, what: str) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import ndimage
 
 CONNECTIVITIES = {4: (2, 1), 8: (2, 2), 6: (3, 1), 18: (3, 2), 26: (3, 3)}
@@ -26,7 +27,7 @@ class LesionLocalization:
         self.structure = ndimage.generate_binary_structure(self.ndim, rank)
         self.true = self.found = self.predicted = self.false = 0
 
-    def update(self, prediction, target) -> None:
+    def update(self, prediction: ArrayLike, target: ArrayLike) -> None:
         """Add one binary slice (H, W) or volume (X, Y, Z), or a stack of them with one more leading axis."""
         p, t = np.asarray(prediction) > 0, np.asarray(target) > 0
         if p.shape != t.shape or p.ndim not in (self.ndim, self.ndim + 1):

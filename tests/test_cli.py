@@ -1,0 +1,103 @@
+"""The command line, the functions and the configs agree on every default and every choice."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import inspect
+
+import pytest
+
+from ichseg import defaults
+from ichseg.bundle import config_values
+from ichseg.cli import COMMANDS, build_parser
+from ichseg.data import prepare_bhsd, prepare_compact, prepare_nifti
+from ichseg.data.folds import parse_folds
+from ichseg.evaluation import evaluate_masks
+from ichseg.experiments import Study
+from ichseg.presets import Plan
+from ichseg.synthetic.implants import prepare_implants
+from ichseg.synthetic.phantom import prepare_phantom
+from ichseg.transforms import LayerAggregation
+
+
+def subparser(*words) -> argparse.ArgumentParser:
+    parser = build_parser()
+    for word in words:
+        (group,) = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+        parser = group.choices[word]
+    return parser
+
+
+def of_parser(*words):
+    return {
+        action.dest: action.default for action in subparser(*words)._actions if action.dest not in ("help", "debug")
+    }
+
+
+def of_function(function):
+    return {name: p.default for name, p in inspect.signature(function).parameters.items()}
+
+
+@pytest.mark.parametrize(
+    ("words", "function", "names"),
+    [
+        (("prepare", "phantom"), prepare_phantom, {"scans", "seed", "size", "slices"}),
+        (("prepare", "implants"), prepare_implants, {"folds", "per_scan", "seed", "family"}),
+        (("prepare", "compact"), prepare_compact, {"size", "folds"}),
+        (("prepare", "bhsd"), prepare_bhsd, {"group_by", "labels_at", "fold_tolerance"}),
+        (("prepare", "nifti"), prepare_nifti, {"fold_tolerance", "masks"}),
+        (("train",), Plan, {"train_folds", "val_folds", "test_folds", "members", "member", "cache", "workers"}),
+        (("experiment",), Study, {"size", "epochs", "train_folds", "val_folds", "test_folds", "batch_size", "precision",
+                                  "device", "architecture", "benchmark", "classifiers"}),
+        (("evaluate",), evaluate_masks, {"folds", "cases", "images", "connectivity", "tolerance_mm"}),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, tuple) else "",
+)  # fmt: skip
+def test_an_option_and_the_function_behind_it_have_one_default(words, function, names):
+    parser, signature = of_parser(*words), of_function(function)
+    assert {name: parser[name] for name in names} == {name: signature[name] for name in names}
+
+
+def test_options_and_configs_have_one_default():
+    classify = config_values("ich_slice_classification", "train.yaml")
+    paper, recommended = (config_values("ich_segmentation", f) for f in ("train.yaml", "train_recommended.yaml"))
+    generate, inference = (config_values(*f) for f in (("ich_pseudo_segmentation", "generate.yaml"),
+                                                       ("ich_segmentation", "inference.yaml")))  # fmt: skip
+    for config in (classify, paper, recommended):
+        assert tuple(config["train_folds"]) == parse_folds(defaults.TRAIN_FOLDS)
+        assert tuple(config["val_folds"]) == parse_folds(defaults.VAL_FOLDS)
+    for config in (classify, paper):
+        assert (config["size"], config["epochs"]) == (defaults.PAPER_SIZE, defaults.PAPER_EPOCHS)
+    for config in (classify, paper, recommended, generate, inference):
+        assert config["precision"] == defaults.PRECISIONS[0] and config["device_name"] == "auto"
+    assert tuple(generate["classifiers"]) == defaults.PAPER_PAIR and classify["backbone"] == defaults.PAPER_PAIR[0]
+    assert generate["threshold"] == of_function(LayerAggregation)["threshold"] == defaults.PAPER_THRESHOLD
+    assert paper["architecture"] == defaults.ARCHITECTURES[1]
+    # What is not given on the command line leaves the config's value alone.
+    segment = of_parser("segment")
+    assert all(segment[name] is None for name in ("threshold", "min_volume", "size", "batch_size", "shard"))
+    assert (segment["save_probabilities"], segment["overwrite"]) == (
+        inference["save_probabilities"],
+        inference["overwrite"],
+    )
+    assert (not segment["no_report"]) == inference["report"]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_is_one_module_with_help_and_an_example(name):
+    module = importlib.import_module(f"ichseg.cli.{name.replace('-', '_')}")
+    assert module.HELP.endswith(".") and f"ichseg {name}" in module.EXAMPLE
+    text = subparser(name).format_help()
+    assert "example:" in text
+    for action in subparser(name)._actions:
+        assert action.help or isinstance(action, argparse._SubParsersAction) or action.dest == "output", action.dest
+
+
+def test_help_imports_nothing_heavy():
+    import subprocess
+    import sys
+
+    code = "import sys; from ichseg.cli import build_parser; build_parser(); print([m for m in ('torch', 'monai', 'numpy') if m in sys.modules])"  # noqa: E501
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
