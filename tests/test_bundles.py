@@ -137,6 +137,7 @@ def test_shipped_weights_fit_and_are_small():
     network.load_state_dict(torch.load(file, weights_only=True))
 
 
+@pytest.mark.slow
 def test_ckpt_export_as_documented_by_monai(tmp_path):
     root = bundle_folder("ich_segmentation")
     words = ["-m", "monai.bundle", "ckpt_export", "network_def", "--filepath", str(tmp_path / "model.ts")]
@@ -156,6 +157,7 @@ UNUSUAL = {"threshold": 0.4, "window_level": 45, "window_width": 90, "members": 
            "min_volume_ml": 0.01, "fill_holes_mm2": 7.0, "size": 96}  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("architecture", "config"), [("context", "inference.yaml"), ("small", "inference_paper.yaml")])
 def test_three_faces_read_the_settings_in_the_weight_file(architecture, config, phantoms, tmp_path, caplog):
     """The command line, the Python call and the bundle make the same masks of weights with unusual settings."""
@@ -410,6 +412,7 @@ def test_foreign_weights_and_plateaus_in_training(phantoms, tmp_path):
     assert "scheduler" in torch.load(out / "checkpoint.pt", weights_only=True)
 
 
+@pytest.mark.slow
 def test_the_papers_unet(phantoms, tmp_path):
     values = {"dataset_dir": str(phantoms), "epochs": 1, "batch_size": 2, "train_folds": [0], "val_folds": [4]}
     values |= {"architecture": "paper", "supervision": "masks"}
@@ -435,6 +438,7 @@ def test_slice_labels_train_the_segmenter_too(phantoms, tmp_path):
     assert math.isfinite(float(line["val_loss"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bundle", ["ich_slice_classification", "ich_segmentation"])
 def test_training_in_two_processes(bundle, phantoms, tmp_path):
     """The multi-GPU overlay, on the CPU with gloo where there is no GPU."""
@@ -450,6 +454,7 @@ def test_training_in_two_processes(bundle, phantoms, tmp_path):
     assert (tmp_path / "model.pt").is_file() and len((tmp_path / "history.csv").read_text().splitlines()) == 2
 
 
+@pytest.mark.slow
 def test_mistyped_overrides_are_refused(tmp_path, capsys):
     overlay = tmp_path / "own.yaml"
     overlay.write_text("my_key: 1\n")
@@ -481,10 +486,6 @@ def test_mistyped_overrides_are_refused(tmp_path, capsys):
     ]
     for words, said in (
         (["--dataset_dirr", str(tmp_path)], "did you mean --dataset_dir?"),
-        (
-            ["--dataset_dir", str(tmp_path / "none"), "--output_dir", str(tmp_path / "out")],
-            "no such file or folder",
-        ),
         (["--dataset_dir", str(overlay), "--output_dir", str(tmp_path / "out")], "own.yaml: not a .nii or .nii.gz"),
         (
             ["--threshold", "7", "--dataset_dir", str(tmp_path / "in"), "--output_dir", str(tmp_path / "out")],

@@ -57,6 +57,7 @@ def test_classifier_left_weights_history_and_a_board(path):
     assert all(isinstance(v, torch.Tensor) for v in torch.load(folder / "model.pt", weights_only=True).values())
 
 
+@pytest.mark.slow
 def test_training_goes_on_where_it_stopped(path, phantoms, capfd):
     before = torch.load(path / "classifiers" / "resnet34" / "checkpoint.pt", weights_only=True)
     assert before["epoch"] == 2

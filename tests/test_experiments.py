@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import json
 
-import nibabel as nib
 import numpy as np
 import pytest
 import yaml
+from experiment_data import SMALL, data, rows  # noqa: F401  # 'data' is a fixture
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -18,14 +17,8 @@ from ichseg.cli import main
 from ichseg.data import load_datalist
 from ichseg.experiments import DIFFERENCES, ROWS, TABLE4, THRESHOLDS, Counts, Row, differences, published
 from ichseg.io import read_mask
-from ichseg.synthetic.phantom import prepare_phantom
 
 PAIR = ("resnet34", "resnet50")
-
-
-def rows(file):
-    with file.open(newline="") as handle:
-        return list(csv.DictReader(handle))
 
 
 # --- the paper's table ---------------------------------------------------------------------------------------------
@@ -110,30 +103,6 @@ def test_thresholds_are_chosen_between_the_papers_bounds_and_by_the_folds_asked_
 
 
 # --- on phantoms ---------------------------------------------------------------------------------------------------
-SMALL = ["--size", "64", "--epochs", "1", "--batch-size", "8", "--device", "cpu", "--set", "gate_by=label"]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """Six phantoms, one of them stored upside down; and the same as a second data set."""
-    folder = tmp_path_factory.mktemp("experiments")
-    prepare_phantom(folder / "data", scans=6, seed=3, size=64, slices=8)
-    content = json.loads((folder / "data" / "datalist.json").read_text())
-    turned = next(scan for scan in content["training"] if any(scan["slice_labels"]))
-    turned["slice_labels"] = turned["slice_labels"][::-1]
-    for key in ("image", "label"):
-        image = nib.load(folder / "data" / turned[key])
-        affine = image.affine.copy()
-        affine[:, 3] += affine[:, 2] * (image.shape[2] - 1)
-        affine[:, 2] *= -1
-        array = np.asarray(image.dataobj)[..., ::-1]
-        nib.save(nib.Nifti1Image(array, affine), folder / "data" / turned[key])
-    # Validation and test need hemorrhage too.
-    bleeding_first = sorted(content["training"], key=lambda scan: not any(scan["slice_labels"]))
-    for scan, fold in zip(bleeding_first, (3, 4, 0, 1, 2, 0), strict=True):
-        scan["fold"] = fold
-    (folder / "data" / "datalist.json").write_text(json.dumps(content))
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -169,6 +138,7 @@ def test_table4(study, data):
     assert Image.open(folder / "table4.png").width > 800
 
 
+@pytest.mark.slow
 def test_a_row_is_what_the_pseudo_mask_bundle_makes_with_its_switches(study, data):
     """The sweep never makes a mask; the bundle does, with the row's values, and scores the same to the last digit."""
     folder, words = study
@@ -263,24 +233,6 @@ def test_table2(study):
         if r["CL"] != "nan":
             assert float(r["CL"]) + float(r["ML"]) == pytest.approx(1)
     assert table[0]["published_bcihm"] == "48.9 / 51.1 / 51.2"
-
-
-def test_tables_that_train_many_classifiers(data, capsys):
-    datalist = str(data / "data" / "datalist.json")
-    words = ["--datalist", datalist, "--output", str(data / "many"), *SMALL]
-    assert main(["experiment", "table3", *words]) == 0
-    sizes = {r["method"].split(",")[0] for r in rows(data / "many" / "table3.csv")}
-    assert {"96 x 96", "64 x 64", "32 x 32"} <= sizes
-    assert main(["experiment", "table1", *words]) == 0
-    table = {(r["method"], r["choice"]): r for r in rows(data / "many" / "table1.csv")}
-    for pair in ("ResNet34+50", "DenseNet121+169", "VGG16+19"):
-        assert 0 <= float(table[pair, "validation"]["miou"]) <= 1
-    assert table["EDAM", ""]["note"] == "published result only" and table["EDAM", ""]["miou"] == ""
-    assert float(table["U-Net, full supervision", ""]["miou"]) > 0
-    given = ["--classifiers", str(data / "many" / "classifiers" / "64")]
-    other = [str(data / "given") if w == str(data / "many") else w for w in words]
-    assert main(["experiment", "table3", *other, *given]) == 2
-    assert "omit --classifiers" in capsys.readouterr().err
 
 
 def test_what_cannot_be_measured_is_said(study, data, tmp_path, capsys):

@@ -125,6 +125,7 @@ def test_nifti_release(tmp_path):
         prepare_bcihm(source, tmp_path / "again")
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_real_bcihm(real_bcihm, tmp_path):
     counts = prepare_bcihm(real_bcihm, tmp_path / "out")

@@ -488,6 +488,7 @@ SETTINGS = ["steps_per_epoch=4", "implants_per_scan=4", "channels=[4, 8, 16]", "
             "suspicious_share=0.01"]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_one_command_trains_segments_measures_and_goes_on(cohort, tmp_path, capsys):
     words = ["train", "--datalist", str(cohort), "--output", str(tmp_path / "run"), "--members", "2", *TINY]
     words += [f"--set={setting}" for setting in SETTINGS]
@@ -530,6 +531,7 @@ def test_one_command_trains_segments_measures_and_goes_on(cohort, tmp_path, caps
                  "--no-report", "--device", "cpu"]) == 0  # fmt: skip
 
 
+@pytest.mark.slow
 def test_cross_validation_holds_every_fold_out_once(cohort, tmp_path):
     plan = Plan(datalist=cohort, output=tmp_path, settings=tuple(SETTINGS), device="cpu",
                 overrides={"size": SIZE, "epochs": 1, "batch_size": 8})  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import errno
 import json
@@ -9,12 +10,14 @@ import os
 import re
 import subprocess
 import sys
+from collections import OrderedDict
 from contextlib import ExitStack
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from broken_files import AFFINE, head, image
 from conftest import classifier_file
 from kill_runs import compare
@@ -313,6 +316,7 @@ def test_a_write_that_breaks_off_is_one_row(scans, tmp_path):
     assert "File too large" in table["a"]["message"]
 
 
+@pytest.mark.slow
 def test_kill_after_kill_gives_the_same(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     told = compare(tmp_path / "runs", good=12, broken=6, kills=2)
@@ -320,6 +324,7 @@ def test_kill_after_kill_gives_the_same(tmp_path, monkeypatch):
     assert (told["masks"], told["failed_rows"], told["exit_codes"]) == (12, 6, [1, 1])
 
 
+@pytest.mark.slow
 def test_parts_do_not_collide_and_join(scans, tmp_path, capsys):
     whole, out = tmp_path / "whole", tmp_path / "out"
     (scans / "broken.nii.gz").write_bytes(b"no scan")
@@ -473,11 +478,15 @@ BESIDE = {"bundle_root", "dataset_dir", "weights", "folds", "maps_dir", "batch_s
 
 @pytest.mark.parametrize(("bundle", "name"), [("ich_segmentation", "inference.yaml"),
                                               ("ich_pseudo_segmentation", "generate.yaml")])  # fmt: skip
-def test_every_setting_counts(bundle, name, phantoms, tmp_path):
+def test_every_setting_counts(bundle, name, phantoms, tmp_path, monkeypatch):
     """A run goes by what the steps were built with: no list of keys is needed, and nested overrides count too."""
-    classifiers = {"resnet34": str(classifier_file(tmp_path / "resnet34.pt"))}
     places = {"dataset_dir": str(phantoms), "output_dir": str(tmp_path), "device_name": "cpu"}
-    places |= {"classifiers": classifiers} if bundle == "ich_pseudo_segmentation" else {}
+    if bundle == "ich_pseudo_segmentation":
+        # The networks are not asked anything here: small ones are soon made.
+        layers = torch.nn.Sequential(OrderedDict(layer1=torch.nn.Conv2d(1, 2, 3), layer2=torch.nn.Conv2d(2, 2, 3)))
+        places["classifiers"] = {"resnet34": str(classifier_file(tmp_path / "resnet34.pt"))}
+        monkeypatch.setattr("ichseg.networks.classifiers.slice_classifier", lambda name: copy.deepcopy(layers))
+        monkeypatch.setattr("ichseg.networks.classifiers.load_weights", lambda network, path: network)
     values = {key for key, value in config_values(bundle, name).items()
               if not isinstance(value, dict) and not re.search(r"[$@]|_target_", str(value))}  # fmt: skip
     assert values - BESIDE == set(OTHER[name])
@@ -497,6 +506,7 @@ def test_every_setting_counts(bundle, name, phantoms, tmp_path):
         assert made_of(**{"postprocessing::transforms::4::threshold": 0.9}) != usual
 
 
+@pytest.mark.slow
 def test_pseudo_masks_resume_too(phantoms, tmp_path):
     classifier_file(tmp_path / "classifiers" / "resnet34" / "model.pt")
     out, words = tmp_path / "out", ["--datalist", phantoms / "datalist.json", "--classifiers", tmp_path / "classifiers"]

@@ -2,7 +2,7 @@
 
 from ichseg.experiments.ablation import ROWS, Row
 from ichseg.experiments.published import DIFFERENCES, TABLE1, TABLE2, TABLE3, TABLE4, differences
-from ichseg.experiments.run import EXPERIMENTS, run_experiment
+from ichseg.experiments.registry import EXPERIMENTS, run_experiment
 from ichseg.experiments.study import Study
 from ichseg.experiments.sweep import THRESHOLDS, Counts
 

@@ -6,12 +6,11 @@ LayerAggregationd -> DenseCRFd.
 """
 
 from ichseg.transforms.activation import ClassActivationMap, ClassActivationMapd
-from ichseg.transforms.aggregation import LayerAggregation, LayerAggregationd
+from ichseg.transforms.context_fusion import SpatialContextFusion, SpatialContextFusiond
 from ichseg.transforms.dense_crf import DenseCRFd, RefineWithCRF
-from ichseg.transforms.fusion import SpatialContextFusion, SpatialContextFusiond
 from ichseg.transforms.gating import GateSlicesd, KeepIntracranial, KeepIntracraniald
 from ichseg.transforms.head_crop import HeadCrop, HeadCropd
-from ichseg.transforms.implant import RandImplantHemorrhaged
+from ichseg.transforms.layer_aggregation import LayerAggregation, LayerAggregationd
 from ichseg.transforms.lesions import (
     FillSmallHoles,
     FillSmallHolesd,
@@ -21,6 +20,7 @@ from ichseg.transforms.lesions import (
 )
 from ichseg.transforms.mask import HemorrhageMask, HemorrhageMaskd, HemorrhageProbability, HemorrhageProbabilityd
 from ichseg.transforms.neighbors import NeighborSlices, NeighborSlicesd
+from ichseg.transforms.rand_implant import RandImplantHemorrhaged
 from ichseg.transforms.reader import HeadCTReader, head_ct_loader
 from ichseg.transforms.resize import SliceResize, SliceResized
 from ichseg.transforms.saver import SaveImageMaskd

@@ -1,0 +1,42 @@
+"""Phantoms and words that the tests of the experiments share."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from ichseg.synthetic.phantom import prepare_phantom
+
+SMALL = ["--size", "64", "--epochs", "1", "--batch-size", "8", "--device", "cpu", "--set", "gate_by=label"]
+
+
+def rows(file):
+    with file.open(newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Six phantoms, one of them stored upside down; and the same as a second data set."""
+    folder = tmp_path_factory.mktemp("experiments")
+    prepare_phantom(folder / "data", scans=6, seed=3, size=64, slices=8)
+    content = json.loads((folder / "data" / "datalist.json").read_text())
+    turned = next(scan for scan in content["training"] if any(scan["slice_labels"]))
+    turned["slice_labels"] = turned["slice_labels"][::-1]
+    for key in ("image", "label"):
+        image = nib.load(folder / "data" / turned[key])
+        affine = image.affine.copy()
+        affine[:, 3] += affine[:, 2] * (image.shape[2] - 1)
+        affine[:, 2] *= -1
+        array = np.asarray(image.dataobj)[..., ::-1]
+        nib.save(nib.Nifti1Image(array, affine), folder / "data" / turned[key])
+    # Validation and test need hemorrhage too.
+    bleeding_first = sorted(content["training"], key=lambda scan: not any(scan["slice_labels"]))
+    for scan, fold in zip(bleeding_first, (3, 4, 0, 1, 2, 0), strict=True):
+        scan["fold"] = fold
+    (folder / "data" / "datalist.json").write_text(json.dumps(content))
+    return folder
