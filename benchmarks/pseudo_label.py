@@ -67,7 +67,7 @@ def compare(work: Path, options: argparse.Namespace, device: torch.device) -> di
 
     from ichseg.networks import load_weights, slice_classifier
 
-    weights = classifiers(work, options.classifiers)
+    weights = classifiers(work, options.classifiers, options.size)
     data = scans(work / "data", options, 1)
     image = next((data / "images").iterdir())
     networks = [load_weights(slice_classifier(name), file).eval().to(device) for name, file in weights.items()]
@@ -100,7 +100,7 @@ def compare(work: Path, options: argparse.Namespace, device: torch.device) -> di
 
 def memory(work: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Peak memory of a run over one scan and over many, each in a fresh process."""
-    weights = classifiers(work, options.classifiers)
+    weights = classifiers(work, options.classifiers, options.size)
     found = {}
     for count in (1, options.scans):
         data = scans(work / f"data{count}", options, count)
@@ -145,9 +145,9 @@ def ours(work: Path, data: Path, weights: dict[str, Path], options: argparse.Nam
     return parser.get_parsed_content("evaluator")
 
 
-def classifiers(work: Path, given: list[str] | None) -> dict[str, Path]:
+def classifiers(work: Path, given: list[str] | None, size: int) -> dict[str, Path]:
     """Backbone -> weight file; random weights, the same on every run, if none are given."""
-    from ichseg.networks import slice_classifier
+    from ichseg.networks import ClassifierSettings, save_weights, slice_classifier
 
     if given:
         return {name: Path(file) for name, file in zip(BACKBONES, given, strict=True)}
@@ -155,7 +155,8 @@ def classifiers(work: Path, given: list[str] | None) -> dict[str, Path]:
     for name in BACKBONES:
         torch.manual_seed(0)
         files[name] = work / f"{name}.pt"
-        torch.save(slice_classifier(name).state_dict(), files[name])
+        settings = ClassifierSettings(name, size, window_level=50, window_width=130)
+        save_weights(files[name], slice_classifier(name).state_dict(), settings)
     return files
 
 

@@ -20,15 +20,18 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import torch
+import yaml
 from measuring import commit, machine, processor_times, ratio, steal_share
 
-from ichseg.bundle import bundle_folder, settings_beside
+from ichseg.bundle import bundle_folder
+from ichseg.networks import SegmenterSettings, read_settings
 from ichseg.synthetic.phantom import prepare_phantom
 
 FEW = 5
@@ -121,7 +124,9 @@ def ours(scans: Path, masks: Path, precision: str) -> list[str]:
 
 def stock(scans: Path, masks: Path) -> list[str]:
     """The command of the other side."""
-    settings = [word for key, value in settings_beside(WEIGHTS).items() for word in (f"--{key}", str(value))]
+    known = yaml.safe_load((HERE / "stock_inference.yaml").read_text(encoding="utf-8"))
+    fitted = asdict(read_settings(WEIGHTS, SegmenterSettings))
+    settings = [word for key, value in fitted.items() if key in known for word in (f"--{key}", str(value))]
     return [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(HERE / "stock_inference.yaml"),
             "--dataset_dir", str(scans), "--output_dir", str(masks), "--weights", str(WEIGHTS), *settings]  # fmt: skip
 

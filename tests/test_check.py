@@ -303,7 +303,12 @@ def test_a_datalist_as_prepare_writes_it_then_broken(phantoms, changes, key, sai
 
 
 def test_datalists_that_are_none(tmp_path):
-    for content in ({"training": []}, {"training": {}}, {"training": [[]]}):
+    for content in (
+        {"training": []},
+        {"training": {}},
+        {"training": [[]]},
+        {"trainin": [{"case": "a", "image": "a.nii"}]},
+    ):
         (tmp_path / "datalist.json").write_text(json.dumps(content))
         assert check_path(tmp_path / "datalist.json")
         with pytest.raises(IchsegError, match="training"):

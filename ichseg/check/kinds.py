@@ -56,7 +56,7 @@ def _config(path: Path, allow: Collection[str], seen: set[Path]) -> Iterator[Fin
         yield Finding(path, "", "contains no keys")
     if not isinstance(content, Mapping):
         return
-    is_datalist = "training" in content and "_target_" not in str(content)
+    is_datalist = _is_datalist(path, content)
     if path.name == "metadata.json":
         yield from _metadata(path, content)
     elif is_datalist:
@@ -106,12 +106,22 @@ def _metadata(path: Path, content: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding(path, "changelog", f"has no entry for version {content.get('version')}")
 
 
+def _is_datalist(path: Path, content: Mapping[str, Any]) -> bool:
+    """Also one whose key 'training' is mistyped: any list of scans in a JSON file outside a bundle's configs."""
+    if "_target_" in str(content):
+        return False
+    lists = [value for value in content.values() if isinstance(value, list) and value]
+    scans = any(isinstance(value[0], Mapping) and value[0].keys() & {"case", *FILES} for value in lists)
+    return "training" in content or (scans and path.suffix.lower() == ".json" and path.parent.name != "configs")
+
+
 def _datalist(path: Path, content: Mapping[str, Any]) -> Iterator[Finding]:
     """By the schema that ``load_datalist`` follows, and by the files it names."""
     for index, key, message in datalist_problems(content):
         parts = [str(index), key] if index is not None else []
         yield Finding(path, "::".join(["training", *(part for part in parts if part)]), message)
-    for index, entry in enumerate(content["training"] if isinstance(content["training"], list) else ()):
+    scans = content.get("training")
+    for index, entry in enumerate(scans if isinstance(scans, list) else ()):
         for key in FILES:
             named = entry.get(key) if isinstance(entry, Mapping) else None
             if isinstance(named, str) and not (path.parent / named).is_file():
