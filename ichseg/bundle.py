@@ -190,7 +190,7 @@ def guard_bundle_run(bundle: str, config: str, words: Sequence[str] | None = Non
     """End ``python -m monai.bundle run`` with one line and exit code 2 if it was given what it cannot use.
 
     MONAI takes any ``--key value``, does without the one that was meant, and reads ``#`` as a separator of keys even in
-    paths. From here on, errors that a user can mend end with one line too; others keep their traceback.
+    paths. From here on, errors that a user can fix end with one line too; others keep their traceback.
 
     Args:
         bundle, config: whose keys are known; those of further config files laid over it are too.
