@@ -174,10 +174,10 @@ def check_numbers(values: Mapping[str, Any]) -> None:
         IchsegError: names the one that is not.
     """
     size = values.get("size")
-    if size is not None and (size <= 0 or size % SIZE_STEP):
+    if isinstance(size, int) and (size <= 0 or size % SIZE_STEP):
         raise IchsegError(f"size {size} must be a multiple of {SIZE_STEP}")
     for key, least in (("epochs", 1), ("batch_size", 1), ("num_workers", 0)):
-        if (value := values.get(key)) is not None and value < least:
+        if isinstance(value := values.get(key), int | float) and value < least:
             raise IchsegError(f"{key} must be at least {least}, not {value}")
 
 

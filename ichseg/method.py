@@ -50,7 +50,7 @@ def pseudo_masks(
                     bank.put(index, layer, model, amplify(one) if layer == 0 else one)
     # A slice is positive if the mean softmax of the classifiers says so.
     positive = vote(torch.stack(scores).reshape(len(networks), -1)) >= GATE
-    masks = torch.zeros(len(slices), *slices.shape[2:], dtype=torch.bool)
+    masks = torch.zeros(len(slices), *slices.shape[2:], dtype=torch.bool, device=slices.device)
     for start, stop in positive_runs(positive):
         # Bi-model ensemble, E_l = mean over the models; then spatial context fusion with c = 2 and w = 0.5,
         # S_l = (E_l + w * sum over 0 < |j-l| <= c of E_j / |j-l|) / NF_l, where NF_l is the sum of these weights.

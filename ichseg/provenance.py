@@ -8,24 +8,31 @@ from __future__ import annotations
 
 import enum
 import errno
+import functools
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
 from typing import Any
+
+import numpy as np
 
 from ichseg.errors import IchsegError
 from ichseg.io.atomic import write_text
 
 BLOCK = 2**20
 RECORD = "made_of.json"
+EARLY_RECORDS = ("made_with.json", "preset.json", "settings.json", "complete")  # of versions before 0.7
 # How something is computed, where, and what MONAI keeps besides: the result is the same.
 IMMATERIAL = frozenset((
-    "allow_missing_keys", "batch_size", "cache_dir", "device", "log_stats", "map_items", "meta_key_postfix",
-    "meta_keys", "orig_meta_keys", "output_dir", "overrides", "post_func", "root", "training", "unpack_items",
-    "workers",
+    "R", "allow_missing_keys", "batch_size", "cache_dir", "device", "log_stats", "map_items", "meta_key_postfix",
+    "meta_keys", "orig_meta_keys", "output_dir", "overrides", "root", "training", "unpack_items", "workers",
 ))  # fmt: skip
+# Private attributes of MONAI's transforms that decide what they do.
+MATERIAL = frozenset(("_loader",))
 
 
 def file_hash(path: str | Path) -> str:
@@ -67,51 +74,82 @@ def network_hash(network: Any) -> str:
     return found.hexdigest()
 
 
-def describe(value: Any, _seen: set[int] | None = None) -> Any:
+def describe(value: Any, _seen: dict[int, Any] | None = None) -> Any:
     """What an object of a config was built with, in plain types.
 
-    An object's own ``described()`` decides; else its class and its public attributes are taken. Of networks the hash is
-    taken. Paths, devices and what is in :data:`IMMATERIAL` are left out.
+    An object's own ``described()`` decides; else its class and its attributes are taken, MONAI's and ichseg's without
+    the private ones. Of networks, arrays and functions a hash is taken. Paths, devices and what is in
+    :data:`IMMATERIAL` are left out. What cannot be looked into counts as its text, so that it may differ in every run
+    and nothing is reused.
     """
-    seen = set() if _seen is None else _seen
+    seen = {} if _seen is None else _seen
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, enum.Enum):
         return str(value.value)
     if isinstance(value, Mapping):
         return {str(k): describe(v, seen) for k, v in value.items() if k not in IMMATERIAL and _counts(v)}
-    if isinstance(value, Sequence | set | frozenset):
+    if isinstance(value, set | frozenset):
+        return sorted((describe(v, seen) for v in value if _counts(v)), key=lambda one: json.dumps(one, default=str))
+    if isinstance(value, Sequence) and not isinstance(value, bytes):
         return [describe(v, seen) for v in value if _counts(v)]
-    name = getattr(value, "__qualname__", type(value).__qualname__)
-    if hasattr(value, "state_dict"):
-        return {name: network_hash(value)}
-    if isinstance(value, type) or not hasattr(value, "__dict__") or hasattr(value, "__code__"):
-        return name
+    if isinstance(value, bytes):
+        return hashlib.sha256(value).hexdigest()
+    if isinstance(value, type | BuiltinFunctionType):
+        return f"{value.__module__}.{value.__qualname__}"
+    kind = f"{type(value).__module__}.{type(value).__qualname__}"
     if id(value) in seen:
-        return {name: "as above"}
-    seen.add(id(value))
+        return {kind: "as above"}
+    seen[id(value)] = value  # kept, so that no other object takes its id meanwhile
+    if isinstance(value, FunctionType | MethodType):
+        return {f"{value.__module__}.{value.__qualname__}": describe(_code(value), seen)}
+    if isinstance(value, functools.partial):
+        return {"partial": describe([value.func, value.args, value.keywords], seen)}
+    if hasattr(value, "state_dict"):
+        return {kind: network_hash(value)}
+    if hasattr(value, "dtype") and hasattr(value, "shape"):  # an array, a tensor, or a number of numpy
+        array = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+        return {str(array.dtype): [list(array.shape), hashlib.sha256(array.tobytes()).hexdigest()]}
     own = getattr(value, "described", None)
-    parts = own() if callable(own) else {k: v for k, v in vars(value).items() if not k.startswith("_")}
-    return {name: describe(parts, seen)}
+    if callable(own):
+        return {kind: describe(own(), seen)}
+    if not hasattr(value, "__dict__"):
+        return str(value)
+    house = type(value).__module__.split(".")[0] in ("ichseg", "monai")
+    parts = {k: v for k, v in vars(value).items() if not (house and k.startswith("_") and k not in MATERIAL)}
+    return {kind: describe(parts, seen)}
+
+
+def _code(function: Any) -> list[Any]:
+    """What a function does: its code, its defaults, what it encloses, and what it is bound to."""
+
+    def parts(code: CodeType) -> list[Any]:
+        return [code.co_code, code.co_names, [parts(c) if isinstance(c, CodeType) else c for c in code.co_consts]]
+
+    enclosed = [cell.cell_contents for cell in function.__closure__ or ()]
+    return [*parts(function.__code__), function.__defaults__, function.__kwdefaults__, enclosed,
+            getattr(function, "__self__", None)]  # fmt: skip
 
 
 def _counts(value: Any) -> bool:
-    """False for what says where or by which means, not what."""
-    module = type(value).__module__.split(".")[0]
-    kinds = (enum.Enum, Mapping, Sequence)
-    return not isinstance(value, Path) and (module in ("builtins", "ichseg", "monai") or isinstance(value, kinds))
+    """False for what says where, not what."""
+    return (
+        not isinstance(value, Path | logging.Logger) and type(value).__module__ + type(value).__name__ != "torchdevice"
+    )
 
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any], optional: Sequence[str] = ()) -> str | None:
-    """The first key of ``now`` that had another value before, as ``key BEFORE, now NOW``; None if there is none.
+    """The first key with another value before than now, as ``key BEFORE, now NOW``; None if there is none.
+
+    A key that one side lacks counts as None there.
 
     Args:
         before, now: what something was, and would be, made of.
         optional: keys that may be None on either side.
     """
     before, now = json.loads(json.dumps([before, now], default=str))
-    for key, value in now.items():
-        was = before.get(key)
+    for key in {**now, **before}:
+        was, value = before.get(key), now.get(key)
         if was != value and not (key in optional and None in (was, value)):
             told = [json.dumps(one) for one in (was, value)]
             return f"a different {key}" if max(map(len, told)) > 60 else f"{key} {told[0]}, now {told[1]}"
@@ -138,10 +176,12 @@ class Record:
             begun: False: nothing of value is there yet, so that other values may replace those of the record.
 
         Raises:
-            IchsegError: the folder was made of something else; the first difference is named.
+            IchsegError: the folder was made of something else, the first difference is named; or before version 0.7.
         """
         path = self.folder / RECORD
         if not path.is_file():
+            if any((self.folder / name).is_file() for name in EARLY_RECORDS):
+                raise IchsegError(f"{self.folder}: written by ichseg before version 0.7; choose another output folder")
             return False
         try:
             found = json.loads(path.read_text(encoding="utf-8"))

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import classifier_file, segmenter_file
-from monai.bundle import ConfigWorkflow, verify_net_in_out
+from monai.bundle import ConfigParser, ConfigWorkflow, verify_net_in_out
 
 from ichseg.bundle import BundleParts, bundle_folder, config_values, guard_bundle_run
 from ichseg.cli import main
 from ichseg.errors import IchsegError
-from ichseg.networks import SegmenterSettings, read_settings, slice_classifier
+from ichseg.networks import ClassifierSettings, SegmenterSettings, read_settings, save_weights, slice_classifier
 from ichseg.version import __version__
 
 CONFIGS = [
@@ -282,11 +282,16 @@ def test_classification_evaluation_config_runs(phantoms, tmp_path, capsys):
         bundle_root=str(folder.parent),
         dataset_dir=str(phantoms),
         output_dir=str(tmp_path),
-        size=64,
         val_folds=[1, 4],
         device_name="cpu",
     )
     assert "val_auc: 0." in capsys.readouterr().out and (tmp_path / "metrics.csv").is_file()
+    overlay = ConfigParser()
+    overlay.read_config([str(folder / "train.yaml"), str(folder / "evaluate.yaml")])
+    save_weights(tmp_path / "own.pt", {}, ClassifierSettings("resnet34", 64, 40, 80, strip_skull=True))
+    overlay["weights"] = str(tmp_path / "own.pt")
+    found = [overlay.get_parsed_content(k) for k in ("size", "window_level", "window_width", "strip_skull")]
+    assert found == [64, 40, 80, True]  # as the weights were trained
 
 
 OWN = """

@@ -302,6 +302,18 @@ def test_a_datalist_as_prepare_writes_it_then_broken(phantoms, changes, key, sai
         file.unlink()
 
 
+def test_what_is_and_is_no_datalist(phantoms, tmp_path):
+    content = json.loads((phantoms / "datalist.json").read_text())
+    content["training"][0] |= {"patient": 7, "fold": None}
+    content["training"][0]["image"] = str(phantoms / content["training"][0]["image"])
+    file = tmp_path / "datalist.json"
+    file.write_text(json.dumps({"training": [{k: v for k, v in content["training"][0].items() if k != "label"}]}))
+    assert check_path(file) == [] and load_datalist(file)[0]["patient"] == 7
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "part.json").write_text(json.dumps({"training": {"epochs": 3}}))
+    assert not [f for f in check_path(tmp_path / "configs" / "part.json") if "list of scans" in f.message]
+
+
 def test_datalists_that_are_none(tmp_path):
     for content in (
         {"training": []},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import pickle
 
 import pytest
@@ -18,11 +19,16 @@ from ichseg.networks import (
     BACKBONES,
     PIPELINES,
     ClassifierEnsemble,
+    ClassifierSettings,
+    SegmenterSettings,
     cam_layers,
     classifiers,
     load_ensemble,
     load_weights,
+    read_settings,
+    save_weights,
     segmenter,
+    segmenter_settings,
     slice_classifier,
     stages,
 )
@@ -59,6 +65,48 @@ def test_segmenters_have_the_stated_size():
             assert segmenter(architecture).eval()(torch.zeros(1, 1, 32, 32)).shape == (1, 2, 32, 32)
     with pytest.raises(IchsegError, match="architecture 'huge' is unknown; choose one of context, small, paper"):
         segmenter("huge")
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"size": "abc"}, "size must be a whole number, not abc"),
+        ({"threshold": "x"}, "threshold must be a number, not x"),
+        ({"flip": "maybe"}, "flip must be true or false, not maybe"),
+        ({"members": 1.5}, "members must be a whole number"),
+        ({"min_volume_ml": True}, "min_volume_ml must be a number"),
+        ({"fusion_weight": -3}, "fusion_weight must be at least 0, not -3"),
+        ({"suspicious_share": 2}, "suspicious_share must be between 0 and 1, not 2"),
+        ({"score_slope": math.nan}, "score_slope must be a number, not nan"),
+    ],
+)
+def test_settings_of_the_wrong_kind_are_named(values, said):
+    with pytest.raises(IchsegError, match=said):
+        SegmenterSettings(**{"architecture": "small", "size": 64, "window_level": 50, "window_width": 100, **values})
+
+
+def test_settings_that_a_later_version_knows(tmp_path):
+    known = {"backbone": "resnet34", "size": 64, "window_level": 50, "window_width": 130}
+    save_weights(tmp_path / "later.pt", {}, {**known, "novel": 1})
+    with pytest.raises(IchsegError, match=r"later\.pt: unknown setting novel; was it written by a later version"):
+        read_settings(tmp_path / "later.pt", ClassifierSettings)
+    with pytest.raises(IchsegError, match=r"later\.pt: not the weights of a segmenter: no architecture among"):
+        read_settings(tmp_path / "later.pt", SegmenterSettings)
+
+
+def test_networks_of_your_own_need_no_settings_in_their_file():
+    given = {
+        "size": 64,
+        "window_level": 50,
+        "window_width": 100,
+        "threshold": 0.4,
+        "min_volume_ml": 0,
+        "fill_holes_mm2": 0,
+    }
+    own = segmenter_settings("absent.pt", "inference_paper.yaml", **given)
+    assert (own.size, own.threshold, own.pipeline) == (64, 0.4, "inference_paper.yaml")
+    with pytest.raises(IchsegError, match=r"absent\.pt: weight file not found"):
+        segmenter_settings("absent.pt", "inference_paper.yaml", **{**given, "threshold": None})
 
 
 def test_unknown_backbone():

@@ -34,11 +34,13 @@ from ichseg.networks import (
     ContextUNet,
     NetworkEnsemble,
     SegmenterSettings,
+    load_weights,
     read_settings,
     segmenter,
     slice_scores,
     suspicion,
 )
+from ichseg.networks.context_unet import CHANNELS
 from ichseg.presets import Plan, cross_validate, train_fold
 from ichseg.presets.join import join_members, platt, touched_slices
 from ichseg.report.case import case_pictures
@@ -512,6 +514,8 @@ def test_one_command_trains_segments_measures_and_goes_on(cohort, tmp_path, caps
     # Not even one that was interrupted goes on with other folds: it would have seen what is held out now.
     for file in out.glob("member_*/made_of.json"):
         file.write_text(file.read_text().replace("true", "false"))
+    one = load_weights(segmenter("context", CHANNELS), out / "member_1" / "model.pt")  # a member can be used alone
+    assert len(one.members) == 1
     assert main([*words, "--train-folds", "0,1"]) == 2
     assert "made with train_folds [0, 1, 2], now [0, 1]" in capsys.readouterr().err
     for more, said in (

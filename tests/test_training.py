@@ -19,7 +19,7 @@ from ichseg.training import ImplantLoss, TrainingCheckpoint, WeakSegmentationLos
 class Fake:
     """A trainer whose validation metric follows a script."""
 
-    def __init__(self, folder, scores, mode="max", patience=2):
+    def __init__(self, folder, scores, mode="max", patience=2, keep="best"):
         self.network = nn.Linear(1, 1)
         self.optimizer = torch.optim.SGD(self.network.parameters(), lr=0.1, momentum=0.9)
         self.evaluator = Engine(lambda engine, batch: None)
@@ -27,7 +27,7 @@ class Fake:
         self.trainer = Engine(self.step)
         settings = ClassifierSettings("resnet34", 64, 50, 130)
         parts = (folder, self.network, self.optimizer, self.evaluator, "score", settings)
-        self.checkpoint = TrainingCheckpoint(*parts, mode, patience)
+        self.checkpoint = TrainingCheckpoint(*parts, mode, patience, keep=keep)
         self.checkpoint.attach(self.trainer)
 
     def step(self, engine, batch):
@@ -36,8 +36,8 @@ class Fake:
         nn.init.constant_(self.network.weight, epoch)
         self.evaluator.state.metrics["score"] = self.scores[epoch - 1]
 
-    def run(self, epochs):
-        self.trainer.run([0], max_epochs=epochs)
+    def run(self, epochs, steps=1):
+        self.trainer.run([0] * steps, max_epochs=epochs)
         return self
 
 
@@ -63,6 +63,32 @@ def test_resuming_remembers_epoch_best_and_patience(tmp_path):
     assert weight(tmp_path / "model.pt") == 2
     assert Fake(tmp_path, scores).run(5).seen == []  # stopped stays stopped
     assert [p.name for p in sorted(tmp_path.iterdir())] == ["checkpoint.pt", "model.pt"]
+
+
+def test_the_last_is_kept_however_long_epochs_are(tmp_path):
+    Fake(tmp_path, [0.9, 0.5], keep="last").run(2, steps=6)
+    assert weight(tmp_path / "model.pt") == 2
+    Fake(tmp_path, [0.9, 0.5, 0.4, 0.3], keep="last").run(4, steps=2)
+    assert weight(tmp_path / "model.pt") == 4
+    with pytest.raises(IchsegError, match="score is not a number after epoch 5"):
+        Fake(tmp_path, [0.9, 0.5, 0.4, 0.3, math.nan], keep="last").run(5)
+
+
+def test_stopping_is_said(tmp_path, caplog, capfd):
+    with caplog.at_level("INFO", logger="ichseg"):
+        Fake(tmp_path, [0.9, 0.5, 0.4, 0.3]).run(4)
+    assert "no better score for 2 epochs: stopping" in caplog.text and "EarlyStopping" not in capfd.readouterr().err
+    with pytest.raises(ValueError, match="patience must be at least 1 epoch, not 0"):
+        Fake(tmp_path, [0.9], patience=0)
+
+
+def test_a_checkpoint_of_an_early_version_is_named(tmp_path):
+    torch.save({"network": {}, "optimizer": {}, "epoch": 1, "best": None} | {"stopping": 1}, tmp_path / "checkpoint.pt")
+    with pytest.raises(IchsegError, match=r"checkpoint\.pt: "):
+        Fake(tmp_path, [0.9]).run(1)
+    torch.save({"network": {}, "optimizer": {}, "epoch": 1}, tmp_path / "checkpoint.pt")
+    with pytest.raises(IchsegError, match=r"checkpoint\.pt: written by ichseg before version 0\.7"):
+        Fake(tmp_path, [0.9]).run(1)
 
 
 def test_a_checkpoint_of_another_network_is_named(tmp_path):

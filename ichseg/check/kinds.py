@@ -110,9 +110,11 @@ def _is_datalist(path: Path, content: Mapping[str, Any]) -> bool:
     """Also one whose key 'training' is mistyped: any list of scans in a JSON file outside a bundle's configs."""
     if "_target_" in str(content):
         return False
+    if path.suffix.lower() != ".json" or path.parent.name == "configs":
+        return isinstance(content.get("training"), list)
     lists = [value for value in content.values() if isinstance(value, list) and value]
     scans = any(isinstance(value[0], Mapping) and value[0].keys() & {"case", *FILES} for value in lists)
-    return "training" in content or (scans and path.suffix.lower() == ".json" and path.parent.name != "configs")
+    return scans or "training" in content
 
 
 def _datalist(path: Path, content: Mapping[str, Any]) -> Iterator[Finding]:

@@ -36,6 +36,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         for path in paths:
             sub.add_argument(path.lower().partition(".")[0], metavar=path)
         sub.add_argument("output", metavar="OUTPUT", help="a new or empty folder")
+        sub.add_argument(
+            "--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error"
+        )
         sub.set_defaults(make=make)
         return sub
 

@@ -12,6 +12,7 @@ import io
 import json
 import os
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -80,13 +81,24 @@ def load_datalist(
 def _entries(path: Path) -> list[dict[str, Any]]:
     """The scans as they stand in the file, once they are known to follow the schema."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise IchsegError(f"{path}: datalist not found; make one with 'ichseg prepare'") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise IchsegError(f"{path}: not a JSON file ({error})") from None
     except OSError as error:
         raise IchsegError(f"{path}: cannot be read ({error.strerror})") from None
+    _check(path, text)
+    return json.loads(text)["training"]
+
+
+@lru_cache(maxsize=4)
+def _check(path: Path, text: str) -> None:
+    """Once for a text: the schema takes seconds for an archive, and every step reads the datalist again."""
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise IchsegError(f"{path}: not a JSON file ({error})") from None
     for index, key, message in datalist_problems(content):
         if index is None:
             raise IchsegError(f"{path}: {message}")
@@ -94,7 +106,6 @@ def _entries(path: Path) -> list[dict[str, Any]]:
             entry = content["training"][index]
             case = f" (case {entry.get('case', '?')})" if isinstance(entry, dict) else ""
             raise IchsegError(f"{path}: training[{index}]{case}: {f'key {key!r} ' if key else ''}{message}")
-    return content["training"]
 
 
 def datalist_problems(content: Any) -> Iterator[tuple[int | None, str, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from ichseg.defaults import BACKBONES
 from ichseg.errors import IchsegError
 from ichseg.networks.convnext import ConvNeXtV2
 from ichseg.networks.vgg import VGG
-from ichseg.networks.weights import load_weights, read_settings, with_overrides
+from ichseg.networks.weights import check_settings, load_weights, read_settings, with_overrides
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,9 @@ class ClassifierSettings:
     window_level: float
     window_width: float
     strip_skull: bool = False
+
+    def __post_init__(self) -> None:
+        check_settings(self, size=(1, inf), window_width=(1, inf))
 
 
 def classifier_settings(classifiers: Mapping[str, str | Path], **overrides: Any) -> ClassifierSettings:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ichseg.errors import IchsegError
 from ichseg.networks.classifiers import ClassifierSettings, slice_classifier
+from ichseg.networks.context_unet import NetworkEnsemble
 from ichseg.networks.segmenters import ARCHITECTURES, SegmenterSettings, segmenter
 from ichseg.networks.weights import load_weights, read_checkpoint, save_weights
 
@@ -47,18 +48,22 @@ def convert_weights(old: str | Path, new: str | Path, settings: str | Path | Non
         made: Any = ClassifierSettings(**known)
         load_weights(slice_classifier(made.backbone), old)
     else:
-        made = _fitting(Path(old), known)
+        single = not any(name.startswith("members.") for name in state)
+        made = _fitting(Path(old), known, single)
+        if made.architecture == "context" and single:  # a member, as it was trained
+            state = {f"members.0.{name}": value for name, value in state.items()}
     save_weights(new, state, made)
     return asdict(made)
 
 
-def _fitting(old: Path, known: dict[str, Any]) -> SegmenterSettings:
+def _fitting(old: Path, known: dict[str, Any], single: bool) -> SegmenterSettings:
     """The settings with the architecture that the weights fit: early settings do not name it."""
     refused = ""
     for architecture in [known["architecture"]] if "architecture" in known else ARCHITECTURES:
         made = SegmenterSettings(**{**known, "architecture": architecture})
         try:
-            load_weights(segmenter(architecture, made.channels, made.members), old)
+            network = segmenter(architecture, made.channels, made.members)
+            load_weights(network.members[0] if single and isinstance(network, NetworkEnsemble) else network, old)
             return made
         except IchsegError as error:
             refused = str(error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import nn
 from ichseg.defaults import ARCHITECTURES
 from ichseg.errors import IchsegError
 from ichseg.networks.context_unet import CHANNELS, SUSPICIOUS_SHARE, ContextUNet, NetworkEnsemble
-from ichseg.networks.weights import read_settings, with_overrides
+from ichseg.networks.weights import check_settings, read_settings, with_overrides
 
 # Which architectures a pipeline (a config of the bundle) can run.
 PIPELINES = {"inference.yaml": ("context",), "inference_paper.yaml": ("small", "paper")}
@@ -58,6 +59,15 @@ class SegmenterSettings:
             raise IchsegError(
                 f"architecture '{self.architecture}' is unknown; choose one of {', '.join(ARCHITECTURES)}"
             )
+        least = {
+            "size": 1,
+            "window_width": 1,
+            "members": 1,
+            "min_volume_ml": 0,
+            "fill_holes_mm2": 0,
+            "fusion_weight": 0,
+        }
+        check_settings(self, **{name: (value, inf) for name, value in least.items()}, suspicious_share=(0, 1))
         object.__setattr__(self, "channels", list(self.channels))
 
     @property
@@ -69,6 +79,8 @@ class SegmenterSettings:
 def segmenter_settings(weights: str | Path, pipeline: str | None = None, **overrides: Any) -> SegmenterSettings:
     """The settings in a weight file, with explicit values in place of some; None leaves one.
 
+    No file is read if a pipeline gives every value, which a network of your own needs.
+
     Args:
         weights: the file.
         pipeline: config of the bundle that is to run them; None: any.
@@ -77,6 +89,8 @@ def segmenter_settings(weights: str | Path, pipeline: str | None = None, **overr
     Raises:
         IchsegError: the file has no settings, or those of another pipeline.
     """
+    if pipeline is not None and overrides and None not in overrides.values():
+        return SegmenterSettings(**{"architecture": PIPELINES[pipeline][0], **overrides})
     settings = with_overrides(read_settings(weights, SegmenterSettings), overrides, weights)
     if pipeline is not None and settings.pipeline != pipeline:
         raise IchsegError(

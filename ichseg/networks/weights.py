@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import pickle
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -103,11 +104,42 @@ def read_settings(path: str | Path, kind: type[Settings]) -> Settings:
             f"{path}: this weight file carries no settings (size, window, threshold); if it was written before version "
             f"0.7, convert it: ichseg convert-weights {path} NEW.pt"
         )
+    known = dataclasses.fields(kind)  # type: ignore[arg-type]
+    required = {field.name for field in known if field.default is dataclasses.MISSING}
+    if lacking := sorted(required - values.keys()):
+        what = kind.__name__.removesuffix("Settings").lower()
+        raise IchsegError(f"{path}: not the weights of a {what}: no {', '.join(lacking)} among its settings")
+    if unknown := sorted(values.keys() - {field.name for field in known}):
+        raise IchsegError(
+            f"{path}: unknown setting {', '.join(unknown)}; a later version of ichseg may have written it"
+        )
     try:
         return kind(**values)
-    except TypeError:
-        what = kind.__name__.removesuffix("Settings").lower()
-        raise IchsegError(f"{path}: not the weights of a {what}; it carries {', '.join(sorted(values))}") from None
+    except IchsegError as error:
+        raise IchsegError(f"{path}: {error}") from None
+
+
+def check_settings(settings: Any, **ranges: tuple[float, float]) -> None:
+    """Every value of a dataclass of settings is of the type that is written there, and in its range.
+
+    Args:
+        settings: the dataclass.
+        **ranges: name -> smallest and largest value.
+
+    Raises:
+        IchsegError: names the first that is not.
+    """
+    words = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "text"}
+    kinds: dict[str, Any] = {"bool": bool, "int": int, "float": int | float, "str": str}
+    for field in dataclasses.fields(settings):
+        value, kind = getattr(settings, field.name), str(field.type)
+        fits = kind not in kinds or (isinstance(value, kinds[kind]) and (kind == "bool" or not isinstance(value, bool)))
+        if not fits or (isinstance(value, float) and not math.isfinite(value)):
+            raise IchsegError(f"{field.name} must be {words[kind]}, not {value}")
+        least, most = ranges.get(field.name, (-math.inf, math.inf))
+        if field.name in ranges and not least <= value <= most:
+            limits = f"at least {least:g}" if most == math.inf else f"between {least:g} and {most:g}"
+            raise IchsegError(f"{field.name} must be {limits}, not {value}")
 
 
 def with_overrides(settings: Settings, overrides: Mapping[str, Any], source: str | Path) -> Settings:

@@ -55,7 +55,8 @@ def join_members(files: Sequence[Path], output: Path) -> None:
         raise IchsegError(f"{output}: its members were trained with different settings; choose another output folder")
     joined: dict[str, Tensor] = {}
     for number, file in enumerate(files):
-        joined |= {f"members.{number}.{name}": value for name, value in read_checkpoint(file).items()}
+        own = read_checkpoint(file).items()  # an ensemble of one
+        joined |= {name.replace("members.0.", f"members.{number}.", 1): value for name, value in own}
     save_weights(output, joined, replace(settings[0], members=len(files)))
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ichseg.bundle import BundleParts, parse_settings, run_bundle
+from ichseg.bundle import BundleParts, config_values, parse_settings, run_bundle
 from ichseg.data import check_folds, load_datalist, pack_scans, parse_folds
 from ichseg.defaults import MEMBERS, PAPER_PAIR, TEST_FOLDS, TRAIN_FOLDS, VAL_FOLDS
 from ichseg.devices import pick_device
@@ -274,21 +274,32 @@ def _training(plan: Plan, folder: Path) -> dict[str, Any]:
 
 
 def _trained(
-    config: str, folder: Path, overrides: dict[str, Any], settings: Iterable[str], bundle: str = "ich_segmentation"
+    config: str, folder: Path, overrides: dict[str, Any], settings: Sequence[str], bundle: str = "ich_segmentation"
 ) -> Path:
     """The weights, trained now unless they are there."""
     weights = folder / "model.pt"
     # Members may train anywhere and be brought together: neither the machine nor its paths count.
-    apart = {k: v for k, v in overrides.items() if k not in ("device_name", "num_workers") and not isinstance(v, Path)}
+    values = {**config_values(bundle, config), **overrides, **parse_settings(bundle, config, settings)}
+    made_of = {k: v for k, v in values.items() if k not in ("device_name", "num_workers", "bundle_root") and _plain(v)}
     scans = [
         {key: Path(value).name if key in ("image", "label") else value for key, value in scan.items()}
         for scan in load_datalist(overrides["datalist"])
     ]
-    made_of = {**apart, "--set": list(settings), "datalist": value_hash(scans)}
-    record = Record(folder, made_of)
+    record = Record(folder, {**made_of, "datalist": value_hash(scans)})
     if record.check(begun=(folder / "checkpoint.pt").is_file()) and weights.is_file():
         return weights
     record.write()
     run_bundle(bundle, config, overrides, list(settings))
     record.write(complete=True)
     return weights
+
+
+def _plain(value: Any) -> bool:
+    """A value a user may choose, in contrast to a path, an expression or a part of the config."""
+    if isinstance(value, list | tuple):
+        return all(_plain(one) for one in value)
+    return (
+        value is None
+        or isinstance(value, bool | int | float)
+        or (isinstance(value, str) and not value.startswith(("@", "$")))
+    )

@@ -65,6 +65,8 @@ class TrainingCheckpoint:
             raise ValueError(f"mode must be min or max, not {mode}")
         if keep not in ("best", "last"):
             raise ValueError(f"keep must be best or last, not {keep}")
+        if patience < 1:
+            raise ValueError(f"patience must be at least 1 epoch, not {patience}")
         self.folder, self.keep, self.settings, self.patience = Path(folder), keep, settings, patience
         self.evaluator, self.metric, self.sign = evaluator, metric, 1.0 if mode == "max" else -1.0
         network = network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
@@ -73,15 +75,28 @@ class TrainingCheckpoint:
             self.parts["scheduler"] = scheduler
 
     def attach(self, engine: Engine) -> None:
-        best = self._score if self.keep == "best" else None
-        model = Checkpoint({"model": self.parts["model"]}, self._export, filename_pattern=MODEL, score_function=best)
-        self.stopping = EarlyStopping(self.patience, self._score, engine)
-        self.parts |= {"best": model, "stopping": self.stopping}
-        everything = Checkpoint(self.parts, self._write, filename_pattern=CHECKPOINT)
-        self.engine = engine
+        score = self._score if self.keep == "best" else self._epoch
+        model = Checkpoint({"model": self.parts["model"]}, self._export, filename_pattern=MODEL, score_function=score)
+        self.parts["best"], self.engine = model, engine
         engine.add_event_handler(Events.STARTED, self._resume)
-        for handler in (model, self.stopping, everything) if self.keep == "best" else (model, everything):
-            engine.add_event_handler(Events.EPOCH_COMPLETED, handler)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, model)
+        if self.keep == "best":
+            self.parts["stopping"] = self.stopping = EarlyStopping(self.patience, self._score, engine)
+            self.stopping.logger = logging.getLogger(f"{__name__}.ignite")  # it is said in our words
+            self.stopping.logger.setLevel(logging.CRITICAL)
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self.stopping)
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self._say_stopping)
+        everything = Checkpoint(self.parts, self._write, filename_pattern=CHECKPOINT)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, everything)
+
+    def _say_stopping(self) -> None:
+        if self.stopping.counter >= self.patience:
+            logger.info("no better %s for %d epochs: stopping", self.metric, self.patience)
+
+    def _epoch(self, engine: Engine) -> float:
+        """Later is better; the metric is only watched. Not the iteration: epochs may get shorter when resumed."""
+        self._score(engine)
+        return float(engine.state.epoch)
 
     def _score(self, engine: Engine) -> float:
         score = self.sign * float(self.evaluator.state.metrics[self.metric])
@@ -107,12 +122,14 @@ class TrainingCheckpoint:
         if not path.is_file():
             return
         state = read_checkpoint(path)
+        if "best" not in state:
+            raise IchsegError(f"{path}: written by ichseg before version 0.7; choose another output folder")
         if what := difference(state.get("settings", {}), asdict(self.settings)):
             raise IchsegError(f"{path}: trained with {what}; choose another output folder")
         try:
             for name, part in self.parts.items():
                 part.load_state_dict(state[name])
-        except (KeyError, ValueError, RuntimeError):
+        except (KeyError, TypeError, ValueError, RuntimeError):
             raise IchsegError(
                 f"{path}: checkpoint of a different network or optimizer; remove it or choose another output folder"
             ) from None

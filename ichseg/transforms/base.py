@@ -19,21 +19,28 @@ class DictionaryTransform(MapTransform):
         companions: options that name further keys, with their defaults (``...``: required); the array transform gets
             their values after the value of the key, None for an option of None.
         per_key: options that may be a list with one value for each key.
+
+    A class may say in which ``order`` its options stand; else companions come first.
     """
 
     array: ClassVar[Callable[..., Any]]
     companions: ClassVar[Mapping[str, Any]]
     per_key: ClassVar[Sequence[str]]
+    taken: ClassVar[inspect.Signature]
 
     def __init_subclass__(
         cls,
         array: Callable[..., Any] | None = None,
         companions: Mapping[str, Any] | None = None,
         per_key: Sequence[str] = (),
+        order: Sequence[str] = (),
         **more: Any,
     ) -> None:
         super().__init_subclass__(**more)
         if array is None:
+            if "__init__" in vars(cls):  # takes what it says, not what its base class takes
+                own_signature = inspect.signature(vars(cls)["__init__"])
+                cls.__signature__ = own_signature.replace(parameters=[*own_signature.parameters.values()][1:])  # type: ignore[attr-defined]
             return
         cls.array, cls.companions, cls.per_key = staticmethod(array), companions or {}, per_key
         kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
@@ -44,13 +51,15 @@ class DictionaryTransform(MapTransform):
         options = list(inspect.signature(array).parameters.values())
         last = [options.pop()] if options and options[-1].kind is inspect.Parameter.VAR_KEYWORD else []
         head = sorted([*own, *options], key=lambda p: p.default is not inspect.Parameter.empty)  # required ones first
+        head.sort(key=lambda p: order.index(p.name) if p.name in order else len(order))
         missing = inspect.Parameter("allow_missing_keys", kind, default=False)
         # For help(), and for whatever checks a config before it runs.
-        cls.__signature__ = inspect.Signature([inspect.Parameter("keys", kind), *head, missing, *last])  # type: ignore[attr-defined]
+        cls.taken = inspect.Signature([inspect.Parameter("keys", kind), *head, missing, *last])
+        cls.__signature__ = cls.taken  # type: ignore[attr-defined]
         cls.__doc__ = cls.__doc__ or f"Dictionary version of :class:`{array.__name__}`."
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        signature: inspect.Signature = type(self).__signature__  # type: ignore[attr-defined]
+        signature = self.taken
         try:
             given = dict(signature.bind(*args, **options).arguments)
         except TypeError as error:
@@ -83,13 +92,24 @@ class DictionaryTransform(MapTransform):
         return {"keys": self.keys, **self.companion_keys, "array": self.transforms}
 
     def companion_values(self, item: Mapping[Hashable, Any]) -> list[Any]:
-        """The values of the companion keys."""
+        """The values of the companion keys.
+
+        Raises:
+            KeyError: the item lacks one.
+        """
+        if not getattr(self.transform, "enabled", True):
+            return [None] * len(self.companion_keys)
+        for name, key in self.companion_keys.items():
+            if key is not None and key not in item:
+                raise KeyError(f"{type(self).__name__}: {name} '{key}' is not in the data")
         return [None if key is None else item[key] for key in self.companion_keys.values()]
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         item = dict(data)
-        values = self.companion_values(item)
+        values: list[Any] | None = None
         for key in self.key_iterator(item):
+            if values is None:  # not before: there may be nothing to do
+                values = self.companion_values(item)
             item[key] = self.of_key(key)(item[key], *values)
         return item
 

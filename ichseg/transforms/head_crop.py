@@ -83,5 +83,6 @@ class HeadCrop(InvertibleTransform):
         return restored
 
 
-class HeadCropd(InvertibleDictionaryTransform, array=HeadCrop, companions={"image_key": "image"}, per_key=("mode",)):
+class HeadCropd(InvertibleDictionaryTransform, array=HeadCrop, companions={"image_key": "image"}, per_key=("mode",),
+                order=("size", "mode", "image_key")):  # fmt: skip
     """Dictionary version of :class:`HeadCrop`: the head is looked for once, in ``image_key``, for all keys."""
