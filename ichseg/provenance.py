@@ -97,7 +97,8 @@ def describe(value: Any, _seen: dict[int, Any] | None = None) -> Any:
         return hashlib.sha256(value).hexdigest()
     if isinstance(value, type | BuiltinFunctionType):
         return f"{value.__module__}.{value.__qualname__}"
-    kind = f"{type(value).__module__}.{type(value).__qualname__}"
+    house = type(value).__module__.split(".")[0] in ("ichseg", "monai")
+    kind = type(value).__qualname__ if house else f"{type(value).__module__}.{type(value).__qualname__}"
     if id(value) in seen:
         return {kind: "as above"}
     seen[id(value)] = value  # kept, so that no other object takes its id meanwhile
@@ -115,7 +116,6 @@ def describe(value: Any, _seen: dict[int, Any] | None = None) -> Any:
         return {kind: describe(own(), seen)}
     if not hasattr(value, "__dict__"):
         return str(value)
-    house = type(value).__module__.split(".")[0] in ("ichseg", "monai")
     parts = {k: v for k, v in vars(value).items() if not (house and k.startswith("_") and k not in MATERIAL)}
     return {kind: describe(parts, seen)}
 

@@ -88,7 +88,7 @@ def test_settings_of_the_wrong_kind_are_named(values, said):
 def test_settings_that_a_later_version_knows(tmp_path):
     known = {"backbone": "resnet34", "size": 64, "window_level": 50, "window_width": 130}
     save_weights(tmp_path / "later.pt", {}, {**known, "novel": 1})
-    with pytest.raises(IchsegError, match=r"later\.pt: unknown setting novel; was it written by a later version"):
+    with pytest.raises(IchsegError, match=r"later\.pt: unknown setting novel; a later version of ichseg"):
         read_settings(tmp_path / "later.pt", ClassifierSettings)
     with pytest.raises(IchsegError, match=r"later\.pt: not the weights of a segmenter: no architecture among"):
         read_settings(tmp_path / "later.pt", SegmenterSettings)

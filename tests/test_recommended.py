@@ -40,7 +40,6 @@ from ichseg.networks import (
     slice_scores,
     suspicion,
 )
-from ichseg.networks.context_unet import CHANNELS
 from ichseg.presets import Plan, cross_validate, train_fold
 from ichseg.presets.join import join_members, platt, touched_slices
 from ichseg.report.case import case_pictures
@@ -472,7 +471,7 @@ def test_the_rate_goes_up_then_down():
 
 def test_members_must_have_been_trained_alike(tmp_path):
     for number, size in enumerate((64, 96)):
-        state = ContextUNet(3, (4, 8, 16)).state_dict()
+        state = segmenter("context", (4, 8, 16)).state_dict()
         segmenter_file(tmp_path / str(number) / "model.pt", size=size, state=state, channels=[4, 8, 16])
     files = [tmp_path / str(number) / "model.pt" for number in range(2)]
     with pytest.raises(IchsegError, match="different settings"):
@@ -514,7 +513,7 @@ def test_one_command_trains_segments_measures_and_goes_on(cohort, tmp_path, caps
     # Not even one that was interrupted goes on with other folds: it would have seen what is held out now.
     for file in out.glob("member_*/made_of.json"):
         file.write_text(file.read_text().replace("true", "false"))
-    one = load_weights(segmenter("context", CHANNELS), out / "member_1" / "model.pt")  # a member can be used alone
+    one = load_weights(segmenter("context", [4, 8, 16]), out / "member_1" / "model.pt")  # a member can be used alone
     assert len(one.members) == 1
     assert main([*words, "--train-folds", "0,1"]) == 2
     assert "made with train_folds [0, 1, 2], now [0, 1]" in capsys.readouterr().err
