@@ -18,6 +18,7 @@ MOVED = {
     "ichseg.inference.call": "ichseg.inference.segmenter",
     "ichseg.launch": "ichseg.bundle",
     "ichseg.methods": "ichseg.evaluation",
+    "ichseg.metrics.midline": "ichseg.anatomy",
     "ichseg.resources": "ichseg.bundle",
 }
 
