@@ -23,10 +23,10 @@ RUN_ARGUMENTS = ("run_id", "init_id", "final_id", "meta_file", "config_file", "l
 
 
 def resource_folder(name: str) -> Path:
-    """Folder ``bundles`` or ``data_manifests``: beside the package in a checkout, inside it once installed.
+    """Folder ``bundles`` or ``data_manifests``: next to the package in a checkout, inside it once installed.
 
     Raises:
-        IchsegError: the installation lacks the folder.
+        IchsegError: the folder is missing from the installation.
     """
     package = Path(__file__).resolve().parent
     for folder in (package / name, package.parent / name):

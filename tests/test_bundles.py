@@ -228,6 +228,11 @@ def test_old_weights_convert_with_their_json(tmp_path, capsys):
         '{"backbone": "resnet34", "size": 96, "window_level": 50, "window_width": 130}'
     )
     assert main(words) == 0 and "backbone: resnet34" in capsys.readouterr().out
+    one = segmenter("context", (4, 8, 16))
+    torch.save(one.members[0].state_dict(), tmp_path / "model.pt")  # a member, as 0.6 trained it
+    (tmp_path / "model.json").write_text('{"size": 96, "channels": [4, 8, 16], "architecture": "context"}')
+    assert main(words) == 0
+    one.load_state_dict(torch.load(tmp_path / "new.pt", weights_only=True))
 
 
 def test_what_programs_may_change_is_what_is_used():

@@ -101,3 +101,9 @@ def test_help_imports_nothing_heavy():
     code = "import sys; from ichseg.cli import build_parser; build_parser(); print([m for m in ('torch', 'monai', 'numpy') if m in sys.modules])"  # noqa: E501
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("words", [["prepare", "--debug", "phantom", "out"], ["prepare", "phantom", "out", "--debug"]])
+def test_debug_stands_before_or_after_the_data_set(words):
+    assert build_parser().parse_args(words).debug
+    assert not build_parser().parse_args(["prepare", "phantom", "out"]).debug

@@ -23,7 +23,7 @@ from scipy import ndimage
 from torch import nn
 
 from ichseg.anatomy import head_box, intracranial_mask
-from ichseg.bundle import BundleParts
+from ichseg.bundle import BundleParts, config_values
 from ichseg.cli import main
 from ichseg.context import fuse
 from ichseg.data import PackedSlices, load_datalist, pack_scans
@@ -507,6 +507,9 @@ def test_one_command_trains_segments_measures_and_goes_on(cohort, tmp_path, caps
     history = (out / "member_1" / "history.csv").read_text().splitlines()
     assert len(history) == 3 and "val_auc" in history[0]
     before = (out / "member_0" / "model.pt").stat().st_mtime_ns
+    usual = config_values("ich_segmentation", "train_recommended.yaml")["weight_decay"]  # said or not, it is the same
+    again = [*words, "--set", f"weight_decay={usual}"]
+    assert main(again) == 0 and (out / "member_0" / "model.pt").stat().st_mtime_ns == before
     assert main(words) == 0 and (out / "member_0" / "model.pt").stat().st_mtime_ns == before
     capsys.readouterr()
     fitted = (out / "model.pt").read_bytes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 
 import nibabel as nib
@@ -25,6 +26,7 @@ from ichseg.transforms import (
     ClassActivationMapd,
     DenseCRFd,
     GateSlicesd,
+    HeadCropd,
     HeadCTReader,
     HemorrhageMaskd,
     KeepIntracraniald,
@@ -468,3 +470,24 @@ def test_intracranial_and_implants_on_a_phantom(phantoms):
     assert masked.shape == (1, 96, 96)
     bleeding = {"image": item["image"], "label": torch.tensor(1)}
     assert torch.equal(RandImplantHemorrhaged(prob=1.0)(bleeding)["image"], item["image"])
+
+
+def test_companion_keys_are_asked_for_when_they_are_needed():
+    """With nothing to do, nothing is missing; else the option and the key are named."""
+    assert DenseCRFd("pred", allow_missing_keys=True)({}) == {}
+    mask = torch.ones(1, 4, 4, 2)
+    assert torch.equal(KeepIntracraniald("pred", enabled=False)({"pred": mask})["pred"], mask)
+    with pytest.raises(KeyError, match="KeepIntracraniald: image_key 'image' is not in the data"):
+        KeepIntracraniald("pred")({"pred": mask})
+
+
+def test_options_stand_where_the_signature_says():
+    class Own(HeadCropd):
+        def __init__(self, keys, strength):
+            super().__init__(keys, 64, "nearest")
+            self.strength = strength
+
+    assert list(inspect.signature(HeadCropd).parameters)[:4] == ["keys", "size", "mode", "image_key"]
+    assert list(inspect.signature(Own).parameters) == ["keys", "strength"]
+    own = Own("image", 3)
+    assert (own.transform.size, own.transform.mode, own.strength) == (64, "nearest", 3)

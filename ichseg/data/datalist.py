@@ -102,7 +102,7 @@ def _check(path: Path, text: str) -> None:
     for index, key, message in datalist_problems(content):
         if index is None:
             raise IchsegError(f"{path}: {message}")
-        if message != UNKNOWN_KEY:  # keys of your own may stand beside ours
+        if message != UNKNOWN_KEY:  # your own keys are allowed
             entry = content["training"][index]
             case = f" (case {entry.get('case', '?')})" if isinstance(entry, dict) else ""
             raise IchsegError(f"{path}: training[{index}]{case}: {f'key {key!r} ' if key else ''}{message}")

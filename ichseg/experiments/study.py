@@ -29,7 +29,6 @@ OF_THE_ROWS = {
     "method", "cam_layers", "layers", "rule", "threshold", "classifiers", "folds", "size", "datalist", "dataset_dir",
     "output_dir", "maps_dir", "precision", "device_name",
 }  # fmt: skip
-CONTENT = ("datalist", "benchmark", "classifiers")  # settings known by a digest
 REAL = "real"
 IMPLANTS = "implants"
 

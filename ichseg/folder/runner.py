@@ -101,7 +101,7 @@ class FolderRunner:
         return self.results.rows
 
     def _settings(self) -> dict[str, Any]:
-        """What the outputs depend on besides the network: the steps as they were built, whoever set their values."""
+        """What the outputs depend on besides the network: the steps as they were built, by config or by overrides."""
         steps = {"preprocessing": self.dataset.transform, "inferer": self.inferer}
         return describe({**steps, "postprocessing": self.postprocessing})
 

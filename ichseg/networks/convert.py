@@ -1,4 +1,4 @@
-"""Weight files written before version 0.7, whose settings lay in a ``model.json`` beside them."""
+"""Weight files written before version 0.7, whose settings were in a separate ``model.json``."""
 
 from __future__ import annotations
 
