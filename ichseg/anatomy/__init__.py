@@ -1,7 +1,8 @@
 """Where the head, the brain and the midline are, without a network."""
 
 from ichseg.anatomy.brain import intracranial_mask
+from ichseg.anatomy.extent import NOT_A_HEAD, extent_doubts
 from ichseg.anatomy.head import head_box
 from ichseg.anatomy.midline import Plane, mid_sagittal_plane, midline_of
 
-__all__ = ["Plane", "head_box", "intracranial_mask", "mid_sagittal_plane", "midline_of"]
+__all__ = ["NOT_A_HEAD", "Plane", "extent_doubts", "head_box", "intracranial_mask", "mid_sagittal_plane", "midline_of"]

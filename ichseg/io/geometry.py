@@ -16,18 +16,40 @@ USUAL_STEP_MM = 5.0  # between slices of a head CT, where a file does not say
 # Relative difference of pixdim and affine that is more than rounding.
 DISAGREEMENT = 0.02
 NO_ORIENTATION = "no orientation code in the header: left and right are unreliable"
-TILTED = "tilted gantry (sheared grid): does not affect volumes or masks"
+TILTED = "tilted gantry (sheared grid): volumes are right only if the slices are equally far apart"
+SIDES_DIFFER = "sform and qform disagree on left and right: the side is unknown"
+SIDE_UNKNOWN = (NO_ORIENTATION, SIDES_DIFFER)
+NOT_AXIAL = "the thick axis does not run from foot to head: not an axial scan? The mask is unreliable"
+THICK = 1.5  # times the next longer edge of a voxel: slices were acquired across this axis
+# NIfTI's codes for meter and micron, in mm; without a code, or with millimeter's, lengths are in mm.
+UNIT_MM = {1: 1000.0, 3: 0.001}
 
 
 def slice_axis(affine: np.ndarray) -> int:
-    """Index (0, 1, 2) of the array axis that runs most nearly from foot to head.
+    """Index (0, 1, 2) of the array axis that runs through the slices.
+
+    It is the one that runs most nearly from foot to head, unless another has clearly the longest voxel edge: a coronal
+    or sagittal scan has slices of its own.
 
     Args:
         affine: (4, 4) voxel-to-RAS matrix in mm.
     """
+    thick = _thick_axis(affine)
+    return upright_axis(affine) if thick is None else thick
+
+
+def upright_axis(affine: np.ndarray) -> int:
+    """Index (0, 1, 2) of the array axis that runs most nearly from foot to head."""
     directions = np.asarray(affine, dtype=float)[:3, :3]
     lengths = np.linalg.norm(directions, axis=0)
     return int(np.argmax(np.abs(directions[2]) / np.where(lengths > 0, lengths, 1.0)))
+
+
+def _thick_axis(affine: np.ndarray) -> int | None:
+    """The axis whose voxel edge is clearly the longest, if there is one."""
+    lengths = spacing_mm(affine)
+    order = np.argsort(lengths)
+    return int(order[2]) if lengths[order[2]] > THICK * lengths[order[1]] else None
 
 
 def spacing_mm(affine: np.ndarray) -> tuple[float, float, float]:
@@ -76,14 +98,15 @@ def believed_affine(header: nib.Nifti1Header) -> tuple[np.ndarray, list[str]]:
     Raises:
         ValueError: what is wrong, if no voxel position can be known.
     """
-    sizes = [float(n) for n in header["pixdim"][1:4]]
+    mm = UNIT_MM.get(int(header["xyzt_units"]) & 7, 1.0)
+    sizes = [mm * float(n) for n in header["pixdim"][1:4]]
     if not np.isfinite(sizes).all() or 0 in sizes:
         raise ValueError(f"pixdim {_rounded(sizes)}: invalid voxel size")
     flags = []
     if min(sizes) < 0:
         flags.append(f"negative pixdim {_rounded(sizes)} treated as positive")
     repaired = header.copy()
-    repaired["pixdim"][1:4] = np.abs(sizes)
+    repaired["pixdim"][1:4] = np.abs(header["pixdim"][1:4])
     # The standard reads a qfac of 0 as 1; nibabel takes nothing but 1 and -1.
     repaired["pixdim"][0] = -1 if header["pixdim"][0] < 0 else 1
     sform, qform = _form(repaired, "sform"), _form(repaired, "qform")
@@ -98,15 +121,23 @@ def believed_affine(header: nib.Nifti1Header) -> tuple[np.ndarray, list[str]]:
     else:
         affine = repaired.get_base_affine()
         flags.append(NO_ORIENTATION)
+    if sform is not None and qform is not None and usable(qform) and affine is sform and _sides_differ(sform, qform):
+        flags.append(SIDES_DIFFER)
+    affine = np.diag([mm, mm, mm, 1.0]) @ affine
     if shear(affine) > SHEAR:
         flags.append(TILTED)
     elif not np.allclose(spacing_mm(affine), np.abs(sizes), rtol=DISAGREEMENT):
         by_affine = _rounded(spacing_mm(affine))
         flags.append(f"pixdim {_rounded(sizes)} disagrees with the affine's {by_affine} mm; using the affine")
-    lengths = np.sort(spacing_mm(affine))
-    if slice_axis(affine) != int(np.argmax(spacing_mm(affine))) and lengths[2] > 1.5 * lengths[1]:
-        flags.append("the thick axis does not run from foot to head: not an axial scan?")
+    if slice_axis(affine) != upright_axis(affine):
+        flags.append(NOT_AXIAL)
     return np.asarray(affine, dtype=np.float64), flags
+
+
+def _sides_differ(sform: np.ndarray, qform: np.ndarray) -> bool:
+    """True if the array axis from left to right is another one, or runs the other way, in the other form."""
+    first, second = (io_orientation(form) for form in (sform, qform))
+    return not np.array_equal(first[first[:, 0] == 0], second[first[:, 0] == 0])
 
 
 def _form(header: nib.Nifti1Header, name: str) -> np.ndarray | None:

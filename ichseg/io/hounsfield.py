@@ -1,20 +1,62 @@
-"""Do the voxels look like Hounsfield units of a head?"""
+"""Do the voxels look like Hounsfield units of a head?
+
+Scale, offset, clipping, padding and inversion are found from where air and soft tissue stand in the histogram.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
+from scipy import ndimage
+from scipy.signal import find_peaks
+
+from ichseg.anatomy import NOT_A_HEAD
 
 SOFT_TISSUE_SHARE = 0.04
 # Brain in a soft kernel has noise of some HU; a bone kernel has ten times that.
 BONE_KERNEL_HU = 25.0
-NOT_A_HEAD = "not a head?"
-HEAD_MM = (80.0, 400.0)
+HEAD_MM = (80.0, 700.0)
+WIDE_MM = 400.0  # a field of view for more than a head
 SLICES_MM = (0.2, 20.0)
 # Calcium and metal end below it, even on scanners that go beyond 12 bits.
 MOST_HU = 70000.0
 # Brain is what most of the soft tissue of a head CT is.
 BRAIN_SHARE, BRAIN_HU = 0.02, (18.0, 54.0)
 SAMPLE = 2**21  # voxels that are enough to count tissue or to measure noise
+AIR_TO_TISSUE = 1035.0  # HU from air to brain
+APART = 60.0  # HU by which that distance may differ: air is stored as -1000 or -1024, tissue is brain or muscle
+# A window that ends further out keeps all that the shipped network was trained on, or nearly.
+CLIP_LOW, CLIP_HIGH = -5.0, 85.0
+UNCLIPPED = -200.0  # a scan with lower values has its air
+SPIKE_SHARE = 0.002  # of voxels with the very same lowest or highest value: padding, or the end of a window
+TALL_PEAK = 0.04  # of the tallest peak: bone is broad and stays below it
+BINS = 400
+# In a head with its skull this share of what is no air is bone, or more.
+STORED = 500.0  # soft tissue above it, with air 1,000 lower, stands in stored numbers
+WRAPPED_HU = -1200.0
+BONE_SHARE, BONE_ABOVE_BRAIN = 0.025, 60.0
+UNRELIABLE = "the mask is unreliable"
+
+
+@dataclass(frozen=True)
+class Grays:
+    """Where the gray values of a scan stand.
+
+    Attributes:
+        low, high: ends.
+        tissue: peak of soft tissue.
+        air: peak of air at the right distance below it, or None.
+        border: median along the edges of the slices.
+        center: median of the middle half of the slices.
+    """
+
+    low: float
+    high: float
+    tissue: float
+    air: float | None
+    border: float
+    center: float
 
 
 def lost_intercept(array: np.ndarray) -> int:
@@ -23,7 +65,7 @@ def lost_intercept(array: np.ndarray) -> int:
     In Hounsfield units next to nothing of a head lies between 1000 and 1100, a narrow slice of bone; in stored
     numbers all of the brain does.
     """
-    if array.min() < -200:
+    if array.min() < UNCLIPPED:
         return 0
     some = array.ravel()[:: max(1, round(array.size / SAMPLE))]
     return 1024 if float(((some > 1000) & (some < 1100)).mean()) > SOFT_TISSUE_SHARE else 0
@@ -38,42 +80,144 @@ def brain_level(array: np.ndarray) -> tuple[float, float]:
     return float(counts.sum()) / len(some), float(edges[int(smooth.argmax())]) + 2
 
 
-def intensity_doubts(array: np.ndarray) -> list[str]:
-    """One short sentence per reason not to take finite voxels (X, Y, Z) for Hounsfield units of a soft kernel."""
+def find_grays(array: np.ndarray) -> Grays:
+    """Where air, soft tissue, the border and the center of finite voxels (X, Y, Z) stand.
+
+    Soft tissue is the highest tall peak of the histogram: bone is broad. Padding and the ends of a window, which are
+    one value, are no peaks but may be the air.
+    """
+    some = array.ravel()[:: max(1, round(array.size / SAMPLE))]
+    low, high = float(some.min()), float(some.max())
+    spikes = [end for end in (low, high) if float((some == end).mean()) > SPIKE_SHARE]
+    rest = some[~np.isin(some, spikes)] if spikes else some
+    rows, columns, _ = array.shape
+    edges = np.concatenate([array[0].ravel(), array[-1].ravel(), array[:, 0].ravel(), array[:, -1].ravel()])
+    middle = array[rows // 4 : -(rows // 4) or None, columns // 4 : -(columns // 4) or None]
+    border, center = float(np.median(edges)), float(np.median(middle))
+    peaks = _peaks(rest) or [center]
+    pairs = [(tissue, air) for tissue in peaks for air in (*peaks, *spikes)
+             if abs(tissue - air - AIR_TO_TISSUE) < APART]  # fmt: skip
+    tissue, air = max(pairs) if pairs else (max(peaks), None)
+    return Grays(float(array.min()), float(array.max()), tissue, air, border, center)
+
+
+def _peaks(values: np.ndarray) -> list[float]:
+    """Values of the tall peaks of a histogram."""
+    if len(values) < BINS:
+        return []
+    start, end = np.percentile(values, [0.2, 99.5])
+    width = (end - start) / BINS
+    if width <= 0:
+        return [float(start)]
+    counts, edges = np.histogram(values, BINS, (start, end))
+    smooth = np.pad(ndimage.gaussian_filter1d(counts.astype(float), 1.5), 1)
+    places, found = find_peaks(smooth, prominence=1.0)
+    if not len(places):
+        return []
+    tall = places[found["prominences"] >= TALL_PEAK * found["prominences"].max()]
+    return [float(edges[place - 1] + width / 2) for place in tall]
+
+
+def intensity_doubts(array: np.ndarray, axis: int = 2) -> tuple[list[str], list[str]]:
+    """Why finite voxels (X, Y, Z) may not be Hounsfield units of a head in a soft kernel.
+
+    Returns:
+        one short sentence per reason to look at the scan, and per fact that is only good to know.
+    """
     low, high = float(array.min()), float(array.max())
     if low == high:
-        return [f"every voxel is {low:g}: blank image"]
-    if lost_intercept(array):
-        return ["no rescale intercept? soft tissue is near 1,050 instead of 40 HU; the mask is unreliable"]
+        return [f"every voxel is {low:g}: blank image"], []
     if low >= 0 and high <= 1:
-        return ["values from 0 to 1 are not Hounsfield units; the mask is unreliable"]
+        return [f"values from 0 to 1 are not Hounsfield units; {UNRELIABLE}"], []
     if low >= 0 and high <= 255:
-        return ["values from 0 to 255: an 8-bit image, not Hounsfield units; the mask is unreliable"]
-    doubts = []
-    if low > -200:
-        doubts.append(f"no values below {low:g}: clipped to a window, or not CT")
-    if high > MOST_HU:
-        doubts.append(f"values up to {high:g} are not Hounsfield units")
+        return [f"values from 0 to 255: an 8-bit image, not Hounsfield units; {UNRELIABLE}"], []
+    grays = find_grays(array)
+    if not _inverted(grays) and (lost_intercept(array) or (grays.air is not None and grays.tissue > STORED)):
+        near = f"{round(grays.tissue, -1):,.0f}"
+        return [f"no rescale intercept? soft tissue is near {near} instead of 40 HU; {UNRELIABLE}"], []
+    level = _level_doubts(array, grays)
+    ends, notes = _end_doubts(grays)
+    return [*ends, *(level or _content_doubts(array, grays, axis))], notes
+
+
+def _end_doubts(grays: Grays) -> tuple[list[str], list[str]]:
+    """Where the values end: window, wrong type."""
+    doubts, notes = [], []
+    if grays.high > MOST_HU:
+        doubts.append(f"values up to {grays.high:g} are not Hounsfield units")
+    if grays.low > CLIP_LOW:
+        doubts.append(f"no values below {grays.low:g}: clipped to a window, or not CT")
+    elif grays.high < CLIP_HIGH:
+        doubts.append(f"no values above {grays.high:g}: clipped to a window, or not CT")
+    elif grays.low > UNCLIPPED:
+        notes.append(f"no values below {grays.low:g} HU: clipped to a window")
+    return doubts, notes
+
+
+def _level_doubts(array: np.ndarray, grays: Grays) -> list[str]:
+    """Where air and soft tissue stand: offset, scale, inversion."""
     share, level = brain_level(array)
+    if _inverted(grays):
+        return [f"the border ({grays.border:,.0f}) is brighter than the head: inverted gray values or wrong padding? "
+                f"{UNRELIABLE.capitalize()}"]  # fmt: skip
     if share < BRAIN_SHARE:
-        doubts.append("almost no voxels have the gray level of brain: not Hounsfield units? The mask is unreliable")
-    elif not BRAIN_HU[0] <= level <= BRAIN_HU[1]:
-        doubts.append(f"brain is near {level:.0f} instead of 35 HU: wrong rescale slope? The mask is unreliable")
+        where = "" if grays.air is None else f"(soft tissue is near {grays.tissue:,.0f}) "
+        return ["almost no voxels have the gray level of brain: not Hounsfield units? "
+                f"{where}{UNRELIABLE.capitalize()}"]  # fmt: skip
+    if not BRAIN_HU[0] <= level <= BRAIN_HU[1]:
+        return [f"brain is near {level:.0f} instead of 35 HU: wrong rescale slope? {UNRELIABLE.capitalize()}"]
+    if grays.low < UNCLIPPED and grays.air is None and grays.tissue > level - APART:
+        return [f"no air near -1,000 HU below tissue near {grays.tissue:.0f}: wrong rescale slope, or padding? "
+                f"{UNRELIABLE.capitalize()}"]  # fmt: skip
+    return []
+
+
+def _inverted(grays: Grays) -> bool:
+    """True if what surrounds the head is brighter than the head."""
+    slack = 0.05 * (grays.high - grays.low)
+    return grays.border > grays.center + slack and grays.border > grays.tissue - slack
+
+
+def _content_doubts(array: np.ndarray, grays: Grays, axis: int) -> list[str]:
+    """Noise, a skull that is not there, values that wrapped around."""
+    doubts = []
     # Brain is soft tissue whose neighbors are soft tissue: elsewhere neighbors differ for a reason.
     some = array[:, :: max(1, round(array.size / SAMPLE))]
     first, second = some[:-1], some[1:]
     soft = (np.abs(first - 35) < 60) & (np.abs(second - 35) < 60)
     if soft.sum() > 1000 and float(np.std(first[soft] - second[soft])) / np.sqrt(2) > BONE_KERNEL_HU:
         doubts.append("very noisy soft tissue: bone kernel?")
+    if _bone_share(array, grays) < BONE_SHARE:
+        doubts.append(f"almost no bone: skull-stripped? {UNRELIABLE.capitalize()}")
+    if grays.low < WRAPPED_HU and _lies_inside(array < WRAPPED_HU, axis):
+        doubts.append(f"values down to {grays.low:,.0f} inside the head: metal that wrapped around 16 bits?")
     return doubts
 
 
-def size_doubts(shape: tuple[int, ...], spacing: tuple[float, float, float], axis: int) -> list[str]:
-    """One short sentence if the field of view or the distance of the slices cannot be that of a head CT."""
-    doubts = []
+def _bone_share(array: np.ndarray, grays: Grays) -> float:
+    """Share of bone, or of what a window left of it, in what is no air and no padding."""
+    some = array.ravel()[:: max(1, round(array.size / SAMPLE))]
+    body = some[some > (grays.low if grays.low > UNCLIPPED else UNCLIPPED)]
+    bone = min(brain_level(array)[1] + BONE_ABOVE_BRAIN, grays.high - 0.02 * (grays.high - grays.low))
+    return float((body >= bone).mean()) if len(body) else 0.0
+
+
+def _lies_inside(mask: np.ndarray, axis: int) -> bool:
+    """True if some of the mask does not reach the edge of the slices, as padding does."""
+    pieces, count = ndimage.label(mask)
+    sides = [pieces.swapaxes(0, other)[end].ravel() for other in range(3) if other != axis for end in (0, -1)]
+    return int(count) > len(set(np.unique(np.concatenate(sides)).tolist()) - {0})
+
+
+def size_doubts(shape: tuple[int, ...], spacing: tuple[float, float, float], axis: int) -> tuple[list[str], list[str]]:
+    """Doubts and notes, if field of view or distance of the slices cannot be, or are not usually, those of a head."""
+    doubts, notes = [], []
     if not SLICES_MM[0] <= spacing[axis] <= SLICES_MM[1]:
         doubts.append(f"slices {spacing[axis]:g} mm apart: volumes are unreliable")
     plane = [n * mm for number, (n, mm) in enumerate(zip(shape, spacing, strict=True)) if number != axis]
+    text = f"field of view {plane[0]:.0f} x {plane[1]:.0f} mm"
     if not (HEAD_MM[0] <= min(plane) and max(plane) <= HEAD_MM[1]):
-        doubts.append(f"field of view {plane[0]:.0f} x {plane[1]:.0f} mm: {NOT_A_HEAD}")
-    return doubts
+        doubts.append(f"{text}: {NOT_A_HEAD}")
+    elif max(plane) > WIDE_MM:
+        notes.append(text)
+    return doubts, notes

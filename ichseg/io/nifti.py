@@ -136,7 +136,7 @@ def _declared(path: Path, start: bytes) -> tuple[int, nib.Nifti1Header]:
         with LoggingOutputSuppressor():
             header.copy().check_fix(error_level=40)  # of a copy: what it mends, such as a size of 0, is to be seen
         dimensions = [int(n) for n in header["dim"]]
-        bits = int(header["bitpix"])
+        kind = header.get_data_dtype()  # bitpix only repeats what the datatype says, and is sometimes wrong
         offset = float(header["vox_offset"])
     except UNREADABLE as error:
         raise _unreadable(path, error) from None
@@ -147,9 +147,12 @@ def _declared(path: Path, start: bytes) -> tuple[int, nib.Nifti1Header]:
     shape = dimensions[1 : dimensions[0] + 1]
     if min(shape) < 1:
         raise ScanError(f"{path}: the volume is empty or has an invalid size: {tuple(shape)}")
+    if offset == 0:  # where only one place is possible, it is often left out
+        offset = length + 4
+        header["vox_offset"] = offset
     if not math.isfinite(offset) or offset < length + 4:
         raise ScanError(f"{path}: invalid vox_offset {offset:g}: the header takes {length + 4} bytes")
-    return int(offset) + math.prod(shape) * bits // 8, header
+    return int(offset) + math.prod(shape) * kind.itemsize, header
 
 
 def _read_to_end(path: Path, stream: BinaryIO, limit: int) -> None:

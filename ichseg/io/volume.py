@@ -9,10 +9,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+from ichseg.anatomy import NOT_A_HEAD, extent_doubts
 from ichseg.errors import ScanError
 from ichseg.io.atomic import atomic_path
-from ichseg.io.geometry import believed_affine, slice_axis, spacing_mm
-from ichseg.io.hounsfield import NOT_A_HEAD, intensity_doubts, size_doubts
+from ichseg.io.geometry import believed_affine, slice_axis, spacing_mm, upright_axis
+from ichseg.io.hounsfield import intensity_doubts, size_doubts
 from ichseg.io.nifti import SIZE_LIMIT, UNREADABLE, read_header, read_nifti
 
 AIR_HU = -1000.0
@@ -32,13 +33,15 @@ class Volume:
         array: (X, Y, Z) float32, Hounsfield units, finite.
         affine: (4, 4) float64 voxel-to-RAS matrix in mm.
         path: the file it came from.
-        flags: one short sentence per thing the reader had to repair or assume.
+        flags: one short sentence per reason to look at the scan: what had to be repaired or assumed.
+        notes: one per fact that is good to know and no reason to look, such as a window.
     """
 
     array: np.ndarray
     affine: np.ndarray
     path: Path
     flags: tuple[str, ...] = field(default_factory=tuple)
+    notes: tuple[str, ...] = field(default_factory=tuple)
 
 
 def read_volume(path: str | Path, size_limit: int = SIZE_LIMIT) -> Volume:
@@ -82,21 +85,21 @@ def checked_volume(
     Raises:
         ScanError: they are no numbers, or none of them is finite.
     """
-    flags = []
+    flags: list[str] = []
     if stored.dtype.kind not in "iuf":
         raise ScanError(f"{path}: voxels of type {stored.dtype} are not Hounsfield units")
     array, finite = _hounsfield(stored, slope, offset)
     if finite == 0:
         raise ScanError(f"{path}: no voxel has a finite value")
-    if finite == array.size:
-        flags += intensity_doubts(array)
-    else:
+    if finite < array.size:
         flags.append(f"{array.size - finite} NaN or infinite voxels set to air")
-        known = np.isfinite(array)
-        flags += intensity_doubts(array[known].reshape(-1, 1, 1))
-        array[~known] = AIR_HU
-    flags += size_doubts(array.shape, spacing_mm(affine), slice_axis(affine))
-    return Volume(array, affine, Path(path), tuple(flags))
+        array[~np.isfinite(array)] = AIR_HU
+    axis = slice_axis(affine)
+    doubts, notes = intensity_doubts(array, axis)
+    sizes, more = size_doubts(array.shape, spacing_mm(affine), axis)
+    if not doubts and not sizes and axis == upright_axis(affine):  # what is no CT of a head has no parts of one
+        sizes = extent_doubts(array, affine, axis)
+    return Volume(array, affine, Path(path), (*flags, *doubts, *sizes), (*notes, *more))
 
 
 def read_mask(path: str | Path, size_limit: int = SIZE_LIMIT) -> tuple[np.ndarray, np.ndarray]:
