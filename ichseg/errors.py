@@ -14,6 +14,10 @@ class ScanError(IchsegError):
     """One scan cannot be used: its case fails, the others go on."""
 
 
+class NotAScan(ScanError):
+    """A file that is fine but holds no head CT, such as a scout: it is skipped."""
+
+
 def one_line(error: BaseException) -> str:
     """The most telling single line of an exception chain.
 

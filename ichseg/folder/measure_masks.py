@@ -16,7 +16,7 @@ from ichseg.folder.scans import scan_root
 from ichseg.inference.images import NAME, Image, affine_of, given_affine, given_volume, three_d
 from ichseg.io import find_nifti, read_mask, scan_name, slice_axis
 from ichseg.io.folder import MASK_POSTFIXES, PROBABILITY_POSTFIX
-from ichseg.io.geometry import NO_ORIENTATION, same_grid
+from ichseg.io.geometry import SIDE_UNKNOWN, same_grid
 from ichseg.metrics import measure_mask
 
 MOST_CODES = 64
@@ -58,8 +58,8 @@ def measure_with_doubts(
         volume = given_volume(image, affine if isinstance(image, np.ndarray) else None)
         if not same_grid(array.shape, affine, volume.array.shape, volume.affine):
             doubts.append("the scan and the mask are not on the same grid; side unknown")
-        elif NO_ORIENTATION in volume.flags:
-            doubts.append(NO_ORIENTATION)
+        elif unknown := [flag for flag in volume.flags if flag in SIDE_UNKNOWN]:
+            doubts += unknown
         else:
             plane = midline_of(volume.array, volume.affine, slice_axis(volume.affine))
     return measure_mask(array, affine, slice_axis(affine), plane), doubts

@@ -167,7 +167,7 @@ class FolderRunner:
 
     def _work(self, work: Item) -> Item:
         item = work["item"]
-        if "failed" not in item:
+        if "failed" not in item and "skipped" not in item:
             try:
                 with torch.no_grad():
                     work["pred"] = self.inferer(item["image"][None].to(self.device), self.network)[0].cpu()
@@ -178,6 +178,8 @@ class FolderRunner:
     def _finish(self, work: Item, shown: Progress) -> None:
         case, item = self.dataset.data[work["number"]], work["item"]
         unread = _failed("read", item["failed"]) if "failed" in item else None
+        if "skipped" in item:
+            unread = {"status": "skipped", "stage": "read", "message": _without_path(item["skipped"], case)}
         row = unread or work.get("row") or self._mask(case, work)
         row["seconds"] = round(time.perf_counter() - work["begun"], 2)
         if self.journal is not None:
@@ -188,9 +190,9 @@ class FolderRunner:
     def _write_down(self, journal: Journal, case: Item, work: Item, row: Row) -> None:
         """What a scan came to goes into the journal; what no longer holds is taken away."""
         identity = work["identity"]
-        if row["status"] != "failed" and identity is not None:
+        if row["status"] in ("ok", "flagged") and identity is not None:
             journal.record(case, identity, row, [Path(path) for path in work["item"].get("saved", ())])
-        elif row["status"] == "failed" and identity is not None:
+        elif row["status"] != "ok" and identity is not None:
             if removed := journal.withdraw(case, identity):
                 row["message"] += f"; removed outputs of a different scan with this name: {', '.join(removed)}"
         elif row["status"] == "failed" and journal.records.get(str(case["case"])):
@@ -214,9 +216,11 @@ class FolderRunner:
             if isinstance(cause, OSError) and cause.errno in NO_ROOM:
                 raise cause from None
             return self._failure("write" if isinstance(cause, OSError) else "mask", work, error)
-        flags = [*item["image"].meta.get("flags", []), *item.get("flags", [])]
+        meta = item["image"].meta
+        flags = [*meta.get("flags", []), *item.get("flags", [])]
         flags += [f"existing file, edited or not written by ichseg, kept as {name}" for name in moved]
-        return {"status": "flagged" if flags else "ok", **measured, "message": "; ".join(flags)}
+        said = [*flags, *(f"note: {note}" for note in meta.get("notes", []))]
+        return {"status": "flagged" if flags else "ok", **measured, "message": "; ".join(said)}
 
     def _make_way(self, case: Item, moved: list[str], path: Path) -> None:
         """Before an output is written: nothing that is not a run's own is lost."""
@@ -240,10 +244,14 @@ class FolderRunner:
         file, message = str(case["image"]), row.get("message", "")
         row = {"case": case["case"], **row, "file": file}
         if row["status"] == "failed":
-            why = message.removeprefix(f"{file}: ")
+            why = _without_path(message, case)
             row["message"] = f"{Path(file).name}: {why}"  # where it lies stands under "file"
             tqdm.write(f"failed: {file}: {why}")
         self.results.add(row)
+
+
+def _without_path(message: str, case: Item) -> str:
+    return message.removeprefix(f"{case['image']}: ")
 
 
 def _failed(stage: str, message: str) -> Row:

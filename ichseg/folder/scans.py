@@ -2,45 +2,85 @@
 
 from __future__ import annotations
 
+import glob
+import logging
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch.utils.data import Dataset
 
-from ichseg.errors import one_line
+from ichseg.errors import IchsegError, NotAScan, chain, one_line
 from ichseg.io import find_masks, find_scans, scan_name
+from ichseg.io.other_files import copies, other_formats, what_to_do
+
+Inputs = str | Path | Sequence[str | Path]
+logger = logging.getLogger(__name__)
 
 
-def list_scans(folder: str | Path, exclude: str | Path | None = None) -> list[dict[str, str]]:
+def list_scans(folder: Inputs, exclude: str | Path | None = None) -> list[dict[str, str]]:
     """Every scan at or below ``folder`` (or the one file) as ``{"case": ..., "image": ...}``.
 
     ``case`` is the path relative to ``folder`` without ``.nii`` or ``.nii.gz``: equal names in different folders
-    stay apart. A mask that ichseg wrote is listed with the reason under ``skip``, unless input and output are one.
+    stay apart. With several inputs it is relative to the folder that holds them all. What is listed and not to be done
+    has the reason under ``skip``: a mask that ichseg wrote, unless input and output are one, and a resampled copy of
+    another scan.
+
+    Args:
+        folder: a folder, a file, a pattern such as ``"scans/*_head.nii.gz"``, or a list of these.
+        exclude: a folder to leave out, such as an output folder inside the input folder.
 
     Raises:
         IchsegError: nothing is there.
     """
+    inputs = _inputs(folder)
     root = scan_root(folder)
 
     def case(path: Path) -> dict[str, str]:
-        return {"case": str(path.relative_to(root).with_name(scan_name(path))), "image": str(path)}
+        return {"case": os.path.relpath(path.with_name(scan_name(path)), root), "image": str(path)}
 
-    scans = [case(path) for path in find_scans(folder, exclude)]
-    if exclude is not None and Path(exclude).resolve() != Path(root).resolve():
-        reason = "a mask written by ichseg, not a scan"
-        scans += [{**case(path), "skip": reason} for path in find_masks(folder, exclude)]
+    paths = sorted({path for one in inputs for path in find_scans(one, exclude)})
+    doubles = copies(paths)
+    scans = [{**case(path), **({"skip": doubles[path]} if path in doubles else {})} for path in paths]
+    for one in inputs:
+        if one.is_dir():
+            if exclude is not None and Path(exclude).resolve() != one.resolve():
+                reason = "a mask written by ichseg, not a scan"
+                scans += [{**case(path), "skip": reason} for path in find_masks(one, exclude)]
+            if others := other_formats(one, None if exclude is None else Path(exclude).resolve()):
+                logger.warning("%s: ignored %s", one, what_to_do(others))
     return sorted(scans, key=lambda scan: scan["image"])
 
 
-def scan_root(folder: str | Path) -> str:
-    """The folder itself, or the folder of a single file."""
-    folder = Path(folder)
-    return str(folder.parent if folder.is_file() else folder)
+def scan_root(folder: Inputs) -> str:
+    """The folder itself, or the folder of a single file, or the one that holds several inputs."""
+    inputs = _inputs(folder)
+    roots = [str(path.parent if path.is_file() else path) for path in inputs]
+    return roots[0] if len(roots) == 1 else os.path.commonpath([Path(root).absolute() for root in roots])
+
+
+def _inputs(folder: Inputs) -> list[Path]:
+    """The files and folders that were named, patterns filled in."""
+    named = [folder] if isinstance(folder, str | Path) else list(folder)
+    found: list[Path] = []
+    for one in named:
+        if not os.path.lexists(one) and glob.has_magic(str(one)):
+            matches = sorted(glob.glob(str(one), recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern)
+            if not matches:
+                raise IchsegError(f"{one}: no file matches this pattern")
+            found += map(Path, matches)
+        else:
+            found.append(Path(one))
+    if not found:
+        raise IchsegError("no input: name a folder or files")
+    return found
 
 
 class ScanDataset(Dataset):
     """Whole scans, read and preprocessed one at a time; a scan that fails becomes ``{"failed": reason}``.
+
+    What is no scan at all, such as a scout, becomes ``{"skipped": reason}``.
 
     Args:
         data: data dictionaries with ``image``.
@@ -57,4 +97,5 @@ class ScanDataset(Dataset):
         try:
             return self.transform(dict(self.data[index]))
         except Exception as error:  # whatever is wrong with one file must not stop the others
-            return {**self.data[index], "failed": one_line(error)}
+            skipped = any(isinstance(link, NotAScan) for link in chain(error))
+            return {**self.data[index], "skipped" if skipped else "failed": one_line(error)}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ichseg.errors import IchsegError, ScanError
 from ichseg.io.nifti import SUFFIXES, is_nifti, read_header, scan_name
+from ichseg.io.other_files import other_formats, what_to_do
 from ichseg.io.volume import OWN_MASK
 
 MASK_POSTFIXES = ("_ich", "_pseudo")
@@ -43,7 +44,10 @@ def find_scans(path: str | Path, exclude: str | Path | None = None) -> list[Path
         raise IchsegError(f"{path}: no such file or folder")
     found = [file for file in _nifti_below(path, exclude) if file.is_dir() or not is_own_mask(file)]
     if not found:
-        raise IchsegError(f"{path}: no .nii or .nii.gz file in this folder")
+        others = other_formats(path)
+        raise IchsegError(
+            f"{path}: no .nii or .nii.gz file in this folder{f'; {what_to_do(others)}' if others else ''}"
+        )
     return found
 
 

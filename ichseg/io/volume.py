@@ -10,11 +10,12 @@ import nibabel as nib
 import numpy as np
 
 from ichseg.anatomy import NOT_A_HEAD, extent_doubts
-from ichseg.errors import ScanError
+from ichseg.errors import NotAScan, ScanError
 from ichseg.io.atomic import atomic_path
 from ichseg.io.geometry import believed_affine, slice_axis, spacing_mm, upright_axis
 from ichseg.io.hounsfield import intensity_doubts, size_doubts
 from ichseg.io.nifti import SIZE_LIMIT, UNREADABLE, read_header, read_nifti
+from ichseg.io.other_files import other_picture, uneven_slices
 
 AIR_HU = -1000.0
 SPACING_UNKNOWN = "in-plane spacing unknown"
@@ -55,12 +56,17 @@ def read_volume(path: str | Path, size_limit: int = SIZE_LIMIT) -> Volume:
         size_limit: bytes that the voxels may take, unpacked.
 
     Raises:
+        NotAScan: it is no head CT, such as a scout or a picture.
         ScanError: one line that names the file and what is wrong with it.
     """
     path = Path(path)
     stored, header = read_nifti(path, size_limit)
     stored = _one_volume(path, stored, "volume")
     affine, flags = _affine(path, header)
+    if (picture := other_picture(path, stored, affine)) is not None:
+        raise NotAScan(f"{path}: {picture}")
+    if (uneven := uneven_slices(path)) is not None:
+        flags.append(uneven)
     slope = float(header["scl_slope"])
     if not np.isfinite(slope) or slope == 0:
         flags.append(f"scl_slope is {slope:g}: stored values are used unscaled")

@@ -12,7 +12,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 
 from ichseg.anatomy import Plane, midline_of
-from ichseg.io.geometry import NO_ORIENTATION
+from ichseg.io.geometry import SIDE_UNKNOWN
 from ichseg.metrics import measure_mask, without_small_holes, without_small_lesions
 from ichseg.transforms.base import DictionaryTransform
 from ichseg.transforms.volumes import like, plain, volume_slice_axis
@@ -89,7 +89,7 @@ class MeasureHemorrhaged(MapTransform):
             mask, image = item[key], item[self.image_key]
             axis = volume_slice_axis(mask)
             voxels = plain(mask)[0].numpy()
-            known = bool(voxels.any()) and NO_ORIENTATION not in image.meta.get("flags", ())
+            known = bool(voxels.any()) and not set(SIDE_UNKNOWN) & set(image.meta.get("flags", ()))
             plane = self._midline(image) if known else None
             item[self.output_key] = measure_mask(voxels, np.asarray(mask.affine), axis, plane)
         return item

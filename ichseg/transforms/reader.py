@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from monai.config import KeysCollection
 from monai.data import ImageReader
-from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, Orientationd
+from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, Orientation, Orientationd
 from monai.utils import ensure_tuple
-from monai.utils.enums import MetaKeys, SpaceKeys
+from monai.utils.enums import MetaKeys, SpaceKeys, TraceKeys
 
 from ichseg.errors import ScanError
-from ichseg.io import SIZE_LIMIT, read_mask, read_volume
+from ichseg.io import SIZE_LIMIT, read_mask, read_volume, slice_axis
 
 
 class HeadCTReader(ImageReader):
@@ -44,11 +44,12 @@ class HeadCTReader(ImageReader):
         if not isinstance(img, str | Path):
             raise ScanError(f"{img}: expected the path of one NIfTI file")
         flags: tuple[str, ...] = ()
+        notes: tuple[str, ...] = ()
         if self.labels:
             array, affine = read_mask(img, self.size_limit)
         else:
             volume = read_volume(img, self.size_limit)
-            array, affine, flags = volume.array, volume.affine, volume.flags
+            array, affine, flags, notes = volume.array, volume.affine, volume.flags, volume.notes
         meta = {
             MetaKeys.AFFINE: affine.copy(),
             MetaKeys.ORIGINAL_AFFINE: affine.copy(),
@@ -56,8 +57,40 @@ class HeadCTReader(ImageReader):
             MetaKeys.SPATIAL_SHAPE: np.asarray(array.shape),
             MetaKeys.ORIGINAL_CHANNEL_DIM: float("nan"),
             "flags": list(flags),
+            "notes": list(notes),
         }
         return array, meta
+
+
+class SlicesLastd(Orientationd):
+    """``Orientationd`` to the left, back and head of the patient (LPS), where the slices are axial.
+
+    Those of a coronal scan (LIP) or a sagittal one (PIL) come last too: they are what was acquired.
+    """
+
+    CODES = ("PIL", "LIP", "LPS")
+    AXES = (("L", "R"), ("P", "A"), ("I", "S"))  # named, since MONAI warns of a changing default
+
+    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, axcodes="LPS", labels=self.AXES, allow_missing_keys=allow_missing_keys)
+        self.of_world_axis = [*(Orientation(codes, labels=self.AXES) for codes in self.CODES[:2]), self.ornt_transform]
+
+    def __call__(self, data: Any, lazy: bool | None = None) -> Any:
+        item = dict(data)
+        for key in self.key_iterator(item):
+            affine = np.asarray(item[key].affine)
+            world = int(np.argmax(np.abs(affine[:3, slice_axis(affine)])))
+            item[key] = self.of_world_axis[world](item[key], lazy=self.lazy if lazy is None else lazy)
+        return item
+
+    def inverse(self, data: Any) -> Any:
+        item = dict(data)
+        for key in self.key_iterator(item):
+            # MONAI lets a transform undo only what itself has done, and knows it by its id.
+            done_by = item[key].applied_operations[-1].get(TraceKeys.ID)
+            transform = next((one for one in self.of_world_axis if id(one) == done_by), self.ornt_transform)
+            item[key] = transform.inverse(item[key])
+        return item
 
 
 def head_ct_loader(
@@ -71,7 +104,7 @@ def head_ct_loader(
         size_limit_gib: as in :class:`HeadCTReader`.
 
     Returns:
-        LoadImaged, EnsureChannelFirstd and Orientationd: file -> (1, X, Y, Z) MetaTensor, slices along the last axis.
+        LoadImaged, EnsureChannelFirstd and SlicesLastd: file -> (1, X, Y, Z) MetaTensor, slices along the last axis.
     """
     scans, masks = ensure_tuple(keys), ensure_tuple(mask_keys)
     readers: list[Any] = [HeadCTReader(labels, size_limit_gib) for labels in (False, True)]
@@ -79,11 +112,10 @@ def head_ct_loader(
     if masks:
         steps.append(LoadImaged(masks, reader=readers[1], allow_missing_keys=True))
     every = (*scans, *masks)
-    axes = (("L", "R"), ("P", "A"), ("I", "S"))  # named, since MONAI warns of a changing default
     return Compose(
         [
             *steps,
             EnsureChannelFirstd(every, channel_dim="no_channel", allow_missing_keys=bool(masks)),
-            Orientationd(every, axcodes="LPS", labels=axes, allow_missing_keys=bool(masks)),
+            SlicesLastd(every, allow_missing_keys=bool(masks)),
         ]
     )

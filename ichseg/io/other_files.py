@@ -1,0 +1,107 @@
+"""What lies beside head CT in a folder: scouts, dose reports, copies of a scan, other formats."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from nibabel.orientations import io_orientation
+
+from ichseg.io.nifti import SUFFIXES, is_nifti, scan_name
+
+SCOUT_SLICES = 3
+# dcm2niix adds this to the names of copies that it resampled: tilt taken out, distances of the slices made equal.
+COPY = re.compile(r"(?P<name>.+?)(?P<tilt>_Tilt)?(?P<equal>_Eq)?_\d+", re.IGNORECASE)
+ROI = re.compile(r".+_ROI\d+", re.IGNORECASE)
+PLANES = ("sagittal", "coronal")
+OTHER_FORMATS = {".dcm": "DICOM", ".ima": "DICOM", ".nrrd": "NRRD", ".nhdr": "NRRD", ".mha": "MetaImage",
+                 ".mhd": "MetaImage", ".hdr": "Analyze", ".mgz": "MGH"}  # fmt: skip
+DICOM_PREAMBLE = 128
+
+
+def other_picture(path: Path, stored: np.ndarray, affine: np.ndarray) -> str | None:
+    """What a file holds that is no scan: a few words, or None for what may be one.
+
+    Args:
+        path: of the file.
+        stored: (X, Y, Z) voxels as stored.
+        affine: (4, 4) voxel-to-RAS matrix.
+    """
+    if stored.dtype.names:
+        return "an RGB picture, not Hounsfield units: a dose report or a screenshot?"
+    if ROI.fullmatch(scan_name(path)) and len(np.unique(stored)) <= 2:
+        return "a region of interest, not a scan"
+    for axis, (world, _) in enumerate(io_orientation(affine)):
+        if world < 2 and stored.shape[axis] <= SCOUT_SLICES < min(np.delete(stored.shape, axis)):
+            count = "one" if stored.shape[axis] == 1 else str(stored.shape[axis])
+            slices = "slice" if count == "one" else "slices"
+            return f"{count} {PLANES[int(world)]} {slices}, not a scan of the head: a scout?"
+    return None
+
+
+def original_of(path: Path) -> tuple[str, str] | None:
+    """Name of the scan of which a file is a resampled copy by its name, and how it was resampled; None for others."""
+    found = COPY.fullmatch(scan_name(path))
+    if found is None or not (found["tilt"] or found["equal"]):
+        return None
+    how = "interpolated to equal slice distances" if found["equal"] else "resampled to take out the gantry tilt"
+    return found["name"], how
+
+
+def copies(paths: Iterable[Path]) -> dict[Path, str]:
+    """Which of some files are resampled copies of others among them, and what to say of it."""
+    paths = list(paths)
+    names = {(path.parent, scan_name(path)): path for path in paths}
+    found = {}
+    for path in paths:
+        told = original_of(path)
+        if told is not None and (original := names.get((path.parent, told[0]))) is not None:
+            found[path] = f"a copy of {original.name}, {told[1]}: one patient is not counted twice"
+    return found
+
+
+def uneven_slices(path: Path) -> str | None:
+    """A doubt if a copy with equal slice distances lies beside a scan: then its own distances are not equal."""
+    name = scan_name(path)
+    for how in ("_Eq_1", "_Tilt_Eq_1"):
+        for suffix in SUFFIXES:
+            if (path.with_name(f"{name}{how}{suffix}")).is_file():
+                return (f"slices are not equally far apart ({name}{how}{suffix} lies beside it): volumes are wrong; "
+                        "for volumes, run that file by itself")  # fmt: skip
+    return None
+
+
+def other_formats(folder: Path, exclude: Path | None = None) -> Counter[str]:
+    """How many files below a folder are images of formats that are not read here."""
+    found: Counter[str] = Counter()
+    for here, subfolders, names in os.walk(folder, followlinks=False):
+        subfolders[:] = [s for s in subfolders if not s.startswith(".") and (Path(here) / s).resolve() != exclude]
+        for name in names:
+            if not name.startswith(".") and not is_nifti(name) and (kind := _format(Path(here) / name)):
+                found[kind] += 1
+    return found
+
+
+def what_to_do(found: Counter[str]) -> str:
+    """``28 DICOM and 1 NRRD files: convert them to NIfTI first, DICOM with dcm2niix``."""
+    kinds = " and ".join(f"{count} {kind}" for kind, count in sorted(found.items()))
+    how = ", DICOM with dcm2niix" if "DICOM" in found else ""
+    return f"{kinds} file{'s' if sum(found.values()) > 1 else ''}: convert to NIfTI first{how}"
+
+
+def _format(path: Path) -> str | None:
+    ending = path.suffix.lower()
+    if ending in OTHER_FORMATS:
+        return OTHER_FORMATS[ending]
+    if ending and not ending[1:].isdigit():  # DICOM files often have no ending, or a number for one
+        return None
+    try:
+        with path.open("rb") as stream:
+            stream.seek(DICOM_PREAMBLE)
+            return "DICOM" if stream.read(4) == b"DICM" else None
+    except OSError:
+        return None
