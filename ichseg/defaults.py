@@ -22,3 +22,4 @@ COMPACT_SIZE = 384
 IMPLANTS_PER_SCAN = 2
 CONNECTIVITY, TOLERANCE_MM = 8, 2.0
 MEMBERS = 1
+ROUNDING = 1e-3  # interpolation may take values of [0, 1] out of their range by this

@@ -16,6 +16,7 @@ from ichseg.crf.filters import ExactBilateralFilter, SpatialFilter
 from ichseg.crf.grid import GridBilateralFilter, PixelGrid
 from ichseg.crf.lattice import lattice_mean_field
 from ichseg.crf.parallel import map_images
+from ichseg.defaults import ROUNDING
 
 BACKENDS = ("grid", "exact", "pydensecrf")
 # Probabilities are kept this far from 0 before the logarithm.
@@ -95,9 +96,24 @@ class DenseCRF(nn.Module):
             probabilities of the same shape, summing to 1 over C: a plain tensor of float32 (float64 for float64).
 
         Raises:
-            ValueError: shapes do not fit, or something is not a finite number.
+            ValueError: shapes do not fit, something is not a finite number, or values are those of logits, or of an
+                image in [0, 1] or [-1, 1].
+            RuntimeError: called while ``torch.jit.trace`` records, except with the exact backend.
         """
         p, gray = _checked(probabilities, image)
+        _check_ranges(p, gray)
+        return self._refined(p, gray, spacing)
+
+    def refine(self, probabilities: Tensor, image: Tensor, spacing: Sequence[float] | None = None) -> Tensor:
+        """:meth:`forward` for gray levels that are known to be in 0 to 255, however dark the image is."""
+        return self._refined(*_checked(probabilities, image), spacing)
+
+    def _refined(self, p: Tensor, gray: Tensor, spacing: Sequence[float] | None) -> Tensor:
+        if torch.jit.is_tracing() and self.backend != "exact":
+            raise RuntimeError(
+                "DenseCRF depends on the gray levels of each image and cannot be traced; trace the network "
+                "alone and call DenseCRF on its output, or use backend='exact'"
+            )
         spacing = self.spacing if spacing is None else checked_spacing(spacing)
         scale = [1.0] * (p.ndim - 2) if spacing is None else [1.0 / s for s in spacing]
         if len(scale) != p.ndim - 2:
@@ -110,7 +126,7 @@ class DenseCRF(nn.Module):
                     raise ValueError("backend 'pydensecrf' has no gradient; use 'grid' or 'exact'")
                 return self._lattice(_log(p), gray, scale)
             kernels = self._maker(gray, scale)
-            if p.device.type != "cpu" or len(p) == 1:
+            if p.device.type != "cpu" or len(p) == 1 or torch.jit.is_tracing():
                 return self._mean_field(p, kernels(gray))
             weights = (self.spatial_weight, self.bilateral_weight)
             tracked = any(isinstance(one, Tensor) and one.requires_grad for one in (p, *weights))
@@ -228,7 +244,8 @@ class _Symmetric(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return _Symmetric.apply(gradient, ctx.kernel), None  # type: ignore[no-untyped-call]
+        with torch.autocast(gradient.device.type, enabled=False):  # backward() may be called within autocast
+            return _Symmetric.apply(gradient, ctx.kernel), None  # type: ignore[no-untyped-call]
 
 
 def _log(p: Tensor) -> Tensor:
@@ -263,6 +280,28 @@ def _normalized(kernel: Filter, ones: Tensor, weight: float | Tensor) -> Filter:
         return filtered if fixed else filtered * weight
 
     return weighted
+
+
+def _check_ranges(p: Tensor, gray: Tensor) -> None:
+    """Refuse what people hand over by mistake: logits, and images on another scale; each image of a batch counts."""
+    if p.numel() == 0:
+        return
+    low, high = (float(v) for v in torch.aminmax(p.detach()))
+    if low < -ROUNDING or high > 1 + ROUNDING:
+        raise ValueError(
+            f"expected probabilities in [0, 1], not values from {low:g} to {high:g}; apply softmax to logits first"
+        )
+    flat = gray.flatten(1)
+    darkest, brightest = flat.amin(1), flat.amax(1)
+    # An image of one value is as good on any scale.
+    small = (brightest > darkest) & (darkest >= -1 - ROUNDING) & (brightest <= 1 + ROUNDING)
+    if bool(small.any()):
+        number = int(small.nonzero()[0])
+        which = "the image" if len(gray) == 1 else f"image {number} of the batch"
+        raise ValueError(
+            f"expected gray levels from 0 to 255, but {which} has values from {float(darkest[number]):g} to "
+            f"{float(brightest[number]):g}; multiply by 255"
+        )
 
 
 def _checked(probabilities: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:

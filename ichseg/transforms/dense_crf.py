@@ -10,9 +10,10 @@ from monai.data import MetaTensor
 from monai.transforms import Transform
 
 from ichseg.crf import DenseCRF, score_probabilities
+from ichseg.defaults import ROUNDING
 from ichseg.transforms.base import DictionaryTransform
 from ichseg.transforms.volumes import like, plain, volume_slice_axis
-from ichseg.transforms.window import ROUNDING, gray_range
+from ichseg.transforms.window import gray_range
 
 UNARIES = ("label", "score")
 
@@ -129,7 +130,7 @@ class RefineWithCRF(Transform):
         spacing = self._spacing(image, axis, whole)
         for batch in touched.nonzero().flatten().split(self.batch_size):
             if len(batch):
-                q = self.crf(p[batch], gray[batch], spacing)
+                q = self.crf.refine(p[batch], gray[batch], spacing)
                 result[batch] = _labels(q) if self.argmax else q
         return like(_joined(result, axis, whole), mask if isinstance(mask, MetaTensor) else image)
 

@@ -11,10 +11,9 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import ScaleIntensityRange
 
+from ichseg.defaults import ROUNDING
 from ichseg.transforms.base import DictionaryTransform
 from ichseg.transforms.volumes import like, plain
-
-ROUNDING = 1e-3  # interpolation may leave a range by a little
 
 
 class BrainWindow(ScaleIntensityRange):
