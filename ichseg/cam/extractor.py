@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from ichseg.cam.methods import METHODS, GradientMethod, Maps
+from ichseg.cam.reshape import Reshape, checked_layout, named_reshape
+
+# Hooks and modes belong to the network: whoever changes them waits for the others who share it.
+_locks: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
+_locks_lock = threading.Lock()
 
 
 class CAMExtractor:
     """Context manager that turns a classifier into a source of class activation maps.
 
     Inside the ``with`` block the network is in evaluation mode, its weights are frozen and its in-place
-    activations are not in place; all of it, and the absence of hooks, is restored afterwards::
+    activations are not in place; all of it, and the absence of hooks, is restored afterwards. Threads that share a
+    network take turns. A compiled network runs uncompiled meanwhile, since compiled code calls no hooks::
 
         with CAMExtractor(model, ["layer1", "layer2"]) as extractor:
             logits, maps = extractor(images)          # maps["layer1"]: (B, h, w)
@@ -35,12 +43,15 @@ class CAMExtractor:
             paper maps hemorrhage); ``"predicted"`` explains each image's own largest logit.
         autocast: run the forward pass in this lower precision, e.g. ``torch.bfloat16``; maps are always made in
             float32, but gradients that went through bfloat16 layers differ a little.
+        reshape: for layers whose output is not (B, K, ...): ``"tokens"`` for (B, N, K) of a transformer, with or
+            without tokens for the class in front; ``"channels_last"`` for (B, ..., K); a function from the output to
+            (B, K, ...); or a dictionary with one of these per layer name. Without it such outputs are refused.
         **options: of the method: ``samples``, ``noise``, ``seed`` of ``"smooth_grad_cam++"``; ``batch_size`` of
             ``"score_cam"``.
 
     Raises:
-        ValueError: unknown method, option or layer; a layer that gives no gradient or was not run; an output
-            that is not finite logits (B, classes) with the target among them.
+        ValueError: unknown method, option or layer; a layer that gives no gradient, was not run, or whose output has
+            not the axes (B, K, ...); an output that is not finite logits (B, classes) with the target among them.
     """
 
     def __init__(
@@ -50,30 +61,47 @@ class CAMExtractor:
         method: str | Callable[[Tensor, Tensor], Tensor] = "layer_cam",
         target: int | str = 1,
         autocast: torch.dtype | None = None,
+        reshape: Reshape | Mapping[str, Reshape] | None = None,
         **options: Any,
     ) -> None:
-        self.model, self.target, self.autocast = model, target, autocast
+        self.target, self.autocast = target, autocast
+        self.model = model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
         if isinstance(target, str) and target != "predicted":
             raise ValueError(f"target must be a class index or 'predicted', not '{target}'")
         self.method = _method(method, options)
         self.modules = _find(model, layers)
+        each = reshape if isinstance(reshape, Mapping) else dict.fromkeys(self.modules, reshape)
+        if unknown := sorted(set(each) - set(self.modules)):
+            raise ValueError(f"reshape names '{unknown[0]}', which is none of the layers")
+        self.reshape = {name: named_reshape(one) for name, one in each.items() if one is not None}
         self.activations: dict[str, Tensor] = {}
         self._restore: list[Callable[[], Any]] = []
+        self._size: tuple[int, ...] = ()
+        self.sizes: dict[str, tuple[int, ...]] = {}  # of the maps of each layer, from the last forward pass
 
     def __enter__(self) -> CAMExtractor:
+        try:
+            self._prepare()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _prepare(self) -> None:
         mode = evaluation_mode(self.model)
         mode.__enter__()
         self._restore.append(partial(mode.__exit__, None, None, None))
         for module in self.model.modules():
             if getattr(module, "inplace", False) is True:
                 self._remember(module, "inplace", False)
+            if getattr(module, "_compiled_call_impl", None) is not None:
+                self._remember(module, "_compiled_call_impl", None)
         for parameter in self.model.parameters():
             if parameter.requires_grad:
                 self._restore.append(partial(parameter.requires_grad_, True))
                 parameter.requires_grad_(False)
         for name, module in self.modules.items():
             self._restore.append(module.register_forward_hook(self._hook(name)).remove)
-        return self
 
     def __exit__(self, *error: object) -> None:
         restore, self._restore, self.activations = self._restore, [], {}
@@ -108,7 +136,7 @@ class CAMExtractor:
         with torch.no_grad():
             logits = self._run(images)
         activations, self.activations = self.activations, {}
-        return logits, {name: activation.detach().float() for name, activation in activations.items()}
+        return logits, {name: self._shaped(name, activation.detach()) for name, activation in activations.items()}
 
     def gradients(self, images: Tensor, target: Tensor | None = None) -> tuple[Tensor, Callable[[], tuple[Maps, Maps]]]:
         """Logits, and a function that gives activations and gradients of the target's logit per layer.
@@ -128,10 +156,22 @@ class CAMExtractor:
             for name, gradient in zip(activations, found, strict=True):
                 if gradient is None:
                     raise ValueError(f"no gradient flows from layer '{name}' to the logits")
-                gradients[name] = gradient.float()
-            return {name: activation.detach().float() for name, activation in activations.items()}, gradients
+                gradients[name] = self._shaped(name, gradient)
+            return {name: self._shaped(name, one.detach()) for name, one in activations.items()}, gradients
 
         return logits.detach(), backward
+
+    def _shaped(self, name: str, values: Tensor) -> Tensor:
+        """Activations or gradients of a layer as (B, K, ...) in float32."""
+        values = values.float()
+        if name not in self.reshape:
+            return values
+        shaped = self.reshape[name](values, self._size)
+        if shaped.ndim != 2 + len(self._size):
+            raise ValueError(
+                f"reshape makes {tuple(shaped.shape)} of layer '{name}'; expected (B, K, {len(self._size)} axes)"
+            )
+        return shaped
 
     def target_of(self, logits: Tensor) -> Tensor:
         """(B,) index of the class that is explained."""
@@ -144,17 +184,25 @@ class CAMExtractor:
         return logits.gather(1, (self.target_of(logits) if target is None else target)[:, None])[:, 0]
 
     def _run(self, images: Tensor) -> Tensor:
-        self.activations = {}
+        self.activations, self._size = {}, tuple(images.shape[2:])
         with torch.autocast(images.device.type, self.autocast, enabled=self.autocast is not None):
             logits = self.model(images)
         silent = [name for name in self.modules if name not in self.activations]
         if silent:
             raise ValueError(f"layer '{silent[0]}' was not run by the network's forward pass")
+        for name, module in self.modules.items():
+            if name not in self.reshape:
+                found = tuple(self.activations[name].shape)
+                checked_layout(name, module, found, self._size)
+                self.sizes[name] = found[2:]
         if not isinstance(logits, Tensor) or logits.ndim != 2:
             shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise ValueError(f"the network must return logits (B, classes), not {shape}")
         if self.target != "predicted" and not 0 <= int(self.target) < logits.shape[1]:
-            raise ValueError(f"target {self.target} is not among the network's {logits.shape[1]} classes")
+            raise ValueError(
+                f"target {self.target} is not among the network's classes: it returns logits {tuple(logits.shape)}, "
+                "and (B, classes) with one logit per class, background first, is expected"
+            )
         if not bool(logits.isfinite().all()):
             raise ValueError("the network's logits are not finite")
         return logits.float()
@@ -176,7 +224,7 @@ class CAMExtractor:
 
         return hook
 
-    def _remember(self, module: nn.Module, attribute: str, value: bool) -> None:
+    def _remember(self, module: nn.Module, attribute: str, value: bool | None) -> None:
         before = getattr(module, attribute)
         self._restore.append(lambda: setattr(module, attribute, before))
         setattr(module, attribute, value)
@@ -184,13 +232,16 @@ class CAMExtractor:
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[nn.Module]:
-    """Every module in evaluation mode inside the block, and as it was afterwards."""
-    before = {module: module.training for module in model.modules()}
-    try:
-        yield model.eval()
-    finally:
-        for module, training in before.items():
-            module.training = training
+    """Every module in evaluation mode inside the block, and as it was afterwards; other threads wait."""
+    with _locks_lock:
+        lock = _locks.setdefault(model, threading.RLock())
+    with lock:
+        before = {module: module.training for module in model.modules()}
+        try:
+            yield model.eval()
+        finally:
+            for module, training in before.items():
+                module.training = training
 
 
 def _method(method: str | Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
@@ -216,7 +267,7 @@ def _find(model: nn.Module, layers: Sequence[str | nn.Module]) -> dict[str, nn.M
     names = {id(module): name for name, module in named.items()}
     found = {}
     for layer in layers:
-        name = layer if isinstance(layer, str) else names.get(id(layer), "")
+        name = layer.removeprefix("_orig_mod.") if isinstance(layer, str) else names.get(id(layer), "")
         if name not in named or not name:
             top = ", ".join(child for child, _ in model.named_children())
             raise ValueError(f"layer '{layer}' is not in {type(model).__name__}; its top-level layers are: {top}")

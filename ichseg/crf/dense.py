@@ -100,15 +100,13 @@ class DenseCRF(nn.Module):
                 image in [0, 1] or [-1, 1].
             RuntimeError: called while ``torch.jit.trace`` records, except with the exact backend.
         """
-        p, gray = _checked(probabilities, image)
-        _check_ranges(p, gray)
-        return self._refined(p, gray, spacing)
+        return self._refined(*_checked(probabilities, image), spacing, strict=True)
 
     def refine(self, probabilities: Tensor, image: Tensor, spacing: Sequence[float] | None = None) -> Tensor:
         """:meth:`forward` for gray levels that are known to be in 0 to 255, however dark the image is."""
-        return self._refined(*_checked(probabilities, image), spacing)
+        return self._refined(*_checked(probabilities, image), spacing, strict=False)
 
-    def _refined(self, p: Tensor, gray: Tensor, spacing: Sequence[float] | None) -> Tensor:
+    def _refined(self, p: Tensor, gray: Tensor, spacing: Sequence[float] | None, strict: bool) -> Tensor:
         if torch.jit.is_tracing() and self.backend != "exact":
             raise RuntimeError(
                 "DenseCRF depends on the gray levels of each image and cannot be traced; trace the network "
@@ -118,12 +116,14 @@ class DenseCRF(nn.Module):
         scale = [1.0] * (p.ndim - 2) if spacing is None else [1.0 / s for s in spacing]
         if len(scale) != p.ndim - 2:
             raise ValueError(f"spacing has {len(scale)} entries, but the image has {p.ndim - 2} spatial axes")
+        if self.backend == "pydensecrf" and p.requires_grad and torch.is_grad_enabled():
+            raise ValueError("backend 'pydensecrf' has no gradient; use 'grid' or 'exact'")
         if p.numel() == 0:
             return p
+        if strict:
+            _check_ranges(p, gray)
         with torch.autocast(p.device.type, enabled=False):
             if self.backend == "pydensecrf":
-                if p.requires_grad and torch.is_grad_enabled():
-                    raise ValueError("backend 'pydensecrf' has no gradient; use 'grid' or 'exact'")
                 return self._lattice(_log(p), gray, scale)
             kernels = self._maker(gray, scale)
             if p.device.type != "cpu" or len(p) == 1 or torch.jit.is_tracing():
@@ -284,8 +284,6 @@ def _normalized(kernel: Filter, ones: Tensor, weight: float | Tensor) -> Filter:
 
 def _check_ranges(p: Tensor, gray: Tensor) -> None:
     """Refuse what people hand over by mistake: logits, and images on another scale; each image of a batch counts."""
-    if p.numel() == 0:
-        return
     low, high = (float(v) for v in torch.aminmax(p.detach()))
     if low < -ROUNDING or high > 1 + ROUNDING:
         raise ValueError(

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from monai.transforms import Transform
+from monai.transforms.traits import ThreadUnsafe
 from torch import nn
 
 from ichseg.cam import CAMExtractor, min_max
@@ -16,7 +17,7 @@ from ichseg.transforms.volumes import like, plain, volume_slice_axis
 MODES = {2: "bilinear", 3: "trilinear"}
 
 
-class ClassActivationMap(Transform):
+class ClassActivationMap(Transform, ThreadUnsafe):
     """Where a classifier looks: one map per layer, at the size of the image.
 
     A 2-D network sees a volume slice by slice. The way to pseudo-masks, with its gate, fusion and
@@ -60,7 +61,10 @@ class ClassActivationMap(Transform):
         """(C, H, W) or (C, X, Y, Z) -> one (1, ...) map per layer."""
         by_slice = self.spatial_dims == 2 and image.ndim == 4
         if image.ndim != self.spatial_dims + 1 and not by_slice:
-            raise ValueError(f"a {self.spatial_dims}-D network cannot take an image of shape {tuple(image.shape)}")
+            wanted = "(C, X, Y, Z) or (C, H, W)" if self.spatial_dims == 2 else "(C, X, Y, Z)"
+            raise ValueError(
+                f"a {self.spatial_dims}-D network cannot take an image of shape {tuple(image.shape)}; expected {wanted}"
+            )
         axis = volume_slice_axis(image) if by_slice else 0
         batch = plain(image).movedim(1 + axis, 0) if by_slice else plain(image)[None]
         network = self.network.to(self.device)
@@ -81,7 +85,7 @@ class ClassActivationMap(Transform):
         return results
 
 
-class ClassActivationMapd(DictionaryTransform, array=ClassActivationMap):
+class ClassActivationMapd(DictionaryTransform, ThreadUnsafe, array=ClassActivationMap):
     """Dictionary version of :class:`ClassActivationMap`: adds ``<key>_cam_1``, ``<key>_cam_2``, ... per layer."""
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:

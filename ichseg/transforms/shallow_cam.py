@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import ExitStack
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import torch
 from monai.transforms import Transform
+from monai.transforms.traits import ThreadUnsafe
 from torch import nn
 
 from ichseg.cam import CAMExtractor, evaluation_mode, layer_cam, min_max, principal_component, shallow_feature_cam
@@ -26,7 +28,7 @@ UPSAMPLE = ("last", "first")
 DOUBT = 0.1
 
 
-class ShallowFeatureCAM(Transform):
+class ShallowFeatureCAM(Transform, ThreadUnsafe):
     """Maps of the shallow layers of one or more classifiers, averaged over the classifiers.
 
     Per slice, model and layer: LayerCAM of the hemorrhage logit, scaled to [0, 1], gated by the first
@@ -97,6 +99,7 @@ class ShallowFeatureCAM(Transform):
         self.amplify_scale, self.batch_size, self.device = amplify_scale, batch_size, torch.device(device)
         self.precision = checked_precision(precision)
         self.cache_dir = None if cache_dir is None else Path(cache_dir)
+        self._sizes: dict[tuple[tuple[int, int], int], tuple[int, int]] = {}
 
     def __call__(
         self, volume: torch.Tensor, probabilities: torch.Tensor | None = None
@@ -111,6 +114,8 @@ class ShallowFeatureCAM(Transform):
         Returns:
             one volume of maps (1, ...) per layer at the layer's own size, and (slices,) the probabilities.
         """
+        if volume.ndim != 4 or volume.shape[0] != 1:
+            raise ValueError(f"expected a scan of shape (1, X, Y, Z), not {tuple(volume.shape)}")
         axis = volume_slice_axis(volume)
         slices = plain(volume).float().movedim(1 + axis, 0).contiguous()  # (n, 1, H, W)
         content = (
@@ -135,10 +140,25 @@ class ShallowFeatureCAM(Transform):
                 run = bank.ensembled(start, stop, number)
                 stack = run.new_zeros(len(slices), *run.shape[1:]) if stack is None else stack
                 stack[start:stop] = run
-            if stack is None:  # no positive slice: the size of the maps does not matter
-                stack = slices.new_zeros(len(slices), 1, 1)
+            if stack is None:  # no positive slice: zeros of the usual size, so that scans can be batched
+                stack = slices.new_zeros(len(slices), *self._map_size(slices, number))
             maps.append(like(stack.movedim(0, axis)[None].cpu(), volume))
         return maps, known
+
+    def _map_size(self, slices: torch.Tensor, order: int) -> tuple[int, int]:
+        """Size of the maps of a layer, found out with one slice."""
+        size = (int(slices.shape[2]), int(slices.shape[3]))
+        if self.upsample == "first" or not len(slices):
+            return size
+        if (size, order) not in self._sizes:  # no network has looked at a slice: a copy, so that none is disturbed
+            with CAMExtractor(deepcopy(self.networks[0]), self.layers[0], layer_cam, self.target) as extractor:
+                extractor.forward(slices[:1].to(self.device))
+                self._keep_sizes(size, extractor)
+        return self._sizes[size, order]
+
+    def _keep_sizes(self, size: Sequence[int], extractor: CAMExtractor) -> None:
+        for number, found in enumerate(extractor.sizes.values()):
+            self._sizes[(int(size[0]), int(size[1])), number] = (int(found[0]), int(found[1]))
 
     @property
     def autocast(self) -> torch.dtype | None:
@@ -162,6 +182,7 @@ class ShallowFeatureCAM(Transform):
                 numbers = chosen[start : start + self.batch_size]
                 batch = slices[numbers].to(self.device)
                 looks = [extractor.look(batch) for extractor in extractors]
+                self._keep_sizes(slices.shape[2:], extractors[0])
                 each = torch.stack([logits.softmax(dim=1)[:, 1] for logits, _ in looks])
                 self._learn(known, numbers, vote_of(each, self.vote).cpu(), slices)
                 wanted = [place for place, number in enumerate(numbers) if float(known[number]) >= self.gate]
@@ -266,7 +287,9 @@ def cam_keys(layers: Sequence[str] | Sequence[Sequence[str]], key: str = "image"
     return [f"{key}_cam_{number}" for number in range(1, len(first) + 1)]
 
 
-class ShallowFeatureCAMd(DictionaryTransform, array=ShallowFeatureCAM, companions={"probability_key": None}):
+class ShallowFeatureCAMd(
+    DictionaryTransform, ThreadUnsafe, array=ShallowFeatureCAM, companions={"probability_key": None}
+):
     """Dictionary version of :class:`ShallowFeatureCAM`.
 
     Adds ``<key>_cam_1``, ``<key>_cam_2`` (the maps of the layers) and ``<key>_probability`` (slices,).
