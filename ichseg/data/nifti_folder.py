@@ -8,11 +8,14 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from nibabel.orientations import io_orientation
+
 from ichseg.data.datalist import write_datalist
 from ichseg.data.folds import fold_scans
 from ichseg.defaults import FOLD_TOLERANCE
 from ichseg.errors import IchsegError
-from ichseg.io import find_scans, read_mask, read_volume, scan_name, slice_axis, staged_folder
+from ichseg.io import Volume, find_scans, read_mask, read_volume, scan_name, slice_axis, staged_folder
 
 
 def prepare_nifti(
@@ -70,7 +73,7 @@ def prepare_nifti(
             rows = [{"slice_number": n, "hemorrhage": labels[name][n]} for n in numbers]
             image = os.path.relpath(file.absolute(), output.absolute())
             entry = {"case": name, "patient": patients[name], "image": image}
-            mask = None if masks is None else _mask_of(Path(masks), name, volume.array.shape)
+            mask = None if masks is None else _mask_of(Path(masks), name, volume)
             if mask is not None:
                 entry["label"] = os.path.relpath(mask.absolute(), output.absolute())
             entries.append({**entry, "slices": rows})
@@ -81,11 +84,15 @@ def prepare_nifti(
     return counts
 
 
-def _mask_of(folder: Path, name: str, shape: tuple[int, ...]) -> Path | None:
+def _mask_of(folder: Path, name: str, scan: Volume) -> Path | None:
     for suffix in (".nii.gz", ".nii"):
         if (file := folder / f"{name}{suffix}").is_file():
-            if (found := read_mask(file)[0].shape) != shape:
-                raise IchsegError(f"{file}: shape {found} differs from the scan's {shape}")
+            mask, affine = read_mask(file)
+            if mask.shape != scan.array.shape:
+                raise IchsegError(f"{file}: shape {mask.shape} differs from the scan's {scan.array.shape}")
+            if not np.array_equal(io_orientation(affine), io_orientation(scan.affine)):
+                raise IchsegError(f"{file}: its axes run otherwise than those of {scan.path}; has the mask lost its "
+                                  "affine? Save it with the scan's")  # fmt: skip
             return file
     return None
 

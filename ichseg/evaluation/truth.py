@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from nibabel.orientations import io_orientation
 
 from ichseg.data import load_masked
 from ichseg.errors import IchsegError
 from ichseg.io import find_scans, read_mask, read_volume, scan_name, slice_axis, spacing_mm
 from ichseg.io.folder import PROBABILITY_POSTFIX
-from ichseg.io.geometry import turned
+from ichseg.io.geometry import same_grid, turned
 
 logger = logging.getLogger(__name__)
 PREDICTION_ENDINGS = ("_ich", "_pseudo", "")
@@ -123,29 +124,37 @@ def prediction_file(folder: str | Path, stem: str, case: str | None = None) -> P
 def compare(scan: TrueScan, prediction: str | Path) -> Compared:
     """Read the masks of a scan, and the scan if there is one; only the annotated slices, slices first.
 
-    A prediction stored with turned or mirrored axes is turned back; spacing and volumes are those of the truth.
+    A prediction stored with turned or mirrored axes is turned back if it then fills the same space. A file that has
+    lost its affine is compared as stored. Spacing and volumes are those of the truth, or of the scan or the prediction
+    where the truth has lost its affine.
 
     Raises:
-        IchsegError: shapes differ. (Where only the affines differ, a warning is logged.)
+        IchsegError: shapes differ, or the axes are turned and the places do not fit. (Where the affines differ
+            otherwise, a warning is logged.)
     """
     volume = None if scan.image is None else read_volume(scan.image)
     found, found_affine = read_mask(prediction)
-    truth: np.ndarray | None = None
-    affine = found_affine
-    if volume is not None:
-        affine = volume.affine
+    grids = {}
     if scan.label is not None:
-        truth, affine = read_mask(scan.label)
-    found, found_affine = turned(found, found_affine, affine)
-    truth = np.zeros(found.shape, np.int16) if truth is None else truth
-    grids = {str(scan.label): (truth.shape, affine)}
+        truth, truth_affine = read_mask(scan.label)
+        grids[str(scan.label)] = (truth.shape, truth_affine)
     if volume is not None:
         grids[str(scan.image)] = (volume.array.shape, volume.affine)
+    affines = [*(a for _, a in grids.values()), found_affine]
+    affine = next((a for a in affines if not _lost(a)), None)
+    if affine is None:
+        affine = next((a for a in affines if not _unit(a)), affines[0])
+    if _unit(affine):
+        logger.warning("%s: no file of this scan has an affine; volumes count every voxel as 1 mm3", prediction)
+    found = _laid_on(found, found_affine, affine, prediction, next(iter(grids), ""))
+    if scan.label is None:
+        truth = np.zeros(found.shape, np.int16)
     for name, (shape, other) in grids.items():
         if shape != found.shape:
             raise IchsegError(f"{prediction}: shape {found.shape}, but {name} has {shape}")
-        if not np.allclose(found_affine, other, atol=0.1):
-            logger.warning("%s: affine differs from %s; compared voxel by voxel", prediction, name)
+        if not np.allclose(affine, other, atol=0.1):
+            lost = " has lost its affine" if _lost(other) else ": affine differs from the other files'"
+            logger.warning("%s%s; compared voxel by voxel, as stored", name, lost)
     probability = probability_beside(prediction, found.shape, affine)
     axis = slice_axis(affine)
     chosen = list(range(found.shape[axis])) if scan.slices is None else list(scan.slices)
@@ -166,6 +175,32 @@ def compare(scan: TrueScan, prediction: str | Path) -> Compared:
     )
 
 
+def _laid_on(mask: np.ndarray, affine: np.ndarray, wanted: np.ndarray, name: str | Path, other: str) -> np.ndarray:
+    """The mask with its axes in the order and direction of another grid, or as stored where an affine is lost."""
+    laid, laid_affine = turned(mask, affine, wanted)
+    if np.array_equal(io_orientation(affine), io_orientation(wanted)):
+        if not np.allclose(affine, wanted, atol=0.1):
+            lost = " has lost its affine" if _lost(affine) else f": affine differs from {other}"
+            logger.warning("%s%s; compared voxel by voxel, as stored", name, lost)
+        return mask
+    if same_grid(laid.shape, laid_affine, laid.shape, wanted):
+        return laid
+    if _lost(affine) or _lost(wanted):
+        logger.warning("%s and %s: one of them has lost its affine; compared voxel by voxel, as stored", name, other)
+        return mask
+    raise IchsegError(f"{name}: its axes are turned against those of {other}, and it does not fill the same space")
+
+
+def _lost(affine: np.ndarray) -> bool:
+    """True for the affine of an array that was saved without that of its scan: no place, axes as they come."""
+    return bool(np.allclose(affine, np.diag(np.diag(affine)), atol=1e-4)) and (_unit(affine) or affine[0, 0] > 0)
+
+
+def _unit(affine: np.ndarray) -> bool:
+    """True for voxels of 1 mm at the origin, axes in any direction."""
+    return bool(np.allclose(np.abs(affine), np.eye(4), atol=1e-4))
+
+
 def probability_beside(prediction: str | Path, shape: tuple[int, ...], affine: np.ndarray) -> np.ndarray | None:
     """What ``<stem>_probability.nii.gz`` beside a mask holds, turned to the mask's axes; None if it is not there.
 
@@ -181,7 +216,7 @@ def probability_beside(prediction: str | Path, shape: tuple[int, ...], affine: n
         low, high = float(values.array.min()), float(values.array.max())
         if low < 0 or high > 1:
             raise IchsegError(f"{file}: values from {low:g} to {high:g} are not probabilities")
-        probability = turned(values.array, values.affine, affine)[0]
+        probability = _laid_on(values.array, values.affine, affine, file, str(prediction))
         if probability.shape != shape:
             raise IchsegError(f"{file}: shape {probability.shape}, but the mask has {shape}")
         return probability

@@ -52,6 +52,7 @@ def measure_with_doubts(
     else:
         affine = affine_of(mask)[0]
         array = three_d(np.asanyarray(mask.dataobj), NAME)
+    array = _checked(array)
     doubts = _mask_doubts(array)
     plane = None
     if image is not None:
@@ -108,6 +109,18 @@ def measure_folder(
     if output is not None:
         results.write()
     return results
+
+
+def _checked(array: np.ndarray) -> np.ndarray:
+    """An array that may be a mask, as files of masks are examined when they are read."""
+    if array.dtype.kind not in "iufb":
+        raise ScanError(f"{NAME}: voxels of type {array.dtype} are not label codes")
+    if array.dtype.kind == "f":
+        if not np.isfinite(array).all():
+            raise ScanError(f"{NAME}: a mask must not contain NaN or infinite values")
+        if (array != np.rint(array)).any():
+            raise ScanError(f"{NAME}: a mask must contain whole label codes; cut probabilities at a threshold first")
+    return array
 
 
 def _mask_doubts(array: np.ndarray) -> list[str]:

@@ -71,3 +71,13 @@ __all__ = [
     "gray_range",
     "head_ct_loader",
 ]
+
+# As in MONAI, a dictionary transform has two more names: HeadCropD and HeadCropDict for HeadCropd.
+_aliases = {
+    f"{name[:-1]}{ending}": globals()[name]
+    for name in __all__
+    if name[0].isupper() and name.endswith("d") and hasattr(globals()[name], "key_iterator")
+    for ending in ("D", "Dict")
+}
+globals().update(_aliases)
+__all__ += sorted(_aliases)

@@ -11,7 +11,7 @@ from monai.transforms.traits import ThreadUnsafe
 from torch import nn
 
 from ichseg.cam import CAMExtractor, min_max
-from ichseg.transforms.base import DictionaryTransform
+from ichseg.transforms.base import BACKENDS, DictionaryTransform
 from ichseg.transforms.volumes import like, plain, volume_slice_axis
 
 MODES = {2: "bilinear", 3: "trilinear"}
@@ -36,6 +36,8 @@ class ClassActivationMap(Transform, ThreadUnsafe):
     Raises:
         ValueError: as the extractor; or the image has too few axes.
     """
+
+    backend = BACKENDS
 
     def __init__(
         self,

@@ -7,6 +7,10 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from monai.transforms import InvertibleTransform, MapTransform
+from monai.utils.enums import TransformBackends
+
+# Tensors and NumPy arrays come in; tensors go out.
+BACKENDS = [TransformBackends.TORCH, TransformBackends.NUMPY]
 
 
 class DictionaryTransform(MapTransform):
@@ -27,6 +31,7 @@ class DictionaryTransform(MapTransform):
     companions: ClassVar[Mapping[str, Any]]
     per_key: ClassVar[Sequence[str]]
     taken: ClassVar[inspect.Signature]
+    backend = BACKENDS
 
     def __init_subclass__(
         cls,

@@ -8,7 +8,7 @@ import torch
 from monai.transforms import Transform
 
 from ichseg.context import fuse, normalization, positive_runs
-from ichseg.transforms.base import DictionaryTransform
+from ichseg.transforms.base import BACKENDS, DictionaryTransform
 from ichseg.transforms.volumes import like, plain, volume_slice_axis
 
 
@@ -21,6 +21,8 @@ class SpatialContextFusion(Transform):
         gate: probability that makes a slice positive.
         nf: normalization, see :func:`ichseg.context.normalization` (decision D12).
     """
+
+    backend = BACKENDS
 
     def __init__(self, window: int = 2, weight: float = 0.5, gate: float = 0.5, nf: str = "weights") -> None:
         self.window, self.weight, self.gate, self.nf = window, weight, gate, nf

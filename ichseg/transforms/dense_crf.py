@@ -11,7 +11,7 @@ from monai.transforms import Transform
 
 from ichseg.crf import DenseCRF, score_probabilities
 from ichseg.defaults import ROUNDING
-from ichseg.transforms.base import DictionaryTransform
+from ichseg.transforms.base import BACKENDS, DictionaryTransform
 from ichseg.transforms.volumes import like, plain, volume_slice_axis
 from ichseg.transforms.window import gray_range
 
@@ -44,6 +44,8 @@ class RefineWithCRF(Transform):
         ValueError: an unknown option; when called: ``in_mm`` or a whole volume without an affine, or an image whose
             gray levels nothing explains.
     """
+
+    backend = BACKENDS
 
     def __init__(
         self,

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 from monai.config import KeysCollection
+from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 
 from ichseg.anatomy import intracranial_mask
 from ichseg.data.slices import slice_labels_in_order
 from ichseg.errors import IchsegError
-from ichseg.transforms.base import DictionaryTransform
+from ichseg.transforms.base import BACKENDS, DictionaryTransform
 from ichseg.transforms.volumes import like, plain, volume_slice_axis
 
 GATES = ("prediction", "label", "both")
@@ -28,6 +29,8 @@ class GateSlicesd(MapTransform):
         image_key: the volume.
         by: ``"prediction"`` (the paper), ``"label"`` (1 or 0 by the label), ``"both"`` (0 where the label is 0).
     """
+
+    backend = BACKENDS
 
     def __init__(
         self,
@@ -46,6 +49,8 @@ class GateSlicesd(MapTransform):
         if self.by == "prediction":
             return item
         image = item[self.image_key]
+        if not isinstance(image, MetaTensor):
+            raise ValueError(f"key '{self.image_key}': slice labels need the scan's affine for the order of the slices")
         if self.labels_key not in item:
             raise IchsegError(f"gating by slice labels needs key '{self.labels_key}' in the datalist")
         stored = np.asarray(image.meta.get("original_affine", image.affine))
@@ -66,6 +71,8 @@ class KeepIntracranial(Transform):
         enabled: False leaves everything as it is.
     """
 
+    backend = BACKENDS
+
     def __init__(self, level: float = 50.0, width: float = 130.0, enabled: bool = True) -> None:
         self.low, self.width, self.enabled = level - width / 2, width, enabled
 
@@ -73,9 +80,9 @@ class KeepIntracranial(Transform):
         """Mask (C, X, Y, Z) and windowed scan (1, X, Y, Z) in [0, 1] -> mask; or (C, H, W) and (1, H, W)."""
         if not self.enabled:
             return mask
-        if image.ndim == 3:
+        if image.ndim == 3 and len(image) == 1:
             inside = intracranial_mask(plain(image)[0].numpy() * self.width + self.low)
-            return like(plain(mask) * torch.from_numpy(inside).to(mask.dtype), mask)
+            return like(plain(mask) * torch.from_numpy(inside).to(plain(mask).dtype), mask)
         axis = volume_slice_axis(image)
         slices = plain(image)[0].movedim(axis, 0).numpy() * self.width + self.low
         kept = plain(mask).movedim(1 + axis, 0).clone()

@@ -13,9 +13,9 @@ from monai.utils.enums import TraceKeys
 
 from ichseg.anatomy import head_box
 from ichseg.data.resampling import MODES, crop_slices, moved_and_scaled, resize_slices
-from ichseg.transforms.base import InvertibleDictionaryTransform
+from ichseg.transforms.base import BACKENDS, InvertibleDictionaryTransform
 from ichseg.transforms.resize import inverse_mode
-from ichseg.transforms.volumes import like, plain, volume_slice_axis
+from ichseg.transforms.volumes import is_label, like, plain, volume_slice_axis
 
 
 class HeadCrop(InvertibleTransform):
@@ -26,16 +26,19 @@ class HeadCrop(InvertibleTransform):
 
     Args:
         size: pixels per side.
-        mode: ``"bilinear"`` (antialiased) for images and probabilities, ``"nearest"`` for label codes.
+        mode: ``"bilinear"`` (antialiased) for images and probabilities, ``"nearest"`` for label codes. None: nearest
+            for label codes (few whole numbers from 0 up), but never for the image itself; bilinear for the rest.
         clip: HU outside of this are brought to its ends before anything is averaged, for ``"bilinear"``; None leaves
             them. Bone of 1,500 HU that shares a pixel with brain looks like blood beside it; clipped first, its edge is
             no wider than in scans that come clipped, such as 8-bit pictures.
     """
 
-    def __init__(self, size: int, mode: str = "bilinear", clip: Sequence[float] | None = (-20.0, 100.0)) -> None:
-        if mode not in MODES:
+    backend = BACKENDS
+
+    def __init__(self, size: int, mode: str | None = None, clip: Sequence[float] | None = (-20.0, 100.0)) -> None:
+        if mode is not None and mode not in MODES:
             raise ValueError(f"mode must be one of {', '.join(MODES)}, not '{mode}'")
-        self.size, self.mode, self.clip = size, mode, clip if mode == "bilinear" else None
+        self.size, self.mode, self.clip = size, mode, clip
 
     def __call__(self, volume: torch.Tensor, image: torch.Tensor | None = None) -> torch.Tensor:
         """(C, X, Y, Z) -> (C, size, size, Z), for slices along the last axis.
@@ -44,7 +47,10 @@ class HeadCrop(InvertibleTransform):
             volume: what is cut; HU, or a mask.
             image: (1, X, Y, Z) in HU, in which the head is looked for; ``volume`` itself if None.
         """
-        axis = volume_slice_axis(volume)
+        axis, before = volume_slice_axis(volume), tuple(volume.shape[1:])
+        mode = self.mode or (
+            "nearest" if image is not None and image is not volume and is_label(volume) else "bilinear"
+        )
         where = volume if image is None else image
         affine = np.asarray(volume.affine, dtype=float) if isinstance(volume, MetaTensor) else np.eye(4)
         lengths = np.delete(np.linalg.norm(affine[:3, :3], axis=0), axis)
@@ -53,12 +59,11 @@ class HeadCrop(InvertibleTransform):
         for center, length in zip(box[:2], lengths, strict=True):
             spans.append(max(1, round(box[2] / float(length))))
             starts.append(round(center - spans[-1] / 2))
-        before = tuple(volume.shape[1:])
-        if self.clip is not None:
+        if self.clip is not None and mode == "bilinear":
             volume = like(plain(volume).float().clamp(*self.clip), volume)
-        fill = float(plain(volume).min()) if self.mode == "bilinear" else 0.0
+        fill = float(plain(volume).min()) if mode == "bilinear" else 0.0
         square = crop_slices(plain(volume), axis, starts, spans, fill)
-        values = resize_slices(square, axis, (self.size, self.size), self.mode)
+        values = resize_slices(square, axis, (self.size, self.size), mode)
         if not isinstance(volume, MetaTensor):
             return values
         cut = cast(MetaTensor, like(values, volume))
@@ -66,7 +71,7 @@ class HeadCrop(InvertibleTransform):
         for place, other in enumerate(i for i in range(3) if i != axis):
             grown[other], offsets[other] = spans[place], float(starts[place])
         cut.affine = torch.as_tensor(moved_and_scaled(affine, offsets, grown, tuple(cut.shape[1:])))
-        info = {"mode": self.mode, "axis": axis, "affine": affine, "starts": starts, "spans": spans}
+        info = {"mode": mode, "axis": axis, "affine": affine, "starts": starts, "spans": spans}
         self.push_transform(cut, orig_size=before, extra_info=info)
         return cut
 

@@ -11,6 +11,7 @@ from monai.transforms import MapTransform, Transform
 
 from ichseg.context import combined_score
 from ichseg.defaults import PAPER_THRESHOLD
+from ichseg.transforms.base import BACKENDS
 from ichseg.transforms.volumes import like, plain, volume_slice_axis
 
 LAYERS = ("both", "1", "2", "mean")
@@ -26,6 +27,8 @@ class LayerAggregation(Transform):
             does not say which layer its rows without aggregation use): ``"1"``, ``"2"`` or their ``"mean"``.
             A single map is taken whatever this says.
     """
+
+    backend = BACKENDS
 
     def __init__(self, threshold: float | None = PAPER_THRESHOLD, rule: str = "or", layers: str | int = "both") -> None:
         if str(layers) not in LAYERS:
@@ -61,6 +64,8 @@ class LayerAggregationd(MapTransform):
         threshold, rule, layers: as in :class:`LayerAggregation`.
         score_key: key of the score; None does not keep it.
     """
+
+    backend = BACKENDS
 
     def __init__(
         self,

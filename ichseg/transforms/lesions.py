@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,27 +14,37 @@ from monai.transforms import MapTransform, Transform
 from ichseg.anatomy import Plane, midline_of
 from ichseg.io.geometry import SIDE_UNKNOWN
 from ichseg.metrics import measure_mask, without_small_holes, without_small_lesions
-from ichseg.transforms.base import DictionaryTransform
-from ichseg.transforms.volumes import like, plain, volume_slice_axis
+from ichseg.transforms.base import BACKENDS, DictionaryTransform
+from ichseg.transforms.volumes import affine_of, checked_lengths, like, plain, volume_slice_axis
 
 
 class RemoveSmallLesions(Transform):
     """Empty a mask (1, X, Y, Z) where its 26-connected lesions have less than ``min_volume_ml`` mL.
 
     A slice on its own counts as 5 mm thick at least, see :func:`ichseg.metrics.without_small_lesions`.
+
+    Args:
+        min_volume_ml: a lesion of exactly this stays; 0 keeps all.
+        spacing: mm per axis, for masks without an affine.
+
+    Raises:
+        ValueError: when called, for a mask without an affine if no spacing is given.
     """
 
-    def __init__(self, min_volume_ml: float = 0.0) -> None:
+    backend = BACKENDS
+
+    def __init__(self, min_volume_ml: float = 0.0, spacing: Sequence[float] | None = None) -> None:
         if not 0 <= min_volume_ml < float("inf"):
             raise ValueError(f"min_volume_ml must be a non-negative number of mL, not {min_volume_ml}")
-        self.min_volume_ml = min_volume_ml
+        self.min_volume_ml, self.spacing = min_volume_ml, checked_lengths(spacing)
 
     def __call__(self, mask: torch.Tensor) -> torch.Tensor:
         if not self.min_volume_ml:
             return mask
-        affine = np.asarray(mask.affine) if isinstance(mask, MetaTensor) else np.eye(4)
-        kept = without_small_lesions(plain(mask)[0].numpy(), affine, self.min_volume_ml, volume_slice_axis(mask))
-        return like(torch.from_numpy(kept)[None].to(mask.dtype), mask)
+        axis, values = volume_slice_axis(mask), plain(mask)
+        affine = affine_of(mask, "a volume in mL", self.spacing)
+        kept = without_small_lesions(values[0].numpy(), affine, self.min_volume_ml, axis)
+        return like(torch.from_numpy(kept)[None].to(values.dtype), mask)
 
 
 class RemoveSmallLesionsd(DictionaryTransform, array=RemoveSmallLesions):
@@ -42,19 +52,30 @@ class RemoveSmallLesionsd(DictionaryTransform, array=RemoveSmallLesions):
 
 
 class FillSmallHoles(Transform):
-    """Fill holes of a mask (1, X, Y, Z) slice by slice, those of at most ``max_area_mm2`` mm²; 0 fills none."""
+    """Fill holes of a mask (1, X, Y, Z) slice by slice, those of at most ``max_area_mm2`` mm²; 0 fills none.
 
-    def __init__(self, max_area_mm2: float = 0.0) -> None:
+    Args:
+        max_area_mm2: larger holes stay.
+        spacing: mm per axis, for masks without an affine.
+
+    Raises:
+        ValueError: when called, for a mask without an affine if no spacing is given.
+    """
+
+    backend = BACKENDS
+
+    def __init__(self, max_area_mm2: float = 0.0, spacing: Sequence[float] | None = None) -> None:
         if not 0 <= max_area_mm2 < float("inf"):
             raise ValueError(f"max_area_mm2 must be a non-negative number of mm², not {max_area_mm2}")
-        self.max_area_mm2 = max_area_mm2
+        self.max_area_mm2, self.spacing = max_area_mm2, checked_lengths(spacing)
 
     def __call__(self, mask: torch.Tensor) -> torch.Tensor:
         if not self.max_area_mm2:
             return mask
-        affine = np.asarray(mask.affine) if isinstance(mask, MetaTensor) else np.eye(4)
-        filled = without_small_holes(plain(mask)[0].numpy(), affine, self.max_area_mm2, volume_slice_axis(mask))
-        return like(torch.from_numpy(filled)[None].to(mask.dtype), mask)
+        axis, values = volume_slice_axis(mask), plain(mask)
+        affine = affine_of(mask, "an area in mm²", self.spacing)
+        filled = without_small_holes(values[0].numpy(), affine, self.max_area_mm2, axis)
+        return like(torch.from_numpy(filled)[None].to(values.dtype), mask)
 
 
 class FillSmallHolesd(DictionaryTransform, array=FillSmallHoles):
@@ -67,10 +88,15 @@ class MeasureHemorrhaged(MapTransform):
     Args:
         keys: the mask (1, X, Y, Z); one key.
         image_key: the windowed scan (C, X, Y, Z) in [0, 1], of which the first channel counts, on a grid of its
-            own; its flags say whether left and right are known.
+            own; its flags say whether left and right are known. Without an affine it gives no side.
         level, width: the window of the scan in HU.
         output_key: gets the dictionary of measures.
+
+    Raises:
+        ValueError: when called, for a mask without an affine.
     """
+
+    backend = BACKENDS
 
     def __init__(
         self,
@@ -87,11 +113,15 @@ class MeasureHemorrhaged(MapTransform):
         item = dict(data)
         for key in self.key_iterator(item):
             mask, image = item[key], item[self.image_key]
-            axis = volume_slice_axis(mask)
+            axis, affine = volume_slice_axis(mask), affine_of(mask, f"key '{key}': a volume in mL")
             voxels = plain(mask)[0].numpy()
-            known = bool(voxels.any()) and not set(SIDE_UNKNOWN) & set(image.meta.get("flags", ()))
+            known = (
+                bool(voxels.any())
+                and isinstance(image, MetaTensor)
+                and not set(SIDE_UNKNOWN) & set(image.meta.get("flags", ()))
+            )
             plane = self._midline(image) if known else None
-            item[self.output_key] = measure_mask(voxels, np.asarray(mask.affine), axis, plane)
+            item[self.output_key] = measure_mask(voxels, affine, axis, plane)
         return item
 
     def _midline(self, image: MetaTensor) -> Plane | None:

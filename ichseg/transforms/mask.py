@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from monai.transforms import Transform
 
-from ichseg.transforms.base import DictionaryTransform
-from ichseg.transforms.volumes import like, plain
+from ichseg.transforms.base import BACKENDS, DictionaryTransform
+from ichseg.transforms.volumes import checked_classes, like, plain
 
 
 class HemorrhageProbability(Transform):
@@ -15,8 +15,10 @@ class HemorrhageProbability(Transform):
     One channel instead of C is what has to be interpolated back to the scan's own grid, and the mask is the same.
     """
 
+    backend = BACKENDS
+
     def __call__(self, logits: torch.Tensor) -> torch.Tensor:
-        return like(plain(logits).softmax(dim=0)[1:].sum(dim=0, keepdim=True), logits)
+        return like(checked_classes(plain(logits)).softmax(dim=0)[1:].sum(dim=0, keepdim=True), logits)
 
 
 class HemorrhageProbabilityd(DictionaryTransform, array=HemorrhageProbability):
@@ -31,15 +33,17 @@ class HemorrhageMask(Transform):
             which is background.
     """
 
+    backend = BACKENDS
+
     def __init__(self, threshold: float = 0.5) -> None:
         if not 0 <= threshold <= 1:
             raise ValueError(f"the threshold must be between 0 and 1, not {threshold}")
         self.threshold = threshold
 
     def __call__(self, probabilities: torch.Tensor) -> torch.Tensor:
-        several = len(probabilities) > 1
-        found = probabilities[1:].sum(dim=0, keepdim=True) if several else probabilities
-        return (found > self.threshold).to(torch.uint8)
+        values = checked_classes(plain(probabilities))
+        found = values[1:].sum(dim=0, keepdim=True) if len(values) > 1 else values
+        return like((found > self.threshold).to(torch.uint8), probabilities)
 
 
 class HemorrhageMaskd(DictionaryTransform, array=HemorrhageMask):

@@ -9,7 +9,7 @@ from monai.transforms import Transform
 
 from ichseg.data.slices import NEIGHBOR_MM, neighbors
 from ichseg.io import spacing_mm
-from ichseg.transforms.base import DictionaryTransform
+from ichseg.transforms.base import BACKENDS, DictionaryTransform
 from ichseg.transforms.volumes import like, plain, volume_slice_axis
 
 
@@ -21,6 +21,8 @@ class NeighborSlices(Transform):
     Args:
         distance_mm: how far away a neighbor is; in a scan of thinner slices it is some slices away.
     """
+
+    backend = BACKENDS
 
     def __init__(self, distance_mm: float = NEIGHBOR_MM) -> None:
         if distance_mm <= 0:

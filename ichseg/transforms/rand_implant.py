@@ -10,6 +10,7 @@ import torch
 from monai.transforms import MapTransform, RandomizableTransform
 
 from ichseg.synthetic.implants import draw_lookalikes, implant_hemorrhage
+from ichseg.transforms.base import BACKENDS
 from ichseg.transforms.volumes import plain
 
 
@@ -28,6 +29,8 @@ class RandImplantHemorrhaged(RandomizableTransform, MapTransform):
         lookalike_prob: chance that a slice, of whatever label, first gets what looks like hemorrhage and is none, see
             :func:`ichseg.synthetic.implants.draw_lookalikes`.
     """
+
+    backend = BACKENDS
 
     def __init__(
         self,

@@ -12,8 +12,8 @@ from monai.transforms import InvertibleTransform
 from monai.utils.enums import TraceKeys
 
 from ichseg.data.resampling import MODES, moved_and_scaled, resize_slices
-from ichseg.transforms.base import InvertibleDictionaryTransform
-from ichseg.transforms.volumes import like, plain, volume_slice_axis
+from ichseg.transforms.base import BACKENDS, InvertibleDictionaryTransform
+from ichseg.transforms.volumes import is_label, like, plain, volume_slice_axis
 
 
 class SliceResize(InvertibleTransform):
@@ -23,11 +23,14 @@ class SliceResize(InvertibleTransform):
 
     Args:
         size: pixels per side, or (first, second) in-plane size.
-        mode: ``"bilinear"`` (antialiased) for images and probabilities, ``"nearest"`` for label codes.
+        mode: ``"bilinear"`` (antialiased) for images and probabilities, ``"nearest"`` for label codes. None: nearest
+            for label codes (few whole numbers from 0 up), bilinear for the rest.
     """
 
-    def __init__(self, size: int | Sequence[int], mode: str = "bilinear") -> None:
-        if mode not in MODES:
+    backend = BACKENDS
+
+    def __init__(self, size: int | Sequence[int], mode: str | None = None) -> None:
+        if mode is not None and mode not in MODES:
             raise ValueError(f"mode must be one of {', '.join(MODES)}, not '{mode}'")
         self.size = (size, size) if isinstance(size, int) else tuple(size)
         self.mode = mode
@@ -36,13 +39,14 @@ class SliceResize(InvertibleTransform):
         """(C, X, Y, Z) -> the same with resized slices; a plain tensor has its slices along the last axis."""
         axis = volume_slice_axis(volume)
         before = tuple(volume.shape[1:])
-        resized = like(resize_slices(plain(volume), axis, self.size, self.mode), volume)
+        mode = self.mode or ("nearest" if is_label(volume) else "bilinear")
+        resized = like(resize_slices(plain(volume), axis, self.size, mode), volume)
         if not isinstance(volume, MetaTensor):
             return resized
         affine = np.asarray(volume.affine)
         resized = cast(MetaTensor, resized)
         resized.affine = torch.as_tensor(moved_and_scaled(affine, (0, 0, 0), before, tuple(resized.shape[1:])))
-        self.push_transform(resized, orig_size=before, extra_info={"mode": self.mode, "axis": axis, "affine": affine})
+        self.push_transform(resized, orig_size=before, extra_info={"mode": mode, "axis": axis, "affine": affine})
         return resized
 
     def inverse(self, data: MetaTensor) -> MetaTensor:

@@ -12,6 +12,7 @@ from monai.transforms import SaveImaged
 
 from ichseg.errors import ScanError
 from ichseg.io import scan_name, write_like
+from ichseg.transforms.base import BACKENDS
 
 BEFORE_WRITE = "before_write"  # a key of the data dictionary
 
@@ -34,6 +35,8 @@ class SaveImageMaskd(SaveImaged):
     The paths written are added to the list under the key ``saved``; what stands under ``before_write`` is called with
     each path before.
     """
+
+    backend = BACKENDS
 
     def __init__(
         self,

@@ -20,7 +20,7 @@ from ichseg.context import vote as vote_of
 from ichseg.io import atomic_path
 from ichseg.precision import checked_precision, full_precision, lower_type
 from ichseg.provenance import network_hash, value_hash
-from ichseg.transforms.base import DictionaryTransform
+from ichseg.transforms.base import BACKENDS, DictionaryTransform
 from ichseg.transforms.volumes import like, plain, volume_slice_axis
 
 UPSAMPLE = ("last", "first")
@@ -64,6 +64,8 @@ class ShallowFeatureCAM(Transform, ThreadUnsafe):
     Raises:
         ValueError: an unknown option; when called: not one probability per slice.
     """
+
+    backend = BACKENDS
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ from monai.transforms import Transform
 
 from ichseg.context import fuse_scores
 from ichseg.networks import SUSPICIOUS_SHARE, slice_scores
-from ichseg.transforms.base import DictionaryTransform
+from ichseg.transforms.base import BACKENDS, DictionaryTransform
 from ichseg.transforms.volumes import like, plain, volume_slice_axis
 
 
@@ -24,6 +24,8 @@ class SliceScoredProbability(Transform):
         window, weight: of spatial context fusion; a weight of 0 leaves every slice alone.
         share: of a slice's pixels that count as its most suspicious.
     """
+
+    backend = BACKENDS
 
     def __init__(
         self,

@@ -2,24 +2,61 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import torch
 from monai.data import MetaTensor
 
 from ichseg.io import slice_axis
 
+FEW_CHANNELS, MANY_CHANNELS = 4, 16  # more of the one in front and fewer at the end: channels are last
+MOST_CODES = 32
 
-def volume_slice_axis(volume: torch.Tensor) -> int:
-    """Spatial axis (0, 1, 2) that runs through the slices; the last for a tensor without affine."""
+
+def volume_slice_axis(volume: torch.Tensor | np.ndarray) -> int:
+    """Spatial axis (0, 1, 2) that runs through the slices of (C, X, Y, Z); the last for a volume without affine.
+
+    Raises:
+        ValueError: another number of axes, or channels last.
+    """
+    shape = tuple(volume.shape)
+    if len(shape) != 4:
+        raise ValueError(f"expected a volume (C, X, Y, Z), not shape {shape}; EnsureChannelFirstd adds a channel axis")
+    if shape[-1] <= FEW_CHANNELS < MANY_CHANNELS < shape[0]:
+        raise ValueError(f"expected a volume (C, X, Y, Z), but shape {shape} has its channels last; use "
+                         "EnsureChannelFirstd with channel_dim=-1")  # fmt: skip
     return slice_axis(np.asarray(volume.affine)) if isinstance(volume, MetaTensor) else 2
 
 
-def plain(volume: torch.Tensor) -> torch.Tensor:
-    """The volume without its meta data."""
-    return volume.as_tensor() if isinstance(volume, MetaTensor) else volume
+def checked_classes(values: torch.Tensor) -> torch.Tensor:
+    """(C, ...) with the classes first.
+
+    Raises:
+        ValueError: so many of them that it must be another axis.
+    """
+    if values.ndim < 3 or len(values) > MANY_CHANNELS:
+        raise ValueError(f"expected classes first, (C, X, Y, Z) or (C, H, W), not shape {tuple(values.shape)}")
+    return values
 
 
-def like(values: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+def plain(volume: torch.Tensor | np.ndarray) -> torch.Tensor:
+    """The volume without its meta data; a tensor of a NumPy array.
+
+    Raises:
+        TypeError: something else.
+    """
+    if isinstance(volume, MetaTensor):
+        return volume.as_tensor()
+    if isinstance(volume, np.ndarray):
+        return torch.from_numpy(np.ascontiguousarray(volume))
+    if not isinstance(volume, torch.Tensor):
+        raise TypeError(f"expected a tensor or an array, not {type(volume).__name__}")
+    return volume
+
+
+def like(values: torch.Tensor, reference: torch.Tensor | np.ndarray) -> torch.Tensor:
     """Values with the reference's meta data; only its direction is right where sizes differ."""
     if not isinstance(reference, MetaTensor):
         return values
@@ -27,3 +64,44 @@ def like(values: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
     return MetaTensor(
         values.contiguous(), meta=dict(reference.meta), applied_operations=list(reference.applied_operations)
     )
+
+
+def affine_of(volume: Any, what: str, spacing: tuple[float, ...] | None = None) -> np.ndarray:
+    """(4, 4) matrix in mm of a MetaTensor; of a volume without one, that of a spacing, if there is one.
+
+    Args:
+        volume: the volume.
+        what: what is known only with an affine, for the message.
+        spacing: mm per axis.
+
+    Raises:
+        ValueError: the volume has no affine, and no spacing is given.
+    """
+    if isinstance(volume, MetaTensor):
+        return np.asarray(volume.affine, dtype=float)
+    if spacing is None:
+        raise ValueError(f"{what} needs an affine in mm: give a MetaTensor, or the spacing")
+    return np.diag([*spacing, 1.0])
+
+
+def checked_lengths(spacing: Sequence[float] | None) -> tuple[float, ...] | None:
+    """Three positive numbers of mm, or None.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if spacing is None:
+        return None
+    lengths = tuple(float(length) for length in spacing)
+    if len(lengths) != 3 or not all(0 < length < float("inf") for length in lengths):
+        raise ValueError(f"spacing must be three positive numbers of mm, not {spacing}")
+    return lengths
+
+
+def is_label(volume: torch.Tensor | np.ndarray) -> bool:
+    """True for label codes: few whole numbers from 0 up, of which some are not 0."""
+    values = plain(volume)
+    if values.dtype == torch.bool:
+        return True
+    low, high = (float(v) for v in torch.aminmax(values)) if values.numel() else (0.0, 0.0)
+    return low >= 0 and 0 < high <= MOST_CODES and bool((values == values.round()).all())
