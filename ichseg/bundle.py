@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import logging
 import re
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -142,6 +144,8 @@ def parse_settings(bundle: str, config: str, settings: Sequence[str]) -> dict[st
         except yaml.YAMLError:
             raise IchsegError(f"--set {setting}: '{text}' is not a YAML value") from None
         check_value(f"--set {key}", known.get(key), given[key])
+        if "::" in key:
+            check_nested(f"--set {key}", key, known, given[key])
     return given
 
 
@@ -189,6 +193,8 @@ def _values(file: Path) -> dict[str, Any]:
 def guard_bundle_run(bundle: str, config: str, words: Sequence[str] | None = None) -> None:
     """End ``python -m monai.bundle run`` with one line and exit code 2 if it was given what it cannot use.
 
+    In ``monai.bundle.create_workflow`` and other calls from Python, mistyped keys raise an error.
+
     MONAI takes any ``--key value``, does without the one that was meant, and reads ``#`` as a separator of keys even in
     paths. From here on, errors that a user can fix end with one line too; others keep their traceback.
 
@@ -196,16 +202,86 @@ def guard_bundle_run(bundle: str, config: str, words: Sequence[str] | None = Non
         bundle, config: whose keys are known; those of further config files laid over it are too.
         words: the command line; None: this process's own, if it is ``monai.bundle``'s.
     """
+    file, content = config_file(bundle, config), _surrounding_config()
     if words is None:
         if Path(sys.argv[0]).parts[-3:] != ("monai", "bundle", "__main__.py"):
+            _check_content(file, content)
             return
         words = sys.argv[1:]
-        sys.excepthook = _end
+        elsewhere = "bundle_root" not in _given(words) and not Path("configs", config).is_file()
+        sys.excepthook = partial(_end, bundle_folder(bundle) if elsewhere else None)
     try:
-        _check_words(config_file(bundle, config), _given(words))
+        given = _given(words)
+        _check_words(file, given)
+        for key in given:
+            if re.search("::|#", key):
+                check_nested(f"--{key}", key, content, given[key])
     except IchsegError as error:
         print(error, file=sys.stderr)
         raise SystemExit(USAGE) from None
+
+
+def _surrounding_config() -> dict[str, Any]:
+    """The config that this is called from, with what was laid over it; empty if called from elsewhere."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        owner = frame.f_locals.get("self")
+        config = getattr(owner, "config", None)
+        if type(owner).__name__ == "ConfigParser" and isinstance(config, dict):
+            return dict(config)
+        frame = frame.f_back
+    return {}
+
+
+def _check_content(file: Path, content: Mapping[str, Any]) -> None:
+    """Of a config that Python laid values over: keys that are nearly those of the bundle's are mistyped ones.
+
+    Raises:
+        IchsegError: names the key.
+    """
+    known = _values(file)
+    for key in content:
+        if key not in known and (near := difflib.get_close_matches(key, known, 1, 0.8)):
+            raise IchsegError(f"{key}: not a key of {file}; did you mean {near[0]}?")
+    for key, value in content.items():
+        if key in known and not isinstance(known[key], Mapping | list):
+            check_value(key, known[key], value)
+
+
+def check_nested(name: str, key: str, content: Mapping[str, Any], value: Any) -> None:
+    """A nested key such as ``postprocessing::transforms::4::threshold`` leads somewhere that takes a value.
+
+    Args:
+        name: what to call it by.
+        key: the key.
+        content: the config.
+        value: the one given.
+
+    Raises:
+        IchsegError: a part of it is not there, or what the value is for does not take it.
+    """
+    from ichseg.check.names import near
+    from ichseg.check.targets import doubts_of_target
+
+    *path, last = re.split("::|#", key)
+    inner: Any = content
+    for part in path:
+        if isinstance(inner, Mapping) and part in inner:
+            inner = inner[part]
+        elif isinstance(inner, list) and part.isdigit() and int(part) < len(inner):
+            inner = inner[int(part)]
+        else:
+            there = f"0 to {len(inner) - 1}" if isinstance(inner, list) else ", ".join(inner) if inner else "nothing"
+            hint = near(part, list(inner)) if isinstance(inner, Mapping) else ""
+            raise IchsegError(f"{name}: there is no '{part}' in the config{hint} (there is {there})")
+    if isinstance(inner, list) and not (last.isdigit() and int(last) < len(inner)):
+        raise IchsegError(f"{name}: there is no '{last}' in the config (there is 0 to {len(inner) - 1})")
+    if isinstance(inner, Mapping) and isinstance(inner.get("_target_"), str):
+        for own, doubt in doubts_of_target({**inner, last: value}):
+            if own == last:
+                raise IchsegError(f"{name}: {doubt}")
+    elif isinstance(inner, Mapping) and last not in inner:
+        raise IchsegError(f"{name}: there is no '{last}' in the config{near(last, list(inner))}")
 
 
 def _given(words: Sequence[str]) -> dict[str, str]:
@@ -235,12 +311,15 @@ def _check_words(file: Path, given: dict[str, str]) -> None:
             check_value(f"--{key}", values[key], value)
 
 
-def _end(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """The hook for errors that nobody caught."""
+def _end(elsewhere: Path | None, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """The hook for errors that nobody caught; ``elsewhere``: the bundle, if the run was started outside of it."""
     if isinstance(error, KeyboardInterrupt):
         print("interrupted; rerun the same command to resume", file=sys.stderr)
         raise SystemExit(INTERRUPTED)
     if is_set_up(error):
-        print(f"error: {one_line(error)}", file=sys.stderr)
+        line = one_line(error)
+        if elsewhere is not None and ("not found" in line or "no such file" in line):
+            line += f" (paths are relative to this folder; the bundle's are with --bundle_root {elsewhere})"
+        print(f"error: {line}", file=sys.stderr)
         raise SystemExit(USAGE)
     sys.__excepthook__(kind, error, trace)

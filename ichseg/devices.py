@@ -15,12 +15,14 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """``auto`` (CUDA if there is one, else CPU), ``cpu``, ``cuda`` or ``cuda:N`` -> device; the choice is logged.
+    """``auto`` (CUDA if there is one, else CPU), ``cpu``, ``gpu``, ``cuda`` or ``cuda:N`` -> device, which is logged.
 
     Raises:
         IchsegError: the device is not there.
     """
-    text = str(name)
+    text = str(name).lower()
+    if text.split(":")[0] == "gpu":  # what TotalSegmentator and others call it
+        text = text.replace("gpu", "cuda", 1)
     count = torch.cuda.device_count()
     if text == "auto":
         text = "cuda:0" if count else "cpu"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import sys
 import time
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any
@@ -11,6 +13,13 @@ from tqdm import tqdm
 
 logger = logging.getLogger(__name__)
 LINE_SECONDS = 60.0
+
+
+def never_stop_printing() -> None:
+    """What a terminal cannot show, such as some file names, is printed as escapes instead of ending the run."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
 
 
 class Progress:

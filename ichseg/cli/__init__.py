@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from ichseg.errors import INTERRUPTED, USAGE, first_cause, is_set_up, one_line
+from ichseg.progress import never_stop_printing
 from ichseg.version import __version__
 
 COMMANDS = ("demo", "segment", "measure", "merge", "prepare", "train", "train-classifier", "pseudo-label",
@@ -61,6 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    never_stop_printing()
     args = build_parser().parse_args(arguments)
     _quiet(args.debug)
     try:

@@ -15,7 +15,7 @@ def datalist_option(parser: argparse.ArgumentParser, text: str = "made by 'ichse
 
 
 def device_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
+    parser.add_argument("--device", default="auto", help="auto (default), cpu, gpu, cuda or cuda:N")
     parser.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0], help="default: %(default)s")
 
 

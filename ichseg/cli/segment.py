@@ -9,12 +9,14 @@ from ichseg.cli.options import run_options
 from ichseg.errors import DONE
 
 HELP = "Segment hemorrhage in every scan of a folder: OUTPUT/NAME_ich.nii.gz and OUTPUT/results.csv."
-EXAMPLE = "ichseg segment SCANS MASKS\n  ichseg segment scan.nii.gz MASKS --weights runs/unet/model.pt --device cuda:0"
+EXAMPLE = """ichseg segment SCANS MASKS
+  ichseg segment scan.nii.gz MASKS --weights runs/unet/model.pt --device cuda:0
+  ichseg segment SCANS/a*.nii.gz MORE/b.nii.gz MASKS"""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("input", metavar="INPUT", help="folder of .nii or .nii.gz scans, or a single file")
-    parser.add_argument("output", metavar="OUTPUT", help="folder for masks and results.csv")
+    parser.add_argument("input", metavar="INPUT", nargs="+", help="folders of .nii or .nii.gz scans, or single files")
+    parser.add_argument("output", metavar="OUTPUT", help="folder for masks, results.csv and report.html")
     parser.add_argument("--weights", metavar="FILE", help="weight file (default: the model shipped with ichseg)")
     parser.add_argument(
         "--threshold", type=float, help="threshold for the probability of hemorrhage (default: stored with the weights)"
@@ -34,11 +36,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from ichseg.bundle import check_numbers, run_bundle, weight_file
+    from ichseg.io.folder import check_output_folder
 
     check_numbers({"size": args.size, "batch_size": args.batch_size})
+    check_output_folder(args.output)
+    inputs = [Path(one).resolve() for one in args.input]
     weights = weight_file(args.weights).resolve()
     overrides = {
-        "dataset_dir": Path(args.input).resolve(),
+        "dataset_dir": inputs[0] if len(inputs) == 1 else inputs,
         "output_dir": Path(args.output).resolve(),
         "weights": weights,
         "threshold": args.threshold,

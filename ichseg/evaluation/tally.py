@@ -94,7 +94,8 @@ class Tally:
             case: its name.
             prediction, truth: (slices, H, W) masks of the annotated slices, in order.
             spacing: mm between slices, rows and columns.
-            voxel_ml: volume of a voxel; None: the product of the spacing, which is too large under gantry tilt.
+            voxel_ml: volume of a voxel; None: the product of the spacing, which is too large under gantry tilt. NaN:
+                unknown, as are distances then.
             whole: False where some slices of the scan are not annotated: they count as slices, not as a scan.
         """
         p, t = np.asarray(prediction) > 0, np.asarray(truth) > 0
@@ -118,7 +119,7 @@ class Tally:
         background, foreground = _iou(p, t)
         voxel_ml = float(np.prod(spacing)) / 1000 if voxel_ml is None else voxel_ml
         surface = {"hd95_mm": NAN, "surface_dice": NAN}
-        if t.any():
+        if t.any() and not math.isnan(voxel_ml):
             surface = surface_agreement(p, t, spacing, self.tolerance_mm)
         self.scans.append(
             {
@@ -144,7 +145,7 @@ class Tally:
         empty = [s for s in self.slices if not s["positive"]]
         bleeding_scans = [s for s in self.scans if s["positive"]]
         empty_scans = [s for s in self.scans if not s["positive"]]
-        errors = [{"bias": s["predicted_ml"] - s["true_ml"]} for s in self.scans]
+        errors = [{"bias": s["predicted_ml"] - s["true_ml"]} for s in self.scans if not math.isnan(s["true_ml"])]
         return {
             "method": self.method,
             "foreground_iou": foreground,

@@ -16,6 +16,7 @@ from ichseg.errors import IchsegError
 from ichseg.io import find_scans, read_mask, read_volume, scan_name, slice_axis, spacing_mm
 from ichseg.io.folder import PROBABILITY_POSTFIX
 from ichseg.io.geometry import same_grid, turned
+from ichseg.metrics.measures import voxel_ml
 
 logger = logging.getLogger(__name__)
 PREDICTION_ENDINGS = ("_ich", "_pseudo", "")
@@ -45,7 +46,10 @@ class TrueScan:
 
 @dataclass
 class Compared:
-    """Masks of one scan, slices first; ``probability`` if there is a ``<stem>_probability.nii.gz`` beside the mask."""
+    """Masks of one scan, slices first; ``probability`` if there is a ``<stem>_probability.nii.gz`` beside the mask.
+
+    ``voxel_ml`` is NaN where no file of the scan says how large a voxel is.
+    """
 
     truth: np.ndarray
     prediction: np.ndarray
@@ -144,8 +148,8 @@ def compare(scan: TrueScan, prediction: str | Path) -> Compared:
     affine = next((a for a in affines if not _lost(a)), None)
     if affine is None:
         affine = next((a for a in affines if not _unit(a)), affines[0])
-    if _unit(affine):
-        logger.warning("%s: no file of this scan has an affine; volumes count every voxel as 1 mm3", prediction)
+    if unknown := _unit(affine):
+        logger.warning("%s: no file of this scan has an affine; no milliliters, no millimeters", prediction)
     found = _laid_on(found, found_affine, affine, prediction, next(iter(grids), ""))
     if scan.label is None:
         truth = np.zeros(found.shape, np.int16)
@@ -171,7 +175,7 @@ def compare(scan: TrueScan, prediction: str | Path) -> Compared:
         spacing=(float(spacing[axis]), float(in_plane[0]), float(in_plane[1])),
         whole=len(chosen) == found.shape[axis],
         probability=None if probability is None else taken(probability),
-        voxel_ml=abs(float(np.linalg.det(affine[:3, :3]))) / 1000,  # also under gantry tilt
+        voxel_ml=float("nan") if unknown else voxel_ml(affine),
     )
 
 

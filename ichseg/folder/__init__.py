@@ -4,7 +4,17 @@ from ichseg.folder.journal import Journal
 from ichseg.folder.parts import merge_parts
 from ichseg.folder.results import Results
 from ichseg.folder.runner import FolderRunner
-from ichseg.folder.scans import ScanDataset, list_scans, scan_root
+from ichseg.folder.scans import ScanDataset, list_scans, names_files, scan_root
 from ichseg.folder.shard import Shard
 
-__all__ = ["FolderRunner", "Journal", "Results", "ScanDataset", "Shard", "list_scans", "merge_parts", "scan_root"]
+__all__ = [
+    "FolderRunner",
+    "Journal",
+    "Results",
+    "ScanDataset",
+    "Shard",
+    "list_scans",
+    "merge_parts",
+    "names_files",
+    "scan_root",
+]

@@ -225,7 +225,8 @@ class Journal:
         except BlockingIOError:
             what = "another run" if self.shard.count == 1 or not shared else "a run without --shard"
             raise IchsegError(
-                f"{self.folder}: {what} is writing to this folder; wait until it ends or choose another folder"
+                f"{self.folder}: {what} is writing to this folder; wait until it ends or choose another folder. "
+                "To share the work among several runs, start them with --shard 1/2 and --shard 2/2"
             ) from None
         except OSError as error:  # some network file systems have no locks
             logger.warning("%s: cannot be locked (%s); do not start a second run in this folder", path, error.strerror)

@@ -91,6 +91,20 @@ class Results:
         return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
 
 
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a ``results.jsonl``; none if it is not there, and what is no row is left out."""
+    rows = []
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue
+            if is_row(row):
+                rows.append(row)
+    return rows
+
+
 def is_row(row: Any) -> bool:
     """True if something read from a file is a row of results as they are written."""
     if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("case", "file", "status")):

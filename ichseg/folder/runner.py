@@ -19,13 +19,14 @@ from ichseg.errors import SOME_FAILED, IchsegError, ScanError, first_cause, one_
 from ichseg.folder.journal import Journal
 from ichseg.folder.memory import return_freed_memory
 from ichseg.folder.parts import remove_parts
-from ichseg.folder.results import Results
+from ichseg.folder.results import Results, read_rows
 from ichseg.folder.scans import ScanDataset
 from ichseg.folder.threads import run_in_turn, run_overlapped
 from ichseg.io import slice_axis
+from ichseg.io.folder import check_output_folder
 from ichseg.metrics import measure_mask
-from ichseg.progress import Progress, progress
-from ichseg.provenance import describe, network_hash
+from ichseg.progress import Progress, never_stop_printing, progress
+from ichseg.provenance import describe, file_hash, network_hash
 from ichseg.transforms.saver import BEFORE_WRITE
 
 logger = logging.getLogger(__name__)
@@ -50,6 +51,8 @@ class FolderRunner:
         output_dir: where the results go.
         device: where the network runs.
         journal: knows which cases an earlier run has done; None does every case.
+        keep_rows: rows of other scans that the output folder's table has already stay in it: for runs that name files
+            one by one. A scan with the name of another one's output is then refused.
         overlap: read the next scan and postprocess the last one in threads while the network runs. Not for
             postprocessing that uses the network.
         summarize: called with the runner after the last scan, such as a report; returns what to look at.
@@ -65,15 +68,17 @@ class FolderRunner:
         device: str | torch.device = "cpu",
         journal: Journal | None = None,
         overlap: bool = False,
+        keep_rows: bool = False,
         summarize: Callable[[FolderRunner], Path | None] | None = None,
     ) -> None:
         self.dataset, self.inferer, self.postprocessing = dataset, inferer, postprocessing
         self.device = torch.device(device)
         self.network = network.to(self.device).eval()
         self.output_dir, self.journal, self.overlap, self.summarize = Path(output_dir), journal, overlap, summarize
-        self.seconds = 0.0
+        self.seconds, self.keep_rows = 0.0, keep_rows
         self.results = Results(self.output_dir)
         self._inputs: set[str] = set()
+        self._kept: list[Row] = []
 
     def run(self) -> list[Row]:
         """Run every scan; returns the rows of the results, see :class:`ichseg.folder.Results`.
@@ -82,6 +87,8 @@ class FolderRunner:
             IchsegError: the output folder cannot be written to; what was done until then is kept.
         """
         started = time.perf_counter()
+        check_output_folder(self.output_dir)
+        never_stop_printing()
         return_freed_memory()
         try:
             if self.journal is None:
@@ -107,8 +114,9 @@ class FolderRunner:
 
     @property
     def failures(self) -> int:
-        """How many scans failed."""
-        return self.results.count("failed")
+        """How many scans of this run failed."""
+        kept = {row["file"] for row in self._kept}
+        return sum(row["status"] == "failed" and row["file"] not in kept for row in self.results.rows)
 
     def exit_if_failed(self) -> None:
         """End the process with its exit code if any scan failed; the last step of a bundle run."""
@@ -121,7 +129,11 @@ class FolderRunner:
         suffix = "" if self.journal is None else self.journal.shard.suffix
         self._inputs = {os.path.realpath(str(case["image"])) for case in self.dataset.data if "skip" not in case}
         order = [str(self.dataset.data[n]["image"]) for n in mine]
-        self.results = Results(self.output_dir, order, f"results{suffix}")
+        self._kept = self._rows_of_others(order, suffix)
+        order += [row["file"] for row in self._kept]
+        self.results = Results(self.output_dir, sorted(order) if self._kept else order, f"results{suffix}")
+        for row in self._kept:
+            self.results.add({**row, "reused": True}, write=False)
         todo = self._sort_out(mine)
         with Progress(len(todo), "scans") as shown:
             finish = partial(self._finish, shown=shown)
@@ -129,14 +141,27 @@ class FolderRunner:
         self.results.write()
         if not suffix:
             remove_parts(self.output_dir)
-        if self.journal is not None and (gone := self.journal.other_cases(self.dataset.data)):
+        if self.journal is not None and not self.keep_rows and (gone := self.journal.other_cases(self.dataset.data)):
             logger.info("%s: also contains masks of %d scans that are not in this input, such as %s; not in the table",
                         self.output_dir, len(gone), gone[0])  # fmt: skip
+
+    def _rows_of_others(self, files: list[str], suffix: str) -> list[Row]:
+        """Rows of the folder's table that are of none of these files; none if they are not to be kept."""
+        if not self.keep_rows:
+            return []
+        own = {os.path.realpath(file): file for file in files}
+        images = {str(case["case"]): Path(str(case["image"])) for case in self.dataset.data}
+        kept = []
+        for row in read_rows(self.output_dir / f"results{suffix}.jsonl"):
+            if os.path.realpath(row["file"]) not in own and not _replaces(images.get(row["case"]), row):
+                kept.append(row)
+        return kept
 
     def _sort_out(self, mine: list[int]) -> list[int]:
         """Give their rows to the cases that need no work; the others are to be done."""
         todo: list[int] = []
         owner: dict[str, str] = {}
+        taken = {row["case"]: row["file"] for row in self._kept if row["status"] != "failed"}
         for number in progress(mine, "checking existing results", leave=False):
             case = self.dataset.data[number]
             name, image = case["case"], str(case["image"])
@@ -145,6 +170,8 @@ class FolderRunner:
             # a.nii and a.nii.gz would write the same output: the second must not replace the first.
             elif name in owner:
                 self._add(case, _failed("list", f"same output name as {owner[name]}; rename one"))
+            elif name in taken:
+                self._add(case, _failed("list", f"same output name as {taken[name]}; choose another output folder"))
             else:
                 owner[name] = image
                 row = self.journal.done(case) if self.journal is not None else None
@@ -252,6 +279,16 @@ class FolderRunner:
 
 def _without_path(message: str, case: Item) -> str:
     return message.removeprefix(f"{case['image']}: ")
+
+
+def _replaces(image: Path | None, row: Row) -> bool:
+    """True if a scan of now takes the place of an earlier row's: the row's was not done, has gone, or is the same."""
+    if image is None:
+        return False
+    earlier = Path(row["file"])
+    if row["status"] == "failed" or not earlier.is_file() or not image.is_file():
+        return True
+    return file_hash(earlier) == file_hash(image)
 
 
 def _failed(stage: str, message: str) -> Row:

@@ -60,6 +60,11 @@ def scan_root(folder: Inputs) -> str:
     return roots[0] if len(roots) == 1 else os.path.commonpath([Path(root).absolute() for root in roots])
 
 
+def names_files(folder: Inputs) -> bool:
+    """True if files were named and no folder: then OUTPUT may be filled by several runs."""
+    return all(path.is_file() for path in _inputs(folder))
+
+
 def _inputs(folder: Inputs) -> list[Path]:
     """The files and folders that were named, patterns filled in."""
     named = [folder] if isinstance(folder, str | Path) else list(folder)

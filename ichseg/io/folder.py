@@ -25,6 +25,18 @@ def is_own_mask(path: Path) -> bool:
         return False
 
 
+def check_output_folder(path: str | Path) -> None:
+    """Refuse a file's name where a folder for masks is meant.
+
+    Raises:
+        IchsegError: it is one.
+    """
+    path = Path(path)
+    if path.is_file() or (is_nifti(path) and not path.is_dir()):
+        raise IchsegError(f"{path}: OUTPUT is a folder that gets one mask per scan; name a folder, not a file "
+                          "(for one file: ichseg.segment in Python)")  # fmt: skip
+
+
 def find_scans(path: str | Path, exclude: str | Path | None = None) -> list[Path]:
     """Every NIfTI scan at or below ``path``, sorted; own masks are no scans.
 
