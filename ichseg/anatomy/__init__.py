@@ -4,5 +4,15 @@ from ichseg.anatomy.brain import intracranial_mask
 from ichseg.anatomy.extent import NOT_A_HEAD, extent_doubts
 from ichseg.anatomy.head import head_box
 from ichseg.anatomy.midline import Plane, mid_sagittal_plane, midline_of
+from ichseg.anatomy.plausible import mask_doubts
 
-__all__ = ["NOT_A_HEAD", "Plane", "extent_doubts", "head_box", "intracranial_mask", "mid_sagittal_plane", "midline_of"]
+__all__ = [
+    "NOT_A_HEAD",
+    "Plane",
+    "extent_doubts",
+    "head_box",
+    "intracranial_mask",
+    "mask_doubts",
+    "mid_sagittal_plane",
+    "midline_of",
+]

@@ -7,6 +7,7 @@ from scipy import ndimage
 
 # Below this share of bone around it, the largest soft part is face or neck, not brain.
 ENCLOSED_BY_BONE = 0.6
+MOST_SOFT, BONE = 92.0, 85.0  # HU
 
 
 def intracranial_mask(hounsfield: np.ndarray) -> np.ndarray:
@@ -15,7 +16,10 @@ def intracranial_mask(hounsfield: np.ndarray) -> np.ndarray:
     Soft tissue is cut from the scalp by an erosion; the largest piece, grown back and filled, is the brain.
     """
     # Where a scan was clipped at 0 HU, air and fat are its least value.
-    soft = (hounsfield > max(-8.0, float(hounsfield.min()))) & (hounsfield < 92)
+    low, high = float(hounsfield.min()), float(hounsfield.max())
+    # Where it was clipped just above blood, bone is its largest value.
+    most = MOST_SOFT if high > MOST_SOFT + 1 else max(BONE + 1, high - 1)
+    soft = (hounsfield > max(-8.0, low)) & (hounsfield < most)
     pieces, count = ndimage.label(ndimage.binary_erosion(soft, iterations=3))
     if count == 0:
         return np.zeros(hounsfield.shape, bool)
@@ -23,5 +27,5 @@ def intracranial_mask(hounsfield: np.ndarray) -> np.ndarray:
     brain = ndimage.binary_dilation(pieces == 1 + int(sizes.argmax()), iterations=3) & soft
     brain = ndimage.binary_fill_holes(ndimage.binary_closing(brain, iterations=2))
     rim = ndimage.binary_dilation(brain, iterations=2) & ~brain
-    enclosed = (hounsfield[rim] > 85).mean() if rim.any() else 0.0
+    enclosed = (hounsfield[rim] > BONE).mean() if rim.any() else 0.0
     return brain if enclosed > ENCLOSED_BY_BONE else np.zeros(hounsfield.shape, bool)

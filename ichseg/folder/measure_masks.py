@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ichseg.anatomy import midline_of
+from ichseg.anatomy import mask_doubts, midline_of
 from ichseg.errors import IchsegError, ScanError
 from ichseg.folder.results import Results
 from ichseg.folder.scans import scan_root
@@ -62,7 +62,9 @@ def measure_with_doubts(
         elif unknown := [flag for flag in volume.flags if flag in SIDE_UNKNOWN]:
             doubts += unknown
         else:
-            plane = midline_of(volume.array, volume.affine, slice_axis(volume.affine))
+            where = volume.array, volume.affine, slice_axis(volume.affine)
+            plane = midline_of(*where)
+            doubts += mask_doubts(array, affine, *where, plane)
     return measure_mask(array, affine, slice_axis(affine), plane), doubts
 
 

@@ -18,11 +18,9 @@ from ichseg.inference.images import NAME, Image, as_tensor, given_volume, header
 from ichseg.io import image_like, read_header, save_image, write_like
 from ichseg.io.nifti import is_nifti
 from ichseg.networks import segmenter_settings
-from ichseg.transforms.lesions import MeasureHemorrhaged
 from ichseg.transforms.mask import HemorrhageMaskd
 
 BUNDLE = "ich_segmentation"
-BESIDE = (SaveImaged, MeasureHemorrhaged)  # steps that do not change the mask
 
 
 class Segmenter:
@@ -61,7 +59,7 @@ class Segmenter:
         self.device, self.network, self.inferer = parts["device"], parts["network"].eval(), parts["inferer"]
         before, after = parts["preprocessing"], parts["postprocessing"]
         self.before = Compose(before.flatten().transforms[1:])  # the first one reads a file
-        self.after = [step for step in after.transforms if not isinstance(step, BESIDE)]
+        self.after = [step for step in after.transforms if not isinstance(step, SaveImaged)]
 
     def __call__(self, image: Image, affine: np.ndarray | None = None, probabilities: bool = False) -> np.ndarray:
         """Mask, or probabilities, of one scan on its own grid. What is doubtful about the scan is a warning.
@@ -86,6 +84,8 @@ class Segmenter:
                 if probabilities and isinstance(step, HemorrhageMaskd):
                     break
                 item = step(item)
+        for flag in item.get("flags", ()):
+            warnings.warn(f"{volume.path}: {flag}", stacklevel=2)
         return np.ascontiguousarray(item["pred"][0].numpy().astype(np.float32 if probabilities else np.uint8))
 
 

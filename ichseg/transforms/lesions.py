@@ -11,7 +11,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 
-from ichseg.anatomy import Plane, midline_of
+from ichseg.anatomy import mask_doubts, midline_of
 from ichseg.io.geometry import SIDE_UNKNOWN
 from ichseg.metrics import measure_mask, without_small_holes, without_small_lesions
 from ichseg.transforms.base import BACKENDS, DictionaryTransform
@@ -85,6 +85,8 @@ class FillSmallHolesd(DictionaryTransform, array=FillSmallHoles):
 class MeasureHemorrhaged(MapTransform):
     """Measure a mask, see :func:`ichseg.metrics.measure_mask`; the side comes from the midline of the scan beside it.
 
+    What makes the mask doubtful (:func:`ichseg.anatomy.mask_doubts`) is added to the list under ``flags``.
+
     Args:
         keys: the mask (1, X, Y, Z); one key.
         image_key: the windowed scan (C, X, Y, Z) in [0, 1], of which the first channel counts, on a grid of its
@@ -115,15 +117,15 @@ class MeasureHemorrhaged(MapTransform):
             mask, image = item[key], item[self.image_key]
             axis, affine = volume_slice_axis(mask), affine_of(mask, f"key '{key}': a volume in mL")
             voxels = plain(mask)[0].numpy()
-            known = (
-                bool(voxels.any())
-                and isinstance(image, MetaTensor)
-                and not set(SIDE_UNKNOWN) & set(image.meta.get("flags", ()))
-            )
-            plane = self._midline(image) if known else None
+            plane = None
+            if voxels.any() and isinstance(image, MetaTensor):
+                where = self._hounsfield(image), np.asarray(image.affine, dtype=float), volume_slice_axis(image)
+                plane = midline_of(*where)
+                item["flags"] = [*item.get("flags", ()), *mask_doubts(voxels, affine, *where, plane)]
+                if set(SIDE_UNKNOWN) & set(image.meta.get("flags", ())):
+                    plane = None
             item[self.output_key] = measure_mask(voxels, affine, axis, plane)
         return item
 
-    def _midline(self, image: MetaTensor) -> Plane | None:
-        return midline_of(plain(image)[0].numpy() * self.width + self.low, np.asarray(image.affine),
-                          volume_slice_axis(image))  # fmt: skip
+    def _hounsfield(self, image: MetaTensor) -> np.ndarray:
+        return plain(image)[0].numpy() * self.width + self.low
