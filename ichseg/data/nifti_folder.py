@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -13,6 +12,7 @@ from nibabel.orientations import io_orientation
 
 from ichseg.data.datalist import write_datalist
 from ichseg.data.folds import fold_scans
+from ichseg.data.label_table import read_label_table
 from ichseg.defaults import FOLD_TOLERANCE
 from ichseg.errors import IchsegError
 from ichseg.io import Volume, find_scans, read_mask, read_volume, scan_name, slice_axis, staged_folder
@@ -31,7 +31,7 @@ def prepare_nifti(
 
     The table is a CSV with columns ``case`` (file name without ``.nii.gz``), ``slice_number`` (from 1, in the
     order the file stores its slices) and ``hemorrhage`` (0 or 1), one row per slice; an optional column
-    ``patient`` keeps scans of one patient in one fold.
+    ``patient`` keeps scans of one patient in one fold. See :func:`ichseg.data.label_table.read_label_table`.
 
     Args:
         scans: folder of NIfTI files.
@@ -49,7 +49,7 @@ def prepare_nifti(
         IchsegError: names the scan, row or file that does not fit.
     """
     scans, table, output = Path(scans), Path(table), Path(output)
-    labels, patients = _read_table(table)
+    labels, patients = read_label_table(table)
     files: dict[str, Path] = {}
     for file in find_scans(scans):
         if (other := files.setdefault(scan_name(file), file)) is not file:
@@ -95,25 +95,3 @@ def _mask_of(folder: Path, name: str, scan: Volume) -> Path | None:
                                   "affine? Save it with the scan's")  # fmt: skip
             return file
     return None
-
-
-def _read_table(path: Path) -> tuple[dict[str, dict[int, int]], dict[str, str]]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except FileNotFoundError:
-        raise IchsegError(f"{path}: file not found") from None
-    labels: dict[str, dict[int, int]] = {}
-    patients: dict[str, str] = {}
-    for line, row in enumerate(rows, start=2):
-        try:
-            case, number, label = row["case"], int(row["slice_number"]), int(row["hemorrhage"])
-        except (KeyError, TypeError, ValueError):
-            raise IchsegError(f"{path}: line {line} must have case, slice_number and hemorrhage (0 or 1)") from None
-        if label not in (0, 1) or number in labels.get(case, {}):
-            raise IchsegError(f"{path}: line {line}: hemorrhage must be 0 or 1, and each slice may appear only once")
-        labels.setdefault(case, {})[number] = label
-        patients[case] = row.get("patient") or case
-    if not labels:
-        raise IchsegError(f"{path}: the table is empty")
-    return labels, patients

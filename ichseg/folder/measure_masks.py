@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from ichseg.anatomy import mask_doubts, midline_of
 from ichseg.errors import IchsegError, ScanError
 from ichseg.folder.results import Results
 from ichseg.folder.scans import scan_root
-from ichseg.inference.images import NAME, Image, affine_of, given_affine, given_volume, three_d
+from ichseg.inference.images import NAME, Image, affine_of, given_affine, given_array, given_volume, is_sitk, three_d
 from ichseg.io import find_nifti, read_mask, scan_name, slice_axis
 from ichseg.io.folder import MASK_POSTFIXES, PROBABILITY_POSTFIX
 from ichseg.io.geometry import SIDE_UNKNOWN, same_grid
@@ -47,8 +48,9 @@ def measure_with_doubts(
     """:func:`measure`, and one short sentence per doubt."""
     if isinstance(mask, str | Path):
         array, affine = read_mask(mask)
-    elif isinstance(mask, np.ndarray):
-        array, affine = three_d(mask, NAME), given_affine(affine)
+    elif isinstance(mask, np.ndarray | torch.Tensor) or is_sitk(mask):
+        array, affine = given_array(mask, affine)
+        array, affine = three_d(array, NAME), given_affine(affine)
     else:
         affine = affine_of(mask)[0]
         array = three_d(np.asanyarray(mask.dataobj), NAME)
@@ -56,7 +58,7 @@ def measure_with_doubts(
     doubts = _mask_doubts(array)
     plane = None
     if image is not None:
-        volume = given_volume(image, affine if isinstance(image, np.ndarray) else None)
+        volume = given_volume(image, affine if isinstance(image, np.ndarray | torch.Tensor) else None)
         if not same_grid(array.shape, affine, volume.array.shape, volume.affine):
             doubts.append("the scan and the mask are not on the same grid; side unknown")
         elif unknown := [flag for flag in volume.flags if flag in SIDE_UNKNOWN]:

@@ -14,6 +14,7 @@ from typing import Any
 from ichseg.io import write_text
 from ichseg.metrics.measures import MEASURES
 
+NOTE = "note: "  # before what is good to know and no reason to look at a scan
 STATUSES = ("failed", "skipped", "flagged", "ok")
 COLUMNS = ("case", "status", *MEASURES, "seconds", "reused", "stage", "message", "file")
 TEXT_COLUMNS = ("case", "status", *MEASURES[:-2], "message")

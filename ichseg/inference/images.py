@@ -1,9 +1,10 @@
-"""What Python callers give: a path, a nibabel image, or an array with its affine."""
+"""What Python callers give: a path, an image of nibabel, SimpleITK or MONAI, or an array with its affine."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -16,7 +17,9 @@ from ichseg.io import Volume, checked_volume, read_volume
 from ichseg.io.geometry import believed_affine, usable
 
 NAME = "the input image"
-Image = str | Path | nib.Nifti1Image | np.ndarray
+# A SimpleITK image is one too; the package is imported only where one is given.
+Image = str | Path | nib.Nifti1Image | np.ndarray | torch.Tensor
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def given_volume(image: Image, affine: np.ndarray | None) -> Volume:
@@ -27,11 +30,54 @@ def given_volume(image: Image, affine: np.ndarray | None) -> Volume:
     """
     if isinstance(image, str | Path):
         return read_volume(image)
-    if isinstance(image, np.ndarray):
-        return checked_volume(three_d(image, NAME), given_affine(affine), NAME)
+    if isinstance(image, np.ndarray | torch.Tensor) or is_sitk(image):
+        array, affine = given_array(image, affine)
+        return checked_volume(three_d(array, NAME), given_affine(affine), NAME)
     believed, flags = affine_of(image)
     volume = checked_volume(three_d(np.asanyarray(image.dataobj), NAME), believed, NAME)
     return replace(volume, flags=(*flags, *volume.flags))
+
+
+def given_array(image: Any, affine: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """Voxels and affine of an array, a tensor or a SimpleITK image; what says where it lies needs no ``affine``."""
+    if is_sitk(image):
+        return from_sitk(image)
+    if isinstance(image, torch.Tensor):
+        affine = np.asarray(image.affine) if isinstance(image, MetaTensor) and affine is None else affine
+        array = image.detach().cpu().numpy()
+        return (array[0] if array.ndim == 4 and len(array) == 1 else array), affine  # MONAI's channel axis
+    return image, affine
+
+
+def is_sitk(image: Any) -> bool:
+    """True for an image of SimpleITK."""
+    return type(image).__module__.split(".")[0] == "SimpleITK"
+
+
+def from_sitk(image: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels (X, Y, Z) of a SimpleITK image and its voxel-to-RAS matrix.
+
+    Raises:
+        ScanError: it is not one volume of numbers.
+    """
+    import SimpleITK
+
+    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
+        raise ScanError(f"{NAME}: expected one 3-D volume, found {image.GetDimension()} axes and "
+                        f"{image.GetNumberOfComponentsPerPixel()} values a voxel")  # fmt: skip
+    affine = np.eye(4)
+    affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * np.array(image.GetSpacing())
+    affine[:3, 3] = image.GetOrigin()
+    return SimpleITK.GetArrayFromImage(image).T, LPS_TO_RAS @ affine
+
+
+def sitk_like(mask: np.ndarray, image: Any) -> Any:
+    """Voxels (X, Y, Z) as a SimpleITK image in the place of another."""
+    import SimpleITK
+
+    made = SimpleITK.GetImageFromArray(np.ascontiguousarray(mask.T))
+    made.CopyInformation(image)
+    return made
 
 
 def affine_of(image: nib.Nifti1Image) -> tuple[np.ndarray, list[str]]:
@@ -42,7 +88,9 @@ def affine_of(image: nib.Nifti1Image) -> tuple[np.ndarray, list[str]]:
         ScanError: it gives voxels no place.
     """
     if not hasattr(image, "dataobj"):
-        raise TypeError(f"expected a path, a nibabel image or an array, not {type(image).__name__}")
+        raise TypeError(
+            f"expected a path, an image of nibabel or SimpleITK, a tensor or an array, not {type(image).__name__}"
+        )
     try:
         return believed_affine(header_of(image))
     except ValueError as error:

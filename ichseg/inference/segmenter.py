@@ -7,14 +7,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import torch
 from monai.transforms import Compose, SaveImaged
 
 from ichseg.bundle import BundleParts, check_numbers, config_file, config_values, weight_file
 from ichseg.errors import IchsegError
-from ichseg.inference.images import NAME, Image, as_tensor, given_volume, header_of
+from ichseg.inference.images import NAME, Image, as_tensor, given_volume, header_of, is_sitk, sitk_like
 from ichseg.io import image_like, read_header, save_image, write_like
 from ichseg.io.nifti import is_nifti
 from ichseg.networks import segmenter_settings
@@ -95,7 +94,7 @@ def segment(
     output: str | Path | None = None,
     probabilities: bool = False,
     **options: Any,
-) -> nib.Nifti1Image | np.ndarray | Path:
+) -> Any:
     """Outline hemorrhage in one head CT.
 
         mask = ichseg.segment("scan.nii.gz")                        # nibabel image
@@ -104,27 +103,32 @@ def segment(
         path = ichseg.segment("scan.nii.gz", output="mask.nii.gz")  # the path written
 
     Args:
-        image: a NIfTI file, a nibabel image, or an array (X, Y, Z) in Hounsfield units; 4-D with one volume will do.
-        affine: (4, 4) voxel-to-RAS matrix in mm; for arrays, which need one.
+        image: a NIfTI file, an image of nibabel or SimpleITK, or an array, a tensor or a MetaTensor (X, Y, Z) in
+            Hounsfield units; 4-D with one volume will do.
+        affine: (4, 4) voxel-to-RAS matrix in mm; for arrays and tensors, which need one.
         output: a file to write the mask to, with the geometry of the scan; for files and nibabel images.
         probabilities: give probabilities (float32) instead of the mask (uint8).
         **options: of :class:`Segmenter`; the model of the last call is kept.
 
     Returns:
-        the mask in the shape and geometry of the scan: a nibabel image for files and images, an array for arrays, the
-        path if ``output`` is given.
+        the mask in the shape and geometry of the scan: a nibabel image for files and nibabel images, a SimpleITK image
+        for one of those, an array for arrays, a tensor for tensors; the path if ``output`` is given.
 
     Raises:
         ScanError: the scan cannot be used; one line that says why.
         IchsegError: weights or device are not there.
     """
-    if output is not None and isinstance(image, np.ndarray):
+    if output is not None and not isinstance(image, str | Path) and not hasattr(image, "dataobj"):
         raise ValueError("output requires a file or a nibabel image as input; an array has no header")
     if output is not None and not is_nifti(output):
         raise IchsegError(f"{output}: output must be a .nii or .nii.gz file")
     mask = _segmenter(tuple(sorted(options.items())))(image, affine, probabilities)
     if isinstance(image, np.ndarray):
         return mask.reshape(image.shape)
+    if isinstance(image, torch.Tensor):
+        return torch.from_numpy(mask).reshape(image.shape)
+    if is_sitk(image):
+        return sitk_like(mask, image)
     if isinstance(image, str | Path):
         if output is not None:
             write_like(output, mask, image)

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 from monai.config import KeysCollection
 from monai.transforms import SaveImaged
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from scipy import ndimage
 
 from ichseg.io import scan_name, slice_axis, spacing_mm, write_text
 from ichseg.io.geometry import LPS, turned
-from ichseg.report.montage import slice_picture, telling_slices
+from ichseg.report.montage import labeled, slice_picture, telling_slices
+from ichseg.transforms.lesions import MIDLINE
 from ichseg.transforms.saver import BEFORE_WRITE
 
 FOLDER = "report_cases"
@@ -67,6 +68,8 @@ class KeepForReportd(SaveImaged):
             gray = (image.as_tensor()[0] * 255).round_().byte().numpy()
             saved = [Path(path) for path in item["saved"] if Path(path).name.endswith("_ich.nii.gz")]
             kept = case_pictures(mask.as_tensor()[0].numpy(), affine, gray, to_head, self.low, self.width)
+            if (plane := item.get(MIDLINE)) is not None:
+                kept["volume"]["midline"] = [*plane.normal, plane.offset]
             kept["volume"]["mask_file"] = os.path.relpath(saved[-1], self.output_dir)
             source = Path(mask.meta["filename_or_obj"])
             folder = source.absolute().parent.relative_to(Path(self.root).absolute()) if self.root else Path()
@@ -98,13 +101,13 @@ def case_pictures(
     marked = np.moveaxis(marked, through, -1)
     reversed_ = bool(affine[2, slice_axis(affine)] < 0)
     count = slices.shape[2]
-    pictures = []
+    pictures, numbers = [], []
     for index in telling_slices(marked, min(PICTURES, count), marked):
         hounsfield = slices[..., index].astype(np.float32) / 255 * width + low
         picture = slice_picture(hounsfield, marked[..., index], size=PICTURE_PIXELS)
         number = count - index if reversed_ else index + 1
-        ImageDraw.Draw(picture).text((5, 3), str(number), fill=(235, 235, 120), font=ImageFont.load_default(13))
-        pictures.append(picture)
+        pictures.append(labeled(picture, str(number)))
+        numbers.append(int(number))
     strip = Image.new("RGB", (PICTURE_PIXELS * len(pictures), PICTURE_PIXELS))
     for place, picture in enumerate(pictures):
         strip.paste(picture, (place * PICTURE_PIXELS, 0))
@@ -127,8 +130,11 @@ def case_pictures(
         "offset": low,
         "reversed": reversed_,
         "start": count - start if reversed_ else start + 1,
+        # From mm (to the right, the front and the head) to indices of the file, and which of these counts slices.
+        "stored": [[round(float(value), 6) for value in line] for line in np.linalg.inv(affine)[:3]],
+        "stored_axis": slice_axis(affine),
     }
-    return {"montage": _jpeg(strip), "volume": volume}
+    return {"montage": _jpeg(strip), "numbers": numbers, "volume": volume}
 
 
 def _jpeg(picture: Image.Image) -> str:

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ichseg.io import read_mask, read_volume, slice_axis
+from ichseg.io import read_mask, read_volume, scan_name, slice_axis
 from ichseg.io.geometry import LPS, turned
-from ichseg.report.montage import montage, slice_picture
+from ichseg.report.montage import labeled, montage, slice_picture
 
 PER_ROW = 6
 
@@ -30,6 +30,8 @@ class Judged:
 
 def slice_gallery(slices: Sequence[Judged], path: str | Path) -> None:
     """Rows of slices: hemorrhage found, missed, and made up, as one PNG; scans with many marked pixels come first.
+
+    Every picture names its scan and the number of the slice, counted from 1 as stored.
 
     Args:
         slices: of any number of scans; of each scan at most one a row is shown, while there are scans enough.
@@ -65,7 +67,8 @@ def _picture(one: Judged) -> Image.Image:
     hounsfield, upward = to_the_back(volume.array, volume.affine)
     index = one.index if upward else hounsfield.shape[2] - 1 - one.index
     masks = [None if found is None else to_the_back(*found)[0][..., index] for found in drawn]
-    return slice_picture(hounsfield[..., index], masks[0], masks[1])
+    picture = slice_picture(hounsfield[..., index], masks[0], masks[1])
+    return labeled(picture, f"{scan_name(one.image)}, slice {one.index + 1}")
 
 
 def to_the_back(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, bool]:

@@ -12,6 +12,7 @@ from scipy import ndimage
 from ichseg.io import atomic_path
 
 TRUTH_COLOR, PREDICTION_COLOR = (90, 220, 90), (255, 80, 60)
+TEXT_COLOR = (235, 235, 120)
 CAPTION_PIXELS = 18
 
 
@@ -40,6 +41,15 @@ def slice_picture(
             filled = np.array(large) > 0
             pixels[filled ^ ndimage.binary_erosion(filled)] = color
     return Image.fromarray(pixels)
+
+
+def labeled(picture: Image.Image, text: str) -> Image.Image:
+    """The picture with a few words in its upper left corner, cut at its width."""
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(13)
+    while text and draw.textlength(text, font=font) > picture.width - 8:
+        text = "\u2026" + text[2 if text.startswith("\u2026") else 1 :]
+    draw.text((5, 3), text, fill=TEXT_COLOR, font=font, stroke_width=2, stroke_fill=(0, 0, 0))
+    return picture
 
 
 def montage(rows: Sequence[tuple[str, Sequence[Image.Image]]], path: str | Path, predictions: bool = True) -> None:

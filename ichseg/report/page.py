@@ -15,6 +15,7 @@ import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from ichseg.folder.results import NOTE
 from ichseg.io import atomic_path, write_text
 from ichseg.report.case import FOLDER
 from ichseg.version import __version__
@@ -34,6 +35,7 @@ ATTENTION = (
     ("flagged", "Flagged: review before use", " doubts"),
 )
 ORDER = ("failed", "flagged", "ok", "skipped")
+PAGE_SCANS = 40  # with pictures and volumes, about half a megabyte each
 
 
 class FolderReport:
@@ -106,41 +108,77 @@ def write_report(
 ) -> Path:
     """Put the page together from the rows and from what ``report_cases`` of the folder keeps of every scan.
 
-    Pieces are read and written one at a time: memory does not grow with the number of scans.
+    Pieces are read and written one at a time: memory does not grow with the number of scans. The first page has the
+    table of all scans and the images of those most worth looking at; the images of the others, ``PAGE_SCANS`` on each,
+    are on ``report-2.html`` and so on.
 
     Args:
         folder: the output folder; gets ``report.html``.
         rows: of the results.
         facts: of :func:`run_facts`.
-        limit_mb: volumes for the viewer are left out from this size of the page on, those without doubts and without
+        limit_mb: volumes for the viewer are left out from this size of a page on, those without doubts and without
             hemorrhage first.
+
+    Returns:
+        the first page.
     """
     folder = Path(folder)
-    path = folder / "report.html"
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", errors="backslashreplace") as stream:
+    with_pictures = [pair for pair in _by_interest(rows) if pair[1]["status"] in ("ok", "flagged")]
+    parts = [with_pictures[start : start + PAGE_SCANS] for start in range(0, len(with_pictures), PAGE_SCANS)] or [[]]
+    for number in range(len(parts), 0, -1):  # the first page last: it leads to the others
+        _write_page(folder, rows, facts, limit_mb, parts, number)
+    for old in folder.glob("report-*.html"):
+        if old.name not in {page_name(number + 1) for number in range(len(parts))}:
+            old.unlink(missing_ok=True)
+    return folder / page_name(1)
+
+
+def page_name(number: int) -> str:
+    """``report.html``, ``report-2.html``, ..."""
+    return "report.html" if number == 1 else f"report-{number}.html"
+
+
+def _write_page(
+    folder: Path,
+    rows: Sequence[Mapping[str, Any]],
+    facts: Mapping[str, Any],
+    limit_mb: float,
+    parts: Sequence[Sequence[tuple[int, Mapping[str, Any]]]],
+    page: int,
+) -> None:
+    shown = parts[page - 1]
+    with (
+        atomic_path(folder / page_name(page)) as temporary,
+        temporary.open("w", encoding="utf-8", errors="backslashreplace") as stream,
+    ):
         size = 0
-        for piece in _pieces(folder, rows, facts):
+        for piece in _pieces(folder, rows, facts, parts, page):
             size += stream.write(piece)
         # Pictures of all scans before the volumes of some: the page shows what is most worth looking at for its size.
-        for number, row in _by_interest(rows):
+        for number, row in shown:
             piece = _volume(folder, number, row)
             if size + len(piece) <= limit_mb * 1e6:
                 size += stream.write(piece)
         stream.write(f"<script>{_script('niivue.umd.js')}</script>\n<script>{_script('page.js')}</script>\n")
         stream.write("</body>\n</html>\n")
-    return path
 
 
-def _pieces(folder: Path, rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> Iterator[str]:
-    page = Environment(loader=FileSystemLoader(VIEWER), autoescape=True, undefined=StrictUndefined)
-    yield from page.get_template("page.html.jinja").generate(_values(rows, facts))
-    for number, row in _by_interest(rows):
+def _pieces(
+    folder: Path,
+    rows: Sequence[Mapping[str, Any]],
+    facts: Mapping[str, Any],
+    parts: Sequence[Sequence[tuple[int, Mapping[str, Any]]]],
+    page: int,
+) -> Iterator[str]:
+    environment = Environment(loader=FileSystemLoader(VIEWER), autoescape=True, undefined=StrictUndefined)
+    yield from environment.get_template("page.html.jinja").generate(_values(rows, facts, parts, page))
+    for number, row in parts[page - 1]:
         kept = _kept(folder, row)
         if kept is None:
             continue
         about = {"number": number, "case": row["case"], "status": row["status"], "summary": _summary(row)}
         yield _data(f"case-{number}", {**about, "message": row.get("message", "")}, "case")
-        yield _data(f"picture-{number}", {"montage": kept["montage"]})
+        yield _data(f"picture-{number}", {"montage": kept["montage"], "numbers": kept.get("numbers", [])})
 
 
 def _volume(folder: Path, number: int, row: Mapping[str, Any]) -> str:
@@ -170,8 +208,15 @@ def _by_interest(rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, Mapping[s
     return sorted(numbered, key=lambda pair: (ORDER.index(pair[1]["status"]), -(pair[1].get("volume_ml") or 0)))
 
 
-def _values(rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> dict[str, Any]:
+def _values(
+    rows: Sequence[Mapping[str, Any]],
+    facts: Mapping[str, Any],
+    parts: Sequence[Sequence[tuple[int, Mapping[str, Any]]]],
+    page: int,
+) -> dict[str, Any]:
     """What the template shows; it escapes every text."""
+    places = {number: page_name(place) for place, part in enumerate(parts, 1) for number, _ in part}
+    listed = _by_interest(rows) if page == 1 else parts[page - 1]
     weights = ", ".join(f"{name} {digest[:12]}" for name, digest in facts.get("weights", {}).items())
     known = [f"ichseg {facts['ichseg']}", facts["finished"], _time(facts), weights]
     columns = [name for name in HEADINGS if any(row.get(name) not in (None, "") for row in rows) or name == "status"]
@@ -181,10 +226,27 @@ def _values(rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> dict
         "counts": [(status, sum(row["status"] == status for row in rows)) for status in ORDER],
         "bleeding": sum((row.get("volume_ml") or 0) > 0 for row in rows),
         "facts": [text for text in known if text],
-        "attention": [kind for kind in (_attention(rows, *one) for one in ATTENTION) if kind["count"]],
+        "attention": [kind for kind in (_attention(rows, *one) for one in ATTENTION) if kind["count"] and page == 1],
+        "pages": [
+            {
+                "file": page_name(n),
+                "here": n == page,
+                "text": _range(n, len(part)),
+            }
+            for n, part in enumerate(parts, 1)
+        ],
         "columns": [{"heading": HEADINGS[name][0], "number": HEADINGS[name][1]} for name in columns],
-        "rows": (_row(number, row, columns) for number, row in _by_interest(rows)),
+        "rows": (
+            _row(number, row, columns, "" if places.get(number) == page_name(page) else places.get(number, ""))
+            for number, row in listed
+        ),
     }
+
+
+def _range(page: int, count: int) -> str:
+    """Which scans are on a page, counted from the one most worth looking at: ``41-80``."""
+    before = (page - 1) * PAGE_SCANS
+    return f"{before + 1}\u2013{before + count}"
 
 
 def _time(facts: Mapping[str, Any]) -> str:
@@ -202,18 +264,20 @@ def _attention(rows: Sequence[Mapping[str, Any]], status: str, title: str, style
     by_message: dict[str, list[str]] = {}
     for row in chosen:
         message = row.get("message", "").removeprefix(f"{Path(row['file']).name}: ")
+        message = "; ".join(part for part in message.split("; ") if not part.startswith(NOTE)) or message
         by_message.setdefault(_text(message), []).append(_text(row["case"]))
     return {"title": title, "style": style, "count": len(chosen), "messages": list(by_message.items())}
 
 
-def _row(number: int, row: Mapping[str, Any], columns: Sequence[str]) -> dict[str, Any]:
+def _row(number: int, row: Mapping[str, Any], columns: Sequence[str], page: str) -> dict[str, Any]:
     cells = []
     for name in columns:
         value = row.get(name)
         shown = "" if value is None else f"{value:.2f}" if isinstance(value, float) else _text(value)
         style = f"status-{row['status']}" if name == "status" else "number" if HEADINGS[name][1] else name
         cells.append({"style": style, "text": shown})
-    return {"number": number, "opens": row["status"] in ("ok", "flagged"), "cells": cells}
+    opens = row["status"] in ("ok", "flagged")
+    return {"number": number, "opens": opens, "cells": cells, "page": page, "name": _text(row["case"])}
 
 
 def _summary(row: Mapping[str, Any]) -> str:

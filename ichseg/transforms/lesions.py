@@ -17,6 +17,8 @@ from ichseg.metrics import measure_mask, without_small_holes, without_small_lesi
 from ichseg.transforms.base import BACKENDS, DictionaryTransform
 from ichseg.transforms.volumes import affine_of, checked_lengths, like, plain, volume_slice_axis
 
+MIDLINE = "midline"  # a key of the data dictionary
+
 
 class RemoveSmallLesions(Transform):
     """Empty a mask (1, X, Y, Z) where its 26-connected lesions have less than ``min_volume_ml`` mL.
@@ -85,7 +87,8 @@ class FillSmallHolesd(DictionaryTransform, array=FillSmallHoles):
 class MeasureHemorrhaged(MapTransform):
     """Measure a mask, see :func:`ichseg.metrics.measure_mask`; the side comes from the midline of the scan beside it.
 
-    What makes the mask doubtful (:func:`ichseg.anatomy.mask_doubts`) is added to the list under ``flags``.
+    What makes the mask doubtful (:func:`ichseg.anatomy.mask_doubts`) is added to the list under ``flags``; the plane of
+    the midline, where it is known, stands under ``midline``.
 
     Args:
         keys: the mask (1, X, Y, Z); one key.
@@ -122,8 +125,9 @@ class MeasureHemorrhaged(MapTransform):
                 where = self._hounsfield(image), np.asarray(image.affine, dtype=float), volume_slice_axis(image)
                 plane = midline_of(*where)
                 item["flags"] = [*item.get("flags", ()), *mask_doubts(voxels, affine, *where, plane)]
+                item[MIDLINE] = plane
                 if set(SIDE_UNKNOWN) & set(image.meta.get("flags", ())):
-                    plane = None
+                    plane = item[MIDLINE] = None
             item[self.output_key] = measure_mask(voxels, affine, axis, plane)
         return item
 

@@ -51,6 +51,7 @@
   const reach = (row) => {
     const card = row.dataset.open && byId(`card-${row.dataset.open}`);
     if (card) { fill(card); card.scrollIntoView({ block: "start" }); }
+    else if (row.dataset.page) location.href = `${row.dataset.page}#scan=${encodeURIComponent(row.dataset.name)}`;
   };
   body.addEventListener("click", (event) => {
     const row = event.target.closest("tr");
@@ -64,8 +65,17 @@
     card.dataset.filled = "yes";
     const picture = parsed(`picture-${card.dataset.number}`);
     const image = make("img");
-    image.alt = `slices of ${card.dataset.name} with outlines`;
+    image.alt = `slices ${picture.numbers.join(", ")} of ${card.dataset.name} with outlines`;
+    image.decoding = "sync"; // a page that is printed does not wait
     image.src = `data:image/jpeg;base64,${picture.montage}`;
+    if (!card.querySelector("button").disabled) {
+      image.className = "opens";
+      image.title = "Click a slice to open it in the viewer";
+      image.addEventListener("click", (event) => {
+        const place = Math.floor(event.offsetX / image.clientWidth * picture.numbers.length);
+        view(card.about, picture.numbers[Math.min(picture.numbers.length - 1, Math.max(0, place))]);
+      });
+    }
     card.querySelector(".line").after(image);
   };
   const near = new IntersectionObserver((seen) => {
@@ -78,6 +88,7 @@
     card.id = `card-${about.number}`;
     card.dataset.number = about.number;
     card.dataset.name = about.case;
+    card.about = about;
     const line = make("div", undefined, "line");
     line.append(make("h3", about.case), make("span", about.status, `status-${about.status}`), make("span", about.summary));
     const button = make("button", "View the volume");
@@ -87,10 +98,11 @@
     button.addEventListener("click", () => view(about));
     line.append(button);
     card.append(line);
-    if (about.message) card.append(make("p", about.message, "message"));
+    if (about.message) card.append(make("p", about.message, about.status === "flagged" ? "message" : "hint"));
     cards.append(card);
     near.observe(card);
   }
+  addEventListener("beforeprint", () => document.querySelectorAll(".card").forEach(fill));
 
   // --- viewer --------------------------------------------------------------------------------------------------
   const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
@@ -143,26 +155,65 @@
     const all = byId("viewer-planes").value === "all";
     niivueView.setSliceType(all ? niivueView.sliceTypeMultiplanar : niivueView.sliceTypeAxial);
   };
-  // NiiVue gives millimeters to the right, to the front and to the head, and a value per volume.
+  // NiiVue gives millimeters to the right, to the front and to the head, and a value per volume. Where they count from
+  // differs from scan to scan; the voxel of the file and the distance from the midline do not.
   const told = (where) => {
-    const [x, y, z] = where.mm;
-    const place = [[x, "right", "left"], [y, "front", "back"], [z, "head", "foot"]]
-      .map(([mm, up, down]) => `${Math.abs(mm).toFixed(0)} mm ${mm < 0 ? down : up}`).join(", ");
+    const at = [...where.mm.slice(0, 3), 1];
+    const along = (line) => line.reduce((sum, n, i) => sum + n * at[i], 0);
+    const index = open.volume.stored.map((line) => Math.round(along(line)) + 1);
+    const [slice] = index.splice(open.volume.stored_axis, 1);
+    let place = `slice ${slice}, column ${index[0]}, row ${index[1]}`;
+    if (open.volume.midline) {
+      const [x, y, z, offset] = open.volume.midline;
+      const mm = along([x, y, z, -offset]);
+      place += `, ${Math.abs(mm).toFixed(0)} mm ${mm > 0 ? "right" : "left"} of the midline`;
+    }
     const [scan, mask] = where.values.map((one) => one.value);
     const { offset, slope } = open.volume;
     const [low, high] = [offset, offset + 255 * slope];
     const gray = scan <= low + slope ? `${low} HU or less` : scan >= high - slope ? `${high} HU or more` : `about ${scan.toFixed(0)} HU`;
     return `${place}: ${gray}${mask > 0 ? ", in the mask" : ""}`;
   };
-  const opacity = () => niivueView.setOpacity(1, byId("viewer-mask").value / 100);
+  // Blood has to be seen under its mask: the outline is what is shown first.
+  const outlined = (mask, axis, pixel) => {
+    const [, width, height] = mask.hdr.dims;
+    const steps = [1, width, width * height].filter((_, i) => i !== axis);
+    const edges = mask.hdr.pixDims.slice(1, 4).filter((_, i) => i !== axis);
+    let inner = mask.img;
+    // A line thinner than a pixel of the picture would be dotted.
+    for (let n = Math.ceil(pixel / Math.min(...edges)); n > 0; n--) {
+      const outer = inner;
+      inner = outer.map((value, i) => (value && steps.every((by) => outer[i - by] && outer[i + by]) ? value : 0));
+    }
+    return mask.img.map((value, i) => (inner[i] ? 0 : value));
+  };
+  const drawMask = () => {
+    const mode = byId("viewer-mode").value;
+    const mask = niivueView.volumes[1];
+    mask.img = mode === "filled" ? open.filled : open.outline;
+    niivueView.setOpacity(1, mode === "hidden" ? 0 : mode === "filled" ? 0.4 : 1);
+    niivueView.updateGLVolume();
+  };
+  const step = (by) => {
+    const z = Math.floor(niivueView.scene.crosshairPos[2] * open.slices) + by;
+    if (z >= 0 && z < open.slices) goTo(z);
+  };
+  const keys = {
+    ArrowUp: () => step(1), ArrowRight: () => step(1), ArrowDown: () => step(-1), ArrowLeft: () => step(-1),
+    m: () => {
+      const mode = byId("viewer-mode");
+      [mode.dataset.before, mode.value] = [mode.value, mode.value === "hidden" ? mode.dataset.before || "outline" : "hidden"];
+      drawMask();
+    },
+  };
   const close = () => {
     byId("viewer").hidden = true;
     open = null;
     document.body.style.overflow = "";
   };
-  async function view(about) {
+  async function view(about, slice) {
     const volume = parsed(`volume-${about.number}`);
-    open = { volume, slices: volume.shape[2] };
+    open = { volume, slices: volume.shape[2], outline: null };
     byId("viewer").hidden = false;
     document.body.style.overflow = "hidden";
     byId("viewer-name").textContent = about.case;
@@ -194,22 +245,33 @@
       [scan.cal_min, scan.cal_max] = [0, 80];
       mask.colormap = "red";
       [mask.cal_min, mask.cal_max] = [0.5, 1];
-      opacity();
+      open.filled = mask.img;
+      open.outline = outlined(mask, volume.stored_axis, Math.max(...volume.spacing.slice(0, 2)));
+      drawMask();
       planes();
-      niivueView.updateGLVolume();
-      goTo(volume.reversed ? open.slices - volume.start : volume.start - 1);
+      const start = slice || volume.start;
+      goTo(volume.reversed ? open.slices - start : start - 1);
       byId("viewer-canvas").style.visibility = "visible";
       byId("viewer").dataset.ready = about.case;
-      byId("viewer-text").textContent = "Wheel or slider: change slice. Right drag: adjust window. Left click: show HU at a point.";
+      byId("viewer-text").textContent = "Arrow keys or wheel: change slice. M: hide or show the mask. Right drag: adjust window. Left click: HU at a point.";
     } catch (error) {
       byId("viewer-text").textContent = `The viewer failed (${error.message}). Open the masks in any NIfTI viewer.`;
     }
   }
   byId("viewer-slice").addEventListener("input", (event) => goTo(Number(event.target.value) - 1));
-  byId("viewer-mask").addEventListener("input", opacity);
+  byId("viewer-mode").addEventListener("change", drawMask);
   byId("viewer-planes").addEventListener("change", planes);
   byId("viewer-close").addEventListener("click", close);
-  document.addEventListener("keydown", (event) => { if (event.key === "Escape" && open) close(); });
+  document.addEventListener("keydown", (event) => {
+    if (!open) return;
+    if (event.key === "Escape") close();
+    const act = keys[event.key] || keys[event.key.toLowerCase()];
+    if (act && open.outline && !event.ctrlKey && !event.metaKey && event.target.tagName !== "SELECT") {
+      event.preventDefault();
+      event.stopPropagation();
+      act();
+    }
+  }, true);
 
   // report.html#scan=NAME goes to a scan, report.html#view=NAME opens it in the viewer.
   const follow = () => {
