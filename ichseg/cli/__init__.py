@@ -19,7 +19,7 @@ from ichseg.progress import never_stop_printing
 from ichseg.version import __version__
 
 COMMANDS = ("demo", "segment", "measure", "merge", "prepare", "train", "train-classifier", "pseudo-label",
-            "train-segmenter", "evaluate", "experiment", "check", "convert-weights")  # fmt: skip
+            "train-segmenter", "evaluate", "experiment", "check", "convert-weights", "export-onnx")  # fmt: skip
 EXAMPLES = """examples:
   ichseg demo                                        try it on phantoms, in about a minute
   ichseg segment SCANS MASKS                         segment hemorrhage in a folder of NIfTI scans
