@@ -74,10 +74,20 @@ class CAMExtractor:
         if unknown := sorted(set(each) - set(self.modules)):
             raise ValueError(f"reshape names '{unknown[0]}', which is none of the layers")
         self.reshape = {name: named_reshape(one) for name, one in each.items() if one is not None}
-        self.activations: dict[str, Tensor] = {}
+        self._local = threading.local()  # several threads may look at once, each at its own images
         self._restore: list[Callable[[], Any]] = []
         self._size: tuple[int, ...] = ()
         self.sizes: dict[str, tuple[int, ...]] = {}  # of the maps of each layer, from the last forward pass
+
+    @property
+    def activations(self) -> dict[str, Tensor]:
+        """What the hooks saw in the last forward pass of this thread."""
+        found: dict[str, Tensor] = getattr(self._local, "activations", {})
+        return found
+
+    @activations.setter
+    def activations(self, found: dict[str, Tensor]) -> None:
+        self._local.activations = found
 
     def __enter__(self) -> CAMExtractor:
         try:

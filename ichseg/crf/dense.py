@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from ichseg.crf.filters import ExactBilateralFilter, SpatialFilter
 from ichseg.crf.grid import GridBilateralFilter, PixelGrid
 from ichseg.crf.lattice import lattice_mean_field
-from ichseg.crf.parallel import map_images
 from ichseg.defaults import ROUNDING
+from ichseg.parallel import map_images
 
 BACKENDS = ("grid", "exact", "pydensecrf")
 # Probabilities are kept this far from 0 before the logarithm.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import ExitStack
 from copy import deepcopy
@@ -18,6 +19,7 @@ from ichseg.cam import CAMExtractor, evaluation_mode, layer_cam, min_max, princi
 from ichseg.context import MemoryBank, amplify, positive_runs, upsample
 from ichseg.context import vote as vote_of
 from ichseg.io import atomic_path
+from ichseg.parallel import map_images
 from ichseg.precision import checked_precision, full_precision, lower_type
 from ichseg.provenance import network_hash, value_hash
 from ichseg.transforms.base import BACKENDS, DictionaryTransform
@@ -168,7 +170,7 @@ class ShallowFeatureCAM(Transform, ThreadUnsafe):
         return lower_type(self.precision)
 
     def _along(self, slices: torch.Tensor, known: torch.Tensor, bank: MemoryBank) -> None:
-        """Score and map in one pass; the backward pass only where the gate says so.
+        """Score and map in one pass, on a CPU one batch per core; the backward pass only where the gate says so.
 
         Every slice goes through every network once. Slices known to be below the gate are not looked at.
         """
@@ -180,8 +182,8 @@ class ShallowFeatureCAM(Transform, ThreadUnsafe):
                 )
                 for network, layers in zip(self.networks, self.layers, strict=True)
             ]
-            for start in range(0, len(chosen), self.batch_size):
-                numbers = chosen[start : start + self.batch_size]
+
+            def one(numbers: list[int]) -> None:
                 batch = slices[numbers].to(self.device)
                 looks = [extractor.look(batch) for extractor in extractors]
                 self._keep_sizes(slices.shape[2:], extractors[0])
@@ -194,7 +196,17 @@ class ShallowFeatureCAM(Transform, ThreadUnsafe):
                     for place in wanted:
                         for order, name in enumerate(layers):
                             bank.put(numbers[place], order, model, self._finished(found[name][place], order, slices))
-                del looks  # with what the backward pass would have needed, before the next batch
+
+            # In lower precision doubtful slices are scored again, which takes the networks' locks.
+            by_core = self.device.type == "cpu" and self.autocast is None
+            share = math.ceil(len(chosen) / torch.get_num_threads()) if by_core else self.batch_size
+            size = max(1, min(self.batch_size, share))
+            batches = [chosen[start : start + size] for start in range(0, len(chosen), size)]
+            if by_core:
+                map_images(one, batches)
+            else:
+                for numbers in batches:
+                    one(numbers)
 
     def _kept(self, slices: torch.Tensor, known: torch.Tensor, bank: MemoryBank, content: str) -> None:
         """Score first, then take kept maps and make those that lack."""

@@ -31,7 +31,7 @@ def map_images(function: Callable[[Item], Result], items: Sequence[Item]) -> lis
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)  # inside an operation; both the workers' and this thread's count
-        with ThreadPoolExecutor(threads, "ichseg-crf", initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        with ThreadPoolExecutor(threads, "ichseg", initializer=torch.set_num_threads, initargs=(1,)) as pool:
             return list(pool.map(run, items))
     finally:
         torch.set_num_threads(before)
