@@ -125,7 +125,10 @@ def test_a_slice_on_its_own_is_taken_to_be_5_mm_thick_at_least(axis):
         )
         assert bool(RemoveSmallLesions(limit)(volume).any()) == left
     alone = torch.from_numpy(mask[None, ..., :1])
-    assert RemoveSmallLesions(0.5)(alone).any() and not RemoveSmallLesions(0.51)(alone).any()
+    unit = (1, 1, 1)
+    assert RemoveSmallLesions(0.5, unit)(alone).any() and not RemoveSmallLesions(0.51, unit)(alone).any()
+    with pytest.raises(ValueError, match="needs an affine in mm"):
+        RemoveSmallLesions(0.5)(alone)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -147,7 +150,7 @@ def test_small_holes_are_filled_slice_by_slice(axis):
     assert np.array_equal(without_small_holes(turned, affine, 6.0, axis), np.moveaxis(wanted, 2, axis))
     assert without_small_holes(turned, affine, 5.9, axis).sum() == mask.sum() + 1
     assert without_small_holes(turned, affine, 99.0, axis).sum() == 2 * 22 * 22 - 2 + 6
-    assert np.array_equal(FillSmallHolesd("mask", 6.0)({"mask": torch.from_numpy(mask)[None]})["mask"][0] > 0,
+    assert np.array_equal(FillSmallHolesd("mask", 6.0, (0.5, 2, 5))({"mask": torch.from_numpy(mask)[None]})["mask"][0] > 0,
                           without_small_holes(mask, np.eye(4), 6.0))  # fmt: skip
     volume = MetaTensor(torch.from_numpy(turned.astype(np.uint8))[None], affine=torch.from_numpy(affine))
     filled = FillSmallHolesd("mask", 6.0)({"mask": volume})["mask"]

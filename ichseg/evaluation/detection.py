@@ -10,8 +10,9 @@ import numpy as np
 
 from ichseg.data import SUBTYPES, load_datalist
 from ichseg.data.datalist import read_slice_table
-from ichseg.evaluation.truth import prediction_file, probability_beside
-from ichseg.io import read_mask, scan_name, slice_axis
+from ichseg.errors import IchsegError
+from ichseg.evaluation.truth import laid_on, prediction_files, probability_beside
+from ichseg.io import header_affine, read_mask, scan_name, slice_axis
 from ichseg.io.tables import write_json
 from ichseg.metrics import hemorrhage_volume, roc_auc
 from ichseg.report.gallery import Judged, slice_gallery
@@ -51,18 +52,24 @@ def evaluate_slices(
     judged: list[Judged] = []
     volumes: dict[str, float] = {}
     patients: dict[str, bool] = {}
-    for scan in progress(load_datalist(datalist, folds, require=("slice_labels",), cases=cases)):
-        file = prediction_file(predictions, scan_name(scan["image"]), scan["case"])
-        mask, affine = read_mask(file)
+    scans = load_datalist(datalist, folds, require=("slice_labels",), cases=cases)
+    files = prediction_files(predictions, [(scan_name(scan["image"]), scan["case"]) for scan in scans])
+    for scan, file in progress(list(zip(scans, files, strict=True))):
+        mask, mask_affine = read_mask(file)
+        # Labels are in the order of the scan's slices.
+        affine = header_affine(scan["image"]) if Path(scan["image"]).is_file() else mask_affine
+        mask = laid_on(mask, mask_affine, affine, file, scan["image"])
         axis = slice_axis(affine)
         areas.append((np.moveaxis(mask, axis, 0) > 0).sum(axis=(1, 2)))
+        if len(areas[-1]) != len(scan["slice_labels"]):
+            raise IchsegError(f"{file}: {len(areas[-1])} slices, but the datalist labels {len(scan['slice_labels'])}")
         probability = probability_beside(file, mask.shape, affine)
         if probability is not None:
             peaks.append(np.moveaxis(probability, axis, 0).max(axis=(1, 2)))
         labels.append(np.asarray(scan["slice_labels"]))
         judged += [
             Judged(scan["image"], str(file), scan.get("label"), index, bool(bleeds), int(size))
-            for index, (bleeds, size) in enumerate(zip(labels[-1], areas[-1], strict=False))
+            for index, (bleeds, size) in enumerate(zip(labels[-1], areas[-1], strict=True))
         ]
         for name, index in subtypes.get(scan["case"], []):
             by_subtype[name].append(bool(areas[-1][index] > 0))

@@ -12,7 +12,7 @@ import numpy as np
 from ichseg.defaults import CONNECTIVITY, TOLERANCE_MM
 from ichseg.evaluation.hu_rule import hu_rule
 from ichseg.evaluation.tally import COLUMNS, SCAN_COLUMNS, Tally
-from ichseg.evaluation.truth import compare, prediction_file, true_scans
+from ichseg.evaluation.truth import compare, prediction_files, true_scans
 from ichseg.evaluation.volume_agreement import write_agreement, write_calibration
 from ichseg.io.tables import write_csv, write_json
 from ichseg.metrics import Calibration
@@ -53,7 +53,7 @@ def evaluate_masks(
         IchsegError: no scan has a mask, or a prediction is missing or of another shape.
     """
     scans = true_scans(truth, folds, cases, images)
-    files = [prediction_file(predictions, scan.stem, scan.case) for scan in scans]  # all there, before work begins
+    files = prediction_files(predictions, [(scan.stem, scan.case) for scan in scans])  # all there, before work begins
     tallies = {m: Tally(m, connectivity, tolerance_mm) for m in (PREDICTION, NOTHING, RULE)}
     if any(scan.image is None for scan in scans):
         del tallies[RULE]

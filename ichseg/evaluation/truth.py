@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +21,12 @@ from ichseg.metrics.measures import voxel_ml
 
 logger = logging.getLogger(__name__)
 PREDICTION_ENDINGS = ("_ich", "_pseudo", "")
+FEW_CASES = 20  # that a message names
 TRUTH_ENDINGS = ("_mask", "_label", "_seg", "_gt", "_ich")
+
+
+class NoPrediction(IchsegError):
+    """A scan has no mask."""
 
 
 @dataclass
@@ -122,7 +128,30 @@ def prediction_file(folder: str | Path, stem: str, case: str | None = None) -> P
     for ending in PREDICTION_ENDINGS:
         for file in _named(Path(folder), stem + ending):
             return file
-    raise IchsegError(f"{Path(folder) / stem}_ich.nii.gz: no prediction for case {case or stem}")
+    raise NoPrediction(f"{Path(folder) / stem}_ich.nii.gz: no prediction for case {case or stem}")
+
+
+def prediction_files(folder: str | Path, scans: Sequence[tuple[str, str]]) -> list[Path]:
+    """The masks of all scans, (stem, case) each, found before any is read.
+
+    Raises:
+        IchsegError: some have none; the message says how many, and how to leave them out.
+    """
+    found: dict[str, Path] = {}
+    for stem, case in scans:
+        with contextlib.suppress(NoPrediction):
+            found[case] = prediction_file(folder, stem, case)
+    lacking = [case for _, case in scans if case not in found]
+    if not lacking:
+        return list(found.values())
+    if not found:
+        raise IchsegError(f"{Path(folder) / scans[0][0]}_ich.nii.gz: no prediction for case {lacking[0]}, nor for any "
+                          f"other of {len(scans)} scans")  # fmt: skip
+    named = " ".join(list(found)[:FEW_CASES]) + (" ..." if len(found) > FEW_CASES else "")
+    raise IchsegError(
+        f"{folder}: no prediction for {len(lacking)} of {len(scans)} scans, such as {lacking[0]}; to evaluate the "
+        f"others alone, add --cases {named}"
+    )
 
 
 def compare(scan: TrueScan, prediction: str | Path) -> Compared:
@@ -150,7 +179,7 @@ def compare(scan: TrueScan, prediction: str | Path) -> Compared:
         affine = next((a for a in affines if not _unit(a)), affines[0])
     if unknown := _unit(affine):
         logger.warning("%s: no file of this scan has an affine; no milliliters, no millimeters", prediction)
-    found = _laid_on(found, found_affine, affine, prediction, next(iter(grids), ""))
+    found = laid_on(found, found_affine, affine, prediction, next(iter(grids), ""))
     if scan.label is None:
         truth = np.zeros(found.shape, np.int16)
     for name, (shape, other) in grids.items():
@@ -179,7 +208,7 @@ def compare(scan: TrueScan, prediction: str | Path) -> Compared:
     )
 
 
-def _laid_on(mask: np.ndarray, affine: np.ndarray, wanted: np.ndarray, name: str | Path, other: str) -> np.ndarray:
+def laid_on(mask: np.ndarray, affine: np.ndarray, wanted: np.ndarray, name: str | Path, other: str) -> np.ndarray:
     """The mask with its axes in the order and direction of another grid, or as stored where an affine is lost."""
     laid, laid_affine = turned(mask, affine, wanted)
     if np.array_equal(io_orientation(affine), io_orientation(wanted)):
@@ -220,7 +249,7 @@ def probability_beside(prediction: str | Path, shape: tuple[int, ...], affine: n
         low, high = float(values.array.min()), float(values.array.max())
         if low < 0 or high > 1:
             raise IchsegError(f"{file}: values from {low:g} to {high:g} are not probabilities")
-        probability = _laid_on(values.array, values.affine, affine, file, str(prediction))
+        probability = laid_on(values.array, values.affine, affine, file, str(prediction))
         if probability.shape != shape:
             raise IchsegError(f"{file}: shape {probability.shape}, but the mask has {shape}")
         return probability

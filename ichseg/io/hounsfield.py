@@ -136,18 +136,18 @@ def intensity_doubts(array: np.ndarray, axis: int = 2) -> tuple[list[str], list[
         near = f"{round(grays.tissue, -1):,.0f}"
         return [f"no rescale intercept? soft tissue is near {near} instead of 40 HU; {UNRELIABLE}"], []
     level = _level_doubts(array, grays)
-    ends, notes = _end_doubts(grays)
+    ends, notes = _end_doubts(grays, known=not level)
     return [*ends, *(level or _content_doubts(array, grays, axis))], notes
 
 
-def _end_doubts(grays: Grays) -> tuple[list[str], list[str]]:
-    """Where the values end: window, wrong type."""
+def _end_doubts(grays: Grays, known: bool) -> tuple[list[str], list[str]]:
+    """Where the values end: window, wrong type. Of values that are ``known`` to be HU, the upper end tells too."""
     doubts, notes = [], []
     if grays.high > MOST_HU:
         doubts.append(f"values up to {grays.high:g} are not Hounsfield units")
     if grays.low > CLIP_LOW:
         doubts.append(f"no values below {grays.low:g}: clipped to a window, or not CT")
-    elif grays.high < CLIP_HIGH:
+    elif known and grays.high < CLIP_HIGH:
         doubts.append(f"no values above {grays.high:g}: clipped to a window, or not CT")
     elif grays.low > UNCLIPPED:
         notes.append(f"no values below {grays.low:g} HU: clipped to a window")

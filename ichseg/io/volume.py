@@ -184,6 +184,15 @@ def image_like(array: np.ndarray, header: nib.Nifti1Header, name: str | Path) ->
     return kind(np.asarray(array).reshape(shape), best if np.isfinite(best).all() else None, new)  # type: ignore[no-untyped-call]
 
 
+def header_affine(path: str | Path) -> np.ndarray:
+    """The (4, 4) voxel-to-RAS matrix in mm of a file, by its header alone.
+
+    Raises:
+        ScanError: it cannot be read, or no voxel position can be known.
+    """
+    return _affine(Path(path), read_header(Path(path)))[0]
+
+
 def _one_volume(path: Path, stored: np.ndarray, what: str) -> np.ndarray:
     """The voxels (X, Y, Z) of a file that holds one volume."""
     shape = tuple(stored.shape)
