@@ -202,7 +202,8 @@ def guard_bundle_run(bundle: str, config: str, words: Sequence[str] | None = Non
         bundle, config: whose keys are known; those of further config files laid over it are too.
         words: the command line; None: this process's own, if it is ``monai.bundle``'s.
     """
-    file, content = config_file(bundle, config), _surrounding_config()
+    file = config_file(bundle, config)
+    content = _surrounding_config() or _values(file)
     if words is None:
         if Path(sys.argv[0]).parts[-3:] != ("monai", "bundle", "__main__.py"):
             _check_content(file, content)
@@ -239,13 +240,12 @@ def _check_content(file: Path, content: Mapping[str, Any]) -> None:
     Raises:
         IchsegError: names the key.
     """
-    known = _values(file)
+    own = _values(file)
+    # Configs of the bundle may be laid over each other.
+    known = {key for other in file.parent.glob("*.yaml") for key in _values(other)}
     for key in content:
-        if key not in known and (near := difflib.get_close_matches(key, known, 1, 0.8)):
+        if key not in known and (near := difflib.get_close_matches(key, own, 1, 0.8)):
             raise IchsegError(f"{key}: not a key of {file}; did you mean {near[0]}?")
-    for key, value in content.items():
-        if key in known and not isinstance(known[key], Mapping | list):
-            check_value(key, known[key], value)
 
 
 def check_nested(name: str, key: str, content: Mapping[str, Any], value: Any) -> None:

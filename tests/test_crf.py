@@ -326,3 +326,55 @@ def test_errors_name_the_shapes():
         DenseCRF()(torch.rand(1, 2, 4, 4), torch.full((1, 1, 4, 4), math.nan))
     with pytest.raises(ValueError, match="too large for an intensity sigma"):
         DenseCRF(intensity_sigma=0.01)(torch.rand(1, 2, 4, 4), torch.rand(1, 1, 4, 4) * 1e6)
+
+
+# --- what people hand over by mistake ---------------------------------------------------------------------------------
+def test_logits_and_images_on_another_scale_are_refused():
+    torch.manual_seed(0)
+    image, logits = torch.rand(2, 1, 16, 16) * 255, torch.randn(2, 2, 16, 16) * 4
+    p = logits.softmax(1)
+    for backend in ("grid", "exact"):
+        crf = DenseCRF(1, backend=backend)
+        with pytest.raises(ValueError, match="apply softmax to logits"):
+            crf(logits, image)
+        for wrong in (image / 255, image / 127.5 - 1):
+            with pytest.raises(ValueError, match="multiply by 255"):
+                crf(p, wrong)
+        mixed = torch.stack([image[0], image[1] / 255])
+        with pytest.raises(ValueError, match="image 1 of the batch has values from"):
+            crf(p, mixed)
+        # On any scale the same: an image of one value; and gray levels that are known may be dark.
+        assert crf(p, torch.ones_like(image)).isfinite().all()
+        assert crf.refine(p, (image > 128).float()).isfinite().all()
+        hair = p + torch.tensor([1e-5, -1e-5])[None, :, None, None]
+        assert crf(hair, image).isfinite().all()
+
+
+@pytest.mark.parametrize("backend", ["grid", "exact"])
+def test_backward_within_autocast(backend):
+    torch.manual_seed(0)
+    layer = torch.nn.Conv2d(1, 2, 3, padding=1)
+    x = torch.rand(2, 1, 32, 32)
+    crf, gradients = DenseCRF(2, backend=backend), []
+    for inside in (False, True):
+        layer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = crf(layer(x).softmax(1), x * 255)[:, 1].mean()
+            if inside:
+                loss.backward()
+        if not inside:
+            loss.backward()
+        gradients.append(layer.weight.grad.clone())
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("batch", [1, 2])
+def test_tracing_gives_the_same_values_or_is_refused(batch):
+    p, image = torch.rand(batch, 2, 16, 16).softmax(1), torch.rand(batch, 1, 16, 16) * 255
+    with pytest.raises(RuntimeError, match="cannot be traced"):
+        torch.jit.trace(DenseCRF(2), (p, image), check_trace=False)
+    exact = DenseCRF(2, backend="exact")
+    traced = torch.jit.trace(exact, (p, image), check_trace=False)
+    for other in (image, image.flip(-1) * 0.7):
+        torch.testing.assert_close(traced(p, other), exact(p, other))

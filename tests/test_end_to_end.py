@@ -94,7 +94,8 @@ def test_segmenting_a_folder_survives_bad_files(path, phantoms, tmp_path):
     listed = rows(out / "results.csv")
     assert [r["case"] for r in listed] == ["cut", "plain", "plain", "sub/good", "sub/link"]
     table = dict(zip(["cut", "first", "second", "good", "link"], listed, strict=True))
-    assert [r["status"] for r in listed] == ["failed", "ok", "failed", "ok", "ok"]
+    done = ("ok", "flagged")  # what so little training marks may be doubtful
+    assert [r["status"] in done for r in listed] == [False, True, False, True, True]
     assert "cut.nii.gz: damaged or truncated gzip file" in table["cut"]["message"]
     assert "plain.nii.gz: same output name as" in table["second"]["message"]
     assert sorted(str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()) == [

@@ -89,7 +89,8 @@ def affine_of(image: nib.Nifti1Image) -> tuple[np.ndarray, list[str]]:
     """
     if not hasattr(image, "dataobj"):
         raise TypeError(
-            f"expected a path, an image of nibabel or SimpleITK, a tensor or an array, not {type(image).__name__}"
+            f"expected a path, a nibabel image or an array, not {type(image).__name__} (a SimpleITK image or a tensor "
+            "will do too)"
         )
     try:
         return believed_affine(header_of(image))

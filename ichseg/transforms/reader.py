@@ -75,6 +75,10 @@ class SlicesLastd(Orientationd):
         super().__init__(keys, axcodes="LPS", labels=self.AXES, allow_missing_keys=allow_missing_keys)
         self.of_world_axis = [*(Orientation(codes, labels=self.AXES) for codes in self.CODES[:2]), self.ornt_transform]
 
+    def described(self) -> dict[str, Any]:
+        """For :func:`ichseg.provenance.describe`."""
+        return {"keys": self.keys, "codes": self.CODES}
+
     def __call__(self, data: Any, lazy: bool | None = None) -> Any:
         item = dict(data)
         for key in self.key_iterator(item):

@@ -1,0 +1,175 @@
+"""Files as converters and scanners leave them: units, forms, copies, planes, and what is no scan at all."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from real_files import make, phantom, save
+
+import ichseg
+from ichseg.cli import main
+from ichseg.errors import NotAScan
+from ichseg.folder import list_scans
+from ichseg.io import read_volume
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """Folder of scans, rows of the results by case, and what was printed."""
+    folder = tmp_path_factory.mktemp("real")
+    make(folder / "scans")
+    words = [sys.executable, "-m", "ichseg", "segment", str(folder / "scans"), str(folder / "masks"), "--device", "cpu"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    with (folder / "masks" / "results.csv").open(newline="") as stream:
+        return folder, {row["case"]: row for row in csv.DictReader(stream)}, done.stderr
+
+
+def test_units_of_the_header_are_honored(ran):
+    folder, rows, _ = ran
+    truth = rows["head"]
+    assert truth["status"] == "ok" and 15 < float(truth["volume_ml"]) < 40
+    for name in ("micron", "meter"):
+        assert (rows[name]["status"], rows[name]["volume_ml"]) == ("ok", truth["volume_ml"])
+        mask, scan = (nib.load(folder / f"{where}.nii.gz") for where in (f"masks/{name}_ich", f"scans/{name}"))
+        assert np.array_equal(mask.get_fdata(), nib.load(folder / "masks/head_ich.nii.gz").get_fdata())
+        np.testing.assert_allclose(mask.affine, scan.affine)
+        assert mask.header.get_xyzt_units()[0] == name
+    known = [
+        ichseg.measure(folder / "scans" / "masks" / f"{n}.nii.gz")["volume_ml"] for n in ("head", "micron", "meter")
+    ]
+    assert known[0] > 10 and known[1:] == pytest.approx([known[0]] * 2, rel=1e-3)
+
+
+def test_forms_that_contradict_each_other_give_no_side(ran):
+    _, rows, _ = ran
+    assert rows["sides"]["status"] == "flagged" and "disagree on left and right" in rows["sides"]["message"]
+    assert rows["head"]["side"] in ("left", "right") and rows["sides"]["side"] == ""
+
+
+def test_unequal_distances_are_told_by_the_copy(ran):
+    folder, rows, _ = ran
+    assert rows["uneven"]["status"] == "flagged" and "not equally far apart" in rows["uneven"]["message"]
+    assert rows["uneven_Eq_1"]["status"] == "skipped" and "counted twice" in rows["uneven_Eq_1"]["message"]
+    assert rows["tilted"]["status"] == "ok" and rows["tilted_Tilt_1"]["status"] == "skipped"
+    assert rows["alone_Eq_1"]["status"] == "ok"
+    assert [scan for scan in list_scans(folder / "scans" / "uneven_Eq_1.nii.gz") if "skip" in scan] == []
+    assert any("not equally" in flag for flag in read_volume(folder / "scans" / "uneven.nii.gz").flags)
+
+
+def test_coronal_slices_are_segmented_as_acquired_and_flagged(ran):
+    folder, rows, _ = ran
+    row = rows["coronal"]
+    assert row["status"] == "flagged" and "not an axial scan? The mask is unreliable" in row["message"]
+    _, label, affine = phantom(slices=128)
+    true_ml = ichseg.measure(label, affine)["volume_ml"]
+    assert float(row["volume_ml"]) == pytest.approx(true_ml, rel=0.3)
+    assert nib.load(folder / "masks" / "coronal_ich.nii.gz").shape == (128, 128, 20)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("scout", "one sagittal slice"), ("dose_report", "an RGB picture"), ("head_ROI1", "a region of interest")],
+)
+def test_what_is_no_scan_is_skipped_in_plain_words(ran, name, said):
+    folder, rows, _ = ran
+    assert rows[name]["status"] == "skipped" and said in rows[name]["message"]
+    assert not (folder / "masks" / f"{name}_ich.nii.gz").exists()
+    with pytest.raises(NotAScan, match=said):
+        read_volume(folder / "scans" / f"{name}.nii.gz")
+
+
+def test_other_formats_are_counted(ran, tmp_path):
+    _, _, said = ran
+    assert "ignored 3 DICOM and 1 NRRD files: convert to NIfTI first, DICOM with dcm2niix" in said
+    (tmp_path / "a.dcm").write_bytes(b"")
+    assert main(["segment", str(tmp_path), str(tmp_path / "out")]) == 2
+    with pytest.raises(ichseg.IchsegError, match=r"no \.nii or \.nii\.gz file in this folder; 1 DICOM file: convert"):
+        list_scans(tmp_path)
+
+
+def test_scans_without_the_slice_distance_of_a_file_are_left_alone(tmp_path):
+    image, _, affine = phantom()
+    save(tmp_path / "a_1.nii.gz", image, affine)
+    save(tmp_path / "a.nii.gz", image, affine)
+    assert all("skip" not in scan for scan in list_scans(tmp_path))
+
+
+# --- several inputs, one output ---------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("few")
+    image, _, affine = phantom(size=64, slices=6)
+    for number, name in enumerate(("a", "b", "sub/a")):
+        save(folder / f"{name}.nii.gz", (image + number).astype(np.int16), affine)
+    return folder
+
+
+def rows_of(folder: Path) -> dict[str, dict[str, str]]:
+    with (folder / "results.csv").open(newline="", encoding="utf-8") as stream:
+        return {row["file"]: row for row in csv.DictReader(stream)}
+
+
+def run(*words) -> int:
+    return main(["segment", *map(str, words), "--device", "cpu", "--size", "64", "--no-report"])
+
+
+def test_files_named_one_by_one_keep_their_rows(few, tmp_path):
+    out = tmp_path / "out"
+    assert run(few / "a.nii.gz", out) == 0 and run(few / "b.nii.gz", out) == 0
+    assert sorted(row["case"] for row in rows_of(out).values()) == ["a", "b"]
+    before = (out / "a_ich.nii.gz").read_bytes()
+    assert run(few / "sub" / "a.nii.gz", out) == 1  # another scan of the same name: nothing is overwritten
+    assert (out / "a_ich.nii.gz").read_bytes() == before
+    found = rows_of(out)
+    assert found[str(few / "a.nii.gz")]["status"] in ("ok", "flagged")
+    assert "same output name as" in found[str(few / "sub" / "a.nii.gz")]["message"]
+    assert run(few / "b.nii.gz", out) == 0 and len(rows_of(out)) == 3  # the failure is not this run's
+    assert run(few, out) == 0
+    assert sorted(row["case"] for row in rows_of(out).values()) == ["a", "b", "sub/a"]
+
+
+def test_several_inputs_and_patterns(few, tmp_path):
+    assert run(few / "a.nii.gz", few / "sub", tmp_path / "one") == 0
+    assert sorted(row["case"] for row in rows_of(tmp_path / "one").values()) == ["a", "sub/a"]
+    assert (tmp_path / "one" / "sub" / "a_ich.nii.gz").is_file()
+    assert run(few / "*.nii.gz", tmp_path / "two") == 0
+    assert sorted(row["case"] for row in rows_of(tmp_path / "two").values()) == ["a", "b"]
+    assert run(few / "none*.nii.gz", tmp_path / "three") == 2
+
+
+def test_a_file_is_no_output_folder(few, tmp_path, capsys):
+    assert run(few / "a.nii.gz", tmp_path / "mask.nii.gz") == 2
+    assert "OUTPUT is a folder" in capsys.readouterr().err and not (tmp_path / "mask.nii.gz").exists()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="file names of any bytes")
+def test_names_that_cannot_be_printed_end_nothing(few, tmp_path):
+    odd = tmp_path / "scans"
+    odd.mkdir()
+    good = (few / "a.nii.gz").read_bytes()
+    for name, data in ((b"caf\xe9.nii.gz", good), ("größe.nii.gz".encode(), good), (b"bad\xe9.nii.gz", b"x")):
+        Path(__import__("os").fsdecode(bytes(odd) + b"/" + name)).write_bytes(data)
+    words = [
+        sys.executable,
+        "-m",
+        "ichseg",
+        "segment",
+        str(odd),
+        str(tmp_path / "out"),
+        "--size",
+        "64",
+        "--device",
+        "cpu",
+    ]
+    environment = {**__import__("os").environ, "LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    done = subprocess.run(words, capture_output=True, env=environment, check=False)
+    assert done.returncode == 1 and b"Traceback" not in done.stderr
+    assert sorted(row["status"] for row in rows_of(tmp_path / "out").values()).count("failed") == 1
+    assert len(list((tmp_path / "out").glob("*_ich.nii.gz"))) == 2
