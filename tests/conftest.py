@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -58,3 +59,11 @@ def same_random_numbers():
     import torch
 
     torch.manual_seed(0)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """One line that says what was skipped and why."""
+    reasons = Counter(str(report.longrepr[2]).removeprefix("Skipped: ") for report in
+                      terminalreporter.stats.get("skipped", []) if isinstance(report.longrepr, tuple))  # fmt: skip
+    told = "; ".join(f"{count} because {reason}" for reason, count in reasons.most_common())
+    terminalreporter.write_line(f"skipped: {told or 'nothing'}")

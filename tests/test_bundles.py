@@ -19,7 +19,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow, verify_net_in_out
 
 from ichseg.bundle import BundleParts, bundle_folder, config_values, guard_bundle_run
 from ichseg.cli import main
-from ichseg.errors import IchsegError
+from ichseg.errors import IchsegError, chain
 from ichseg.networks import ClassifierSettings, SegmenterSettings, read_settings, save_weights, slice_classifier
 from ichseg.version import __version__
 
@@ -504,3 +504,91 @@ def test_mistyped_overrides_are_refused(tmp_path, capsys):
     ):
         done = subprocess.run([*command, *words], capture_output=True, text=True, cwd=tmp_path, check=False)
         assert done.returncode == 2 and said in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--postprocessing::transforms::4::treshold", "0.9"], "unknown key of ichseg.transforms.HemorrhageMaskd"),
+        (["--network_def::chanels", "3"], "did you mean 'channels'"),
+        (["--treshold", "0.9"], "did you mean --threshold"),
+    ],
+)
+@pytest.mark.slow
+def test_mistyped_nested_keys_are_one_line(words, said, tmp_path):
+    config = bundle_folder("ich_segmentation") / "configs" / "inference.yaml"
+    command = [
+        sys.executable,
+        "-m",
+        "monai.bundle",
+        "run",
+        "--config_file",
+        str(config),
+        "--dataset_dir",
+        str(tmp_path),
+    ]
+    done = subprocess.run([*command, *words], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("postprocessing::transforms::99::threshold", "there is no '99' in the config (there is 0 to 9)"),
+        ("postprocessing::transforms::4::treshold", "did you mean 'threshold'"),
+        ("postprocesing::transforms::4::threshold", "is not a key of"),
+        ("displayable_configs::treshold", "there is no 'treshold' in the config; did you mean 'threshold'"),
+        ("evaluator::journal::overwrit", "did you mean 'overwrite'"),
+    ],
+)
+def test_mistyped_settings_are_named(key, said, tmp_path, capsys):
+    (tmp_path / "a.nii").write_bytes(b"no scan")
+    assert main(["segment", str(tmp_path), str(tmp_path / "out"), "--set", f"{key}=0.9"]) == 2
+    told = capsys.readouterr().err
+    assert said in told and told.count("\n") <= 2
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_mistyped_keys_of_a_workflow_are_refused(phantoms, tmp_path):
+    from monai.bundle import create_workflow
+
+    config = str(bundle_folder("ich_segmentation") / "configs" / "inference.yaml")
+    options = {"dataset_dir": str(phantoms / "images"), "output_dir": str(tmp_path), "workflow_type": "inference"}
+    create_workflow(config_file=config, threshold=0.9, my_own_key=1, **options)
+    with pytest.raises(RuntimeError) as told:
+        create_workflow(config_file=config, treshold=0.9, **options)
+    ours = [link for link in chain(told.value) if isinstance(link, IchsegError)]
+    assert ours and "did you mean threshold" in str(ours[0])
+
+
+@pytest.mark.slow
+def test_a_run_from_elsewhere_names_bundle_root(tmp_path):
+    config = bundle_folder("ich_pseudo_segmentation") / "configs" / "generate.yaml"
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(config)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 2 and "--bundle_root" in done.stderr.strip().splitlines()[-1]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_onnx_of_any_size(tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    from ichseg.networks import load_weights, segmenter, segmenter_settings
+
+    path = tmp_path / "model.onnx"
+    assert main(["export-onnx", str(path)]) == 0
+    weights = bundle_folder("ich_segmentation") / "models" / "model.pt"
+    made = segmenter_settings(weights)
+    network = load_weights(segmenter(made.architecture, made.channels, made.members, made.flip), weights).eval()
+    session = onnxruntime.InferenceSession(str(path))
+    for shape in ((1, 3, 64, 64), (3, 3, 96, 64)):
+        image = torch.rand(shape)
+        with torch.no_grad():
+            expected = network(image).numpy()
+        np.testing.assert_allclose(session.run(None, {"image": image.numpy()})[0], expected, atol=1e-4)
+
+
+def test_onnx_names_what_it_needs(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main(["export-onnx", str(tmp_path / "model.onnx")]) == 2
+    assert "pip install 'ichseg[onnx]'" in capsys.readouterr().err and not (tmp_path / "model.onnx").exists()

@@ -14,8 +14,8 @@ from scipy import ndimage
 from ichseg.cli import main
 from ichseg.data import load_datalist
 from ichseg.errors import IchsegError
-from ichseg.evaluation import COLUMNS, Tally, evaluate_masks, surface_agreement, true_scans
-from ichseg.io import read_mask
+from ichseg.evaluation import COLUMNS, Tally, evaluate_masks, evaluate_slices, surface_agreement, true_scans
+from ichseg.io import read_mask, write_volume
 from ichseg.metrics import Calibration, limits_of_agreement
 
 AFFINE = np.diag([-0.5, -0.5, 5.0, 1.0])
@@ -285,3 +285,90 @@ def test_agreement_and_calibration_of_masks(masks):
     (folder / "out" / "calibration.csv").unlink()
     evaluate_masks(folder / "found", folder / "truth", folder / "out")
     assert not (folder / "out" / "calibration.csv").exists()  # of some scans it would mislead
+
+
+# --- files that have lost their affine --------------------------------------------------------------------------------
+SPACED = np.diag([-0.84, -0.84, 5.08, 1.0])
+SPACED[:3, 3] = (100, 90, -40)
+
+
+def lopsided():
+    mask = np.zeros((32, 28, 6), np.uint8)
+    mask[3:9, 4:8, 1:3] = 1
+    return mask
+
+
+@pytest.mark.parametrize(
+    ("truth", "prediction"),
+    [
+        (np.eye(4), SPACED),
+        (SPACED, np.eye(4)),
+        (np.diag([-1.0, -1, 1, 1]), SPACED),
+        (np.diag([0.84, 0.84, 5.08, 1]), SPACED),
+    ],
+    ids=["truth", "prediction", "itk", "spacing kept"],
+)
+def test_a_lost_affine_does_not_turn_the_masks(truth, prediction, tmp_path, caplog):
+    for folder, affine, name in (("truth", truth, "a"), ("masks", prediction, "a_ich")):
+        (tmp_path / folder).mkdir()
+        write_volume(tmp_path / folder / f"{name}.nii.gz", lopsided(), affine)
+    row = evaluate_masks(tmp_path / "masks", tmp_path / "truth", tmp_path / "out")[0]
+    assert row["foreground_iou"] == 1 and "lost its affine" in caplog.text
+    with (tmp_path / "out" / "evaluation_scans.csv").open() as stream:
+        scan = next(csv.DictReader(stream))
+    voxels = float(lopsided().sum())
+    assert float(scan["true_ml"]) == pytest.approx(voxels * 0.84 * 0.84 * 5.08 / 1000)
+
+
+def test_without_any_affine_there_are_no_milliliters(tmp_path, caplog):
+    for folder, name in (("truth", "a"), ("masks", "a_ich")):
+        (tmp_path / folder).mkdir()
+        write_volume(tmp_path / folder / f"{name}.nii.gz", lopsided(), np.eye(4))
+    row = evaluate_masks(tmp_path / "masks", tmp_path / "truth", tmp_path / "out")[0]
+    assert row["foreground_iou"] == 1 and "no milliliters" in caplog.text
+    assert math.isnan(row["hd95_mm"]) and math.isnan(row["volume_error_ml"])
+
+
+def test_axes_that_are_turned_in_space_are_turned_back_and_others_refused(tmp_path):
+    (tmp_path / "truth").mkdir()
+    (tmp_path / "masks").mkdir()
+    write_volume(tmp_path / "truth" / "a.nii.gz", lopsided(), SPACED)
+    canonical = nib.as_closest_canonical(nib.Nifti1Image(lopsided(), SPACED))
+    write_volume(tmp_path / "masks" / "a_ich.nii.gz", np.asarray(canonical.dataobj), canonical.affine)
+    assert evaluate_masks(tmp_path / "masks", tmp_path / "truth")[0]["foreground_iou"] == 1
+    elsewhere = canonical.affine.copy()
+    elsewhere[:3, 3] += 40
+    write_volume(tmp_path / "masks" / "a_ich.nii.gz", np.asarray(canonical.dataobj), elsewhere)
+    with pytest.raises(IchsegError, match="axes are turned against those of"):
+        evaluate_masks(tmp_path / "masks", tmp_path / "truth")
+
+
+def test_missing_predictions_are_named_before_work_begins(tmp_path):
+    (tmp_path / "truth").mkdir()
+    (tmp_path / "masks").mkdir()
+    for name in "abcd":
+        write_volume(tmp_path / "truth" / f"{name}.nii.gz", lopsided(), SPACED)
+    for name in "ac":
+        write_volume(tmp_path / "masks" / f"{name}_ich.nii.gz", lopsided(), SPACED)
+    with pytest.raises(
+        IchsegError, match=r"for 2 of 4 scans, such as b; to evaluate the others alone, add --cases a c$"
+    ):
+        evaluate_masks(tmp_path / "masks", tmp_path / "truth")
+    assert evaluate_masks(tmp_path / "masks", tmp_path / "truth", cases=["a", "c"])[0]["scans"] == 2
+
+
+def test_slice_labels_are_compared_in_the_order_of_the_scan(phantoms, tmp_path):
+    """A mask stored upside down, in the same place of space, is the same mask."""
+    results = []
+    for flip in (False, True):
+        folder = tmp_path / str(flip)
+        folder.mkdir()
+        for scan in load_datalist(phantoms / "datalist.json"):
+            mask, affine = read_mask(scan["label"])
+            if flip:
+                turned = affine @ np.diag([1, 1, -1, 1])
+                turned[:3, 3] += affine[:3, 2] * (mask.shape[2] - 1)
+                mask, affine = mask[..., ::-1], turned
+            write_volume(folder / f"{scan['case']}_ich.nii.gz", np.ascontiguousarray(mask > 0).astype(np.uint8), affine)
+        results.append(evaluate_slices(folder, phantoms / "datalist.json"))
+    assert results[0] == results[1] and results[0]["positive_slices_touched"] == 1

@@ -17,6 +17,7 @@ from ichseg.cli import main
 from ichseg.data import load_datalist, load_masked, prepare_bcihm, prepare_bhsd, prepare_nifti
 from ichseg.data.bhsd import patient_of
 from ichseg.data.folds import assign_folds, parse_folds
+from ichseg.data.label_table import read_label_table
 from ichseg.errors import IchsegError
 from ichseg.io import lost_intercept, read_mask, read_volume
 from ichseg.transforms import BrainWindow, SliceResize
@@ -349,3 +350,81 @@ def test_datalist_folds_and_missing_pseudo_masks(phantoms, tmp_path):
     (tmp_path / "broken.json").write_text("{")
     with pytest.raises(IchsegError, match="not a JSON file"):
         load_datalist(tmp_path / "broken.json")
+
+
+# --- tables of slice labels -------------------------------------------------------------------------------------------
+HEADING, LINES = "case,slice_number,hemorrhage", [("a", 1, 0), ("a", 2, 1), ("b", 1, 1)]
+
+
+def table(separator=",", form="{0}{s}{1}{s}{2}", heading=HEADING, end="\n"):
+    rows = [form.format(*row, s=separator) for row in LINES]
+    return end.join([heading.replace(",", separator), *rows]) + end
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        table().encode(),
+        table(";").encode(),
+        table("\t").encode(),
+        table(form="{0}{s}{1}.0{s}{2}.0").encode(),
+        table(";", form="{0}{s}{1},0{s}{2},0").encode(),
+        table(heading=HEADING.title()).encode(),
+        table(heading="Case,Slice Number,HEMORRHAGE").encode(),
+        table(form=" {0} {s} {1}{s}{2} ", heading=HEADING.replace(",", ", ")).encode(),
+        table(end="\r\n").encode("utf-8-sig"),
+        table().encode("utf-16"),
+        ("\n" + table() + "\n\n").encode(),
+        table(form='"{0}"{s}"{1}"{s}"{2}"').encode(),
+        table().replace(",0\n", ",FALSE\n").replace(",1\n", ",TRUE\n").encode(),
+    ],
+)
+def test_tables_are_read_as_spreadsheets_write_them(data, tmp_path):
+    path = tmp_path / "labels.csv"
+    path.write_bytes(data)
+    assert read_label_table(path) == ({"a": {1: 0, 2: 1}, "b": {1: 1}}, {"a": "a", "b": "b"})
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", "the table is empty"),
+        (HEADING.encode(), "the table is empty"),
+        (table(heading="scan,slice_number,hemorrhage").encode(), "line 1: no column 'case'; found scan, slice_number"),
+        (table("|").encode(), "line 1: no column 'case'"),
+        (table().replace("a,1", "\u00e4,1").encode("latin-1"), "line 2: not UTF-8"),
+        (table(form="{0}{s}{1}.5{s}{2}").encode(), "line 2: slice_number must be a whole number, not '1.5'"),
+        (table(form="{0}{s}{1}{s}maybe").encode(), "line 2: hemorrhage must be a whole number, not 'maybe'"),
+        (table(form="{0}{s}{1}{s}2").encode(), "line 2: hemorrhage must be 0 or 1, not '2'"),
+        (table(form="{0}{s}1{s}{2}").encode(), "line 3: slice 1 of case 'a' appears twice"),
+        (table(form="{0}{s}{1}").encode(), "line 2: 2 values, but the heading has 3 columns"),
+        (table(form="{s}{1}{s}{2}").encode(), "line 2: case is empty"),
+        (table(heading="case,case,slice_number,hemorrhage").encode(), "two columns are called 'case'"),
+        (table().encode("utf-16-le"), "not a text file|no column"),
+    ],
+)
+def test_tables_that_mean_nothing_are_refused_by_line(data, said, tmp_path):
+    path = tmp_path / "labels.csv"
+    path.write_bytes(data)
+    with pytest.raises(IchsegError, match=said) as told:
+        read_label_table(path)
+    assert str(told.value).startswith(f"{path}: ") and "\n" not in str(told.value)
+
+
+def test_a_mask_that_has_lost_its_affine_is_no_truth(phantoms, tmp_path):
+    import shutil
+
+    import nibabel as nib
+
+    from ichseg.data import load_datalist, prepare_nifti
+
+    scan = load_datalist(phantoms / "datalist.json")[0]
+    (tmp_path / "scans").mkdir()
+    (tmp_path / "masks").mkdir()
+    shutil.copy(scan["image"], tmp_path / "scans" / "a.nii.gz")
+    mask = nib.load(scan["label"])
+    nib.save(nib.Nifti1Image(np.asarray(mask.dataobj), np.eye(4)), tmp_path / "masks" / "a.nii.gz")
+    lines = "\n".join(f"a,{n + 1},{n % 2}" for n in range(mask.shape[2]))
+    (tmp_path / "labels.csv").write_text(f"{HEADING}\n{lines}\n")
+    with pytest.raises(IchsegError, match="has the mask lost its affine"):
+        prepare_nifti(tmp_path / "scans", tmp_path / "labels.csv", tmp_path / "data", masks=tmp_path / "masks")

@@ -1,0 +1,93 @@
+"""Masks nobody should believe are flagged; hemorrhage is not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from ichseg.anatomy import intracranial_mask, mask_doubts, midline_of
+from ichseg.folder.measure_masks import measure_with_doubts
+from ichseg.synthetic.phantom import phantom_scan
+
+KINDS = ("EDH", "IPH", "IVH", "SDH")
+
+
+def doubts(mask, head, image=None):
+    image = (head.image if image is None else image).astype(np.float32)
+    return "; ".join(mask_doubts(mask, head.affine, image, head.affine, 2, midline_of(image, head.affine, 2)))
+
+
+def brain_of(head):
+    return np.stack([intracranial_mask(one.astype(np.float32)) for one in np.moveaxis(head.image, 2, 0)], -1)
+
+
+def rim_of(head, width=3):
+    return brain_of(head) & ~np.stack(
+        [ndimage.binary_erosion(one, iterations=width) for one in np.moveaxis(brain_of(head), 2, 0)], -1
+    )
+
+
+@pytest.fixture(scope="module")
+def head():
+    return phantom_scan(seed=2, subtypes=("SDH",), size=192, slices=20)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("window", [None, (-10, 90), (0, 100)])
+def test_hemorrhage_is_believed(kind, window):
+    for seed in (1, 5):
+        made = phantom_scan(seed=seed, subtypes=(kind,), size=160, slices=16)
+        image = made.image if window is None else made.image.clip(*window)
+        assert doubts(made.label > 0, made, image) == ""
+
+
+@pytest.mark.parametrize("window", [None, (-10, 90), (0, 100)])
+def test_a_ring_along_the_skull_is_not(head, window):
+    image = head.image if window is None else head.image.clip(*window)
+    said = doubts(rim_of(head), head, image)
+    assert "all around along the skull" in said and "both sides are marked alike" in said
+
+
+def test_the_same_on_both_sides_is_not(head):
+    rim, x = rim_of(head), np.arange(192)[:, None, None]
+    y = np.arange(192)[None, :, None]
+    both = rim & (np.abs(y - 96) < 25) & ((x < 70) | (x > 122))  # two strips, left and right
+    assert "both sides are marked alike" in doubts(both, head)
+    assert doubts(both & (x < 96), head) == ""  # one of them may be blood
+
+
+def test_more_than_a_skull_holds_is_not(head):
+    assert "not to be believed" in doubts(np.ones(head.image.shape, bool), head)
+    ball = brain_of(head) & (np.arange(192)[:, None, None] < 96)
+    assert "of the space inside the skull: not to be believed" in doubts(ball, head)
+    nothing_known = np.full(head.image.shape, -1000.0)
+    assert "not to be believed" in doubts(np.ones(head.image.shape, bool), head, nothing_known)
+    assert doubts(np.zeros(head.image.shape), head) == ""
+
+
+def test_masks_and_scans_may_lie_on_different_grids(head):
+    """As the mask on the scan's own grid, and the scan cut to the head and turned."""
+    ring = rim_of(head)
+    image = head.image[10:180:2, 5:185:2, ::-1].astype(np.float32)
+    grid = head.affine @ np.array([[2, 0, 0, 10], [0, 2, 0, 5], [0, 0, -1, 19], [0, 0, 0, 1.0]])
+    found = mask_doubts(ring, head.affine, image, grid, 2, midline_of(image, grid, 2))
+    assert any("all around" in one for one in found)
+
+
+def test_measuring_says_it_too(head):
+    _, said = measure_with_doubts(rim_of(head).astype(np.uint8), head.affine, head.image)
+    assert any("all around" in one for one in said)
+
+
+@pytest.mark.parametrize("name", ["0161", "0166", "0029", "0004"])
+def test_real_rings_and_real_hemorrhage(name):
+    from conftest import REAL
+
+    folder = REAL / "external" / "phe_sich"
+    if not folder.is_dir():
+        pytest.skip("real scans are not here")
+    truth = next((folder / "masks").glob(f"{name}*"))
+    scan = folder / "images" / f"{name}.nii.gz"
+    measured, said = measure_with_doubts(truth, image=scan)
+    assert not said and measured["side"] in ("left", "right", "both")
