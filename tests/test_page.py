@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
 import json
 import re
 import shutil
 import subprocess
+from urllib.parse import quote
 
 import nibabel as nib
 import numpy as np
@@ -16,9 +18,10 @@ from broken_files import AFFINE, head, image
 from PIL import Image
 
 from ichseg.cli import main
-from ichseg.io import spacing_mm
+from ichseg.io import spacing_mm, write_volume
 from ichseg.report import write_report
 from ichseg.report.case import case_pictures
+from ichseg.synthetic.phantom import phantom_scan
 
 EVIL = "<img src=x onerror=document.title=1>&'"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -155,22 +158,210 @@ def test_no_report_if_none_is_wanted(out, tmp_path):
     assert (tmp_path / "report.json").is_file()
 
 
-@pytest.mark.skipif(not any(map(shutil.which, BROWSERS)), reason="no Chromium here")
+needs_browser = pytest.mark.skipif(not any(map(shutil.which, BROWSERS)), reason="there is no Chromium")
+BROWSER_WORDS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--enable-unsafe-swiftshader", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--window-size=1000,900",
+    "--virtual-time-budget=120000",
+]  # fmt: skip
+
+
+def browse(page, tmp_path, *words):
+    """What a browser makes of a page, without its scripts."""
+    browser = next(filter(None, map(shutil.which, BROWSERS)))
+    words = words or ("--dump-dom",)
+    command = [browser, *BROWSER_WORDS, f"--user-data-dir={tmp_path / 'profile'}", *words, page]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return re.sub(r"<script.*?</script>", "", done.stdout, flags=re.S), done.stderr
+
+
+def address(path, view=""):
+    return f"file://{quote(str(path))}" + (f"#view={quote(view)}" if view else "")
+
+
+def acted(out, tmp_path, script):
+    """A copy of the page whose viewer, once it is open, is used by a script; what ``done`` is given comes back."""
+    copy = shutil.copytree(out, tmp_path / "out")
+    page = copy / "report.html"
+    code = f"""
+    const wait = () => new Promise((then) => setTimeout(then, 200));
+    const press = (key) => document.dispatchEvent(new KeyboardEvent("keydown", {{ key, bubbles: true }}));
+    const text = (id) => document.getElementById(id).textContent;
+    const done = (value) => {{ document.body.dataset.done = JSON.stringify(value); }};
+    const ready = setInterval(async () => {{
+      if (!document.getElementById("viewer").dataset.ready) return;
+      clearInterval(ready);
+      {script}
+    }}, 200);"""
+    add_script(page, code)
+    return page
+
+
+def add_script(page, code):
+    before, _, after = page.read_text(encoding="utf-8").rpartition("</body>")  # a library may hold that word too
+    page.write_text(f"{before}<script>{code}</script></body>{after}", encoding="utf-8")
+
+
+@needs_browser
 @pytest.mark.parametrize("case", ["good", EVIL])
 def test_it_opens_in_a_browser(out, tmp_path, case):
-    from urllib.parse import quote
-
-    browser = next(filter(None, map(shutil.which, BROWSERS)))
-    words = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-unsafe-swiftshader", "--disable-quic",
-             "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
-             f"--user-data-dir={tmp_path}", "--virtual-time-budget=120000"]  # fmt: skip
-    address = f"file://{quote(str(out))}/report.html#view={quote(case)}"
-    done = subprocess.run([browser, *words, "--dump-dom", address], capture_output=True, text=True, check=False)
-    seen = re.sub(r"<script.*?</script>", "", done.stdout, flags=re.S)
+    seen, errors = browse(address(out / "report.html", case), tmp_path)
     assert "<title>Intracranial hemorrhage report</title>" in seen  # no name has run as a script
     ready = re.search(r'id="viewer"[^>]*data-ready="([^"]*)"', seen)
-    assert ready, done.stderr[-2000:]
-    import html
-
+    assert ready, errors[-2000:]
     assert html.unescape(ready[1]) == case
     assert re.search(r'id="viewer-number">\d of 6<', seen) and seen.count('class="card"') == 3
+
+
+@needs_browser
+def test_keys_change_slices_and_hide_the_mask(out, tmp_path):
+    script = """
+    const seen = [text("viewer-number")];
+    for (const key of ["ArrowUp", "ArrowUp", "ArrowDown", "ArrowDown", "ArrowDown"]) {
+      press(key);
+      seen.push(text("viewer-number"));
+    }
+    const mode = document.getElementById("viewer-mode");
+    seen.push(mode.value); press("m"); seen.push(mode.value); press("M"); seen.push(mode.value);
+    press("Escape"); seen.push(document.getElementById("viewer").hidden);
+    done(seen);"""
+    page = acted(out, tmp_path, script)
+    seen, errors = browse(address(page, "good"), tmp_path)
+    found = re.search(r'data-done="([^"]*)"', seen)
+    assert found, errors[-2000:]
+    told = json.loads(html.unescape(found[1]))
+    start, steps = int(told[0].split()[0]), [1, 2, 1, 0, -1]
+    assert told[1:6] == [f"{min(6, max(1, start + by))} of 6" for by in steps]
+    assert told[6:] == ["outline", "hidden", "outline", True]
+
+
+@needs_browser
+def test_a_thumbnail_opens_its_slice(out, tmp_path):
+    copy = shutil.copytree(out, tmp_path / "copy")
+    page = copy / "report.html"
+    code = """
+    const timer = setInterval(() => {
+      const viewer = document.getElementById("viewer");
+      const card = [...document.querySelectorAll(".card")].find((one) => one.dataset.name === "good");
+      const image = card && card.querySelector("img.opens");
+      if (!image) { if (card) card.scrollIntoView(); return; }
+      if (viewer.dataset.ready) {
+        clearInterval(timer);
+        document.body.dataset.done = document.getElementById("viewer-number").textContent;
+        return;
+      }
+      if (!viewer.hidden) return;
+      const box = image.getBoundingClientRect();
+      const at = { bubbles: true, clientX: box.left + box.width * 0.95, clientY: box.top + 5 };
+      image.dispatchEvent(new MouseEvent("click", at));
+    }, 300);"""
+    add_script(page, code)
+    seen, errors = browse(address(page), tmp_path)
+    content = page.read_text(encoding="utf-8")
+    number = next(n for n in range(4) if (data(content, f"case-{n}") or {}).get("case") == "good")
+    numbers = data(content, f"picture-{number}")["numbers"]
+    assert f'data-done="{numbers[-1]} of 6"' in seen, errors[-2000:]
+
+
+@needs_browser
+@pytest.mark.parametrize("corner", [False, True])
+def test_the_viewer_tells_left_from_right(tmp_path, corner):
+    """Wherever the origin lies: the lesion is on the left of the patient, and so says a click on it."""
+    made = phantom_scan(seed=2, size=128, slices=12)
+    affine = made.affine.copy()
+    if corner:
+        affine[:3, 3] = 0
+    write_volume(tmp_path / "scans" / "p.nii.gz", made.image, affine)
+    assert main(["segment", str(tmp_path / "scans"), str(tmp_path / "masks"), "--device", "cpu"]) == 0
+    row = json.loads((tmp_path / "masks" / "results.jsonl").read_text())
+    assert row["side"] in ("left", "right") and row["lesions"]
+    # From left to right over the canvas, as the mouse would: the patient's right is on the left of the picture.
+    script = """
+    const canvas = document.getElementById("viewer-canvas"), box = canvas.getBoundingClientRect(), seen = [];
+    for (let n = 1; n < 40; n++) {
+      const [x, y] = [box.left + box.width * n / 40, box.top + box.height * 0.45];
+      const at = { bubbles: true, button: 0, clientX: x, clientY: y };
+      canvas.dispatchEvent(new MouseEvent("mousedown", at));
+      canvas.dispatchEvent(new MouseEvent("mouseup", at));
+      await wait();
+      seen.push(text("viewer-text"));
+    }
+    done(seen);"""
+    page = acted(tmp_path / "masks", tmp_path, script)
+    seen, errors = browse(address(page, "p"), tmp_path)
+    found = re.search(r'data-done="([^"]*)"', seen)
+    assert found, errors[-2000:]
+    told = [re.fullmatch(r"slice (\d+), column (\d+), row (\d+), (\d+) mm (left|right) of the midline: (.*)", one)
+            for one in json.loads(html.unescape(found[1]))]  # fmt: skip
+    told = [one for one in told if one]
+    assert len(told) > 20
+    sides = [one[5] for one in told]
+    assert sides[0] == "right" and sides[-1] == "left" and sides == sorted(sides, reverse=True)
+    mask = np.asarray(nib.load(tmp_path / "masks" / "p_ich.nii.gz").dataobj)
+    for one in told:  # what stands there is what the file holds there
+        number, column, line = (int(one[n]) - 1 for n in (1, 2, 3))
+        inside = "in the mask" in one[6]
+        around = mask[max(0, column - 3) : column + 4, max(0, line - 3) : line + 4, number]
+        assert around.any() if inside else not around.all()
+        assert not inside or one[5] == row["side"]
+
+
+@needs_browser
+def test_it_prints_with_its_pictures(out, tmp_path):
+    pdf = tmp_path / "report.pdf"
+    browse(address(out / "report.html"), tmp_path, f"--print-to-pdf={pdf}")
+    content = pdf.read_bytes()
+    assert content.startswith(b"%PDF") and content.count(b"/Subtype /Image") + content.count(b"/Subtype/Image") >= 3
+
+
+def test_many_scans_are_on_pages(out, tmp_path, monkeypatch):
+    monkeypatch.setattr("ichseg.report.page.PAGE_SCANS", 2)
+    copy = shutil.copytree(out, tmp_path / "out")
+    rows = [json.loads(line) for line in (out / "results.jsonl").read_text(encoding="utf-8").splitlines()]
+    facts = json.loads((out / "report.json").read_text())
+    (copy / "report-9.html").write_text("an earlier run's")
+    write_report(copy, rows, facts)
+    assert sorted(p.name for p in copy.glob("report*.html")) == ["report-2.html", "report.html"]
+    first, second = ((copy / name).read_text(encoding="utf-8") for name in ("report.html", "report-2.html"))
+    assert first.count('id="picture-') == 2 and second.count('id="picture-') == 1
+    assert first.count("<tr") - 1 == 4 and second.count("<tr") - 1 == 1
+    assert first.count('data-page="report-2.html"') == 1 and '<a href="report-2.html">' in first
+    assert '<a href="report.html">' in second and "Flagged: review" in first and "Flagged: review" not in second
+    write_report(copy, rows[:2], facts)
+    assert [p.name for p in copy.glob("report*.html")] == ["report.html"]
+
+
+def test_notes_are_no_reason_to_look(out, tmp_path):
+    copy = shutil.copytree(out, tmp_path / "out")
+    rows = [json.loads(line) for line in (out / "results.jsonl").read_text(encoding="utf-8").splitlines()]
+    for row in rows:
+        if row["status"] == "flagged":
+            row["message"] += "; note: clipped"
+        elif row["status"] == "ok":
+            row["message"] = "note: clipped"
+    page = write_report(copy, rows, json.loads((out / "report.json").read_text())).read_text(encoding="utf-8")
+    attention = page[page.index("Flagged: review") : page.index("All scans")]
+    assert "8-bit" in attention and "note:" not in attention and page.count("note: clipped") >= 3
+
+
+def test_a_gallery_names_scan_and_slice(tmp_path, monkeypatch):
+    from ichseg.report import gallery
+
+    named = []
+    monkeypatch.setattr(gallery, "labeled", lambda picture, text: named.append(text) or picture)
+    made = phantom_scan(seed=2, size=64, slices=6)
+    write_volume(tmp_path / "head_7.nii.gz", made.image, made.affine)
+    write_volume(tmp_path / "mask.nii.gz", (made.label > 0).astype(np.uint8), made.affine)
+    judged = [
+        gallery.Judged(str(tmp_path / "head_7.nii.gz"), str(tmp_path / "mask.nii.gz"), None, n, n > 2, n)
+        for n in (2, 4)
+    ]
+    gallery.slice_gallery(judged, tmp_path / "gallery.png")
+    assert sorted(named) == ["head_7, slice 3", "head_7, slice 5"] and (tmp_path / "gallery.png").is_file()
+
+
+def test_long_labels_are_cut_at_the_front():
+    from ichseg.report.montage import labeled
+
+    short = np.asarray(labeled(Image.new("RGB", (64, 64)), "x" * 200))
+    assert short.shape == (64, 64, 3) and short[:20].any() and not short[30:].any()
