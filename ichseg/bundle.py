@@ -17,8 +17,8 @@ from typing import Any
 import yaml
 
 from ichseg.errors import INTERRUPTED, USAGE, IchsegError, chain, first_cause, is_set_up, one_line
+from ichseg.overrides import check_nested, check_numbers, check_value
 
-SIZE_STEP = 32  # what the networks halve
 # What ``monai.bundle run`` itself takes.
 RUN_ARGUMENTS = ("run_id", "init_id", "final_id", "meta_file", "config_file", "logging_file", "tracking", "args_file",
                  "workflow_type", "workflow_name", "workflow", "bundle_root", "help")  # fmt: skip
@@ -149,42 +149,6 @@ def parse_settings(bundle: str, config: str, settings: Sequence[str]) -> dict[st
     return given
 
 
-def check_value(name: str, default: Any, value: Any) -> None:
-    """A value given for a key of a config is of the kind of the config's own.
-
-    Args:
-        name: what to call it by.
-        default: the config's value; None, text, lists and dictionaries allow any other.
-        value: the one given.
-
-    Raises:
-        IchsegError: it is not, or it is text that MONAI would change.
-    """
-    if isinstance(value, str) and value[:1] in ("@", "$", "%"):
-        return
-    if isinstance(default, bool) and not isinstance(value, bool):
-        raise IchsegError(f"{name}: expected true or false, not '{value}'")
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if isinstance(default, int | float) and not isinstance(default, bool) and not number:
-        raise IchsegError(f"{name}: expected a number, not '{value}'")
-    if isinstance(value, str) and "#" in value:
-        raise IchsegError(f"{name}: MONAI reads the '#' of '{value}' as '::'; rename it or use an option of 'ichseg'")
-
-
-def check_numbers(values: Mapping[str, Any]) -> None:
-    """Size, epochs, batch size and workers are what training can take.
-
-    Raises:
-        IchsegError: names the one that is not.
-    """
-    size = values.get("size")
-    if isinstance(size, int) and (size <= 0 or size % SIZE_STEP):
-        raise IchsegError(f"size {size} must be a multiple of {SIZE_STEP}")
-    for key, least in (("epochs", 1), ("batch_size", 1), ("num_workers", 0)):
-        if isinstance(value := values.get(key), int | float) and value < least:
-            raise IchsegError(f"{key} must be at least {least}, not {value}")
-
-
 def _values(file: Path) -> dict[str, Any]:
     return (yaml.safe_load(file.read_text(encoding="utf-8")) or {}) if file.is_file() else {}
 
@@ -246,42 +210,6 @@ def _check_content(file: Path, content: Mapping[str, Any]) -> None:
     for key in content:
         if key not in known and (near := difflib.get_close_matches(key, own, 1, 0.8)):
             raise IchsegError(f"{key}: not a key of {file}; did you mean {near[0]}?")
-
-
-def check_nested(name: str, key: str, content: Mapping[str, Any], value: Any) -> None:
-    """A nested key such as ``postprocessing::transforms::4::threshold`` leads somewhere that takes a value.
-
-    Args:
-        name: what to call it by.
-        key: the key.
-        content: the config.
-        value: the one given.
-
-    Raises:
-        IchsegError: a part of it is not there, or what the value is for does not take it.
-    """
-    from ichseg.check.names import near
-    from ichseg.check.targets import doubts_of_target
-
-    *path, last = re.split("::|#", key)
-    inner: Any = content
-    for part in path:
-        if isinstance(inner, Mapping) and part in inner:
-            inner = inner[part]
-        elif isinstance(inner, list) and part.isdigit() and int(part) < len(inner):
-            inner = inner[int(part)]
-        else:
-            there = f"0 to {len(inner) - 1}" if isinstance(inner, list) else ", ".join(inner) if inner else "nothing"
-            hint = near(part, list(inner)) if isinstance(inner, Mapping) else ""
-            raise IchsegError(f"{name}: there is no '{part}' in the config{hint} (there is {there})")
-    if isinstance(inner, list) and not (last.isdigit() and int(last) < len(inner)):
-        raise IchsegError(f"{name}: there is no '{last}' in the config (there is 0 to {len(inner) - 1})")
-    if isinstance(inner, Mapping) and isinstance(inner.get("_target_"), str):
-        for own, doubt in doubts_of_target({**inner, last: value}):
-            if own == last:
-                raise IchsegError(f"{name}: {doubt}")
-    elif isinstance(inner, Mapping) and last not in inner:
-        raise IchsegError(f"{name}: there is no '{last}' in the config{near(last, list(inner))}")
 
 
 def _given(words: Sequence[str]) -> dict[str, str]:

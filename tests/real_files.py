@@ -6,6 +6,7 @@ python tests/real_files.py FOLDER        # make them, to try a program on
 from __future__ import annotations
 
 import sys
+from functools import cache
 from pathlib import Path
 
 import nibabel as nib
@@ -16,6 +17,7 @@ from ichseg.synthetic.phantom import phantom_scan
 SIZE, SLICES = 128, 16
 
 
+@cache
 def phantom(**settings):
     """(image int16 HU, label uint8, affine)."""
     made = phantom_scan(seed=2, **{"size": SIZE, "slices": SLICES, **settings})

@@ -158,11 +158,11 @@ def test_no_report_if_none_is_wanted(out, tmp_path):
     assert (tmp_path / "report.json").is_file()
 
 
-needs_browser = pytest.mark.skipif(not any(map(shutil.which, BROWSERS)), reason="there is no Chromium")
+needs_browser = pytest.mark.usefixtures("browser")
 BROWSER_WORDS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--enable-unsafe-swiftshader", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--window-size=1000,900",
-    "--virtual-time-budget=120000",
+    "--disable-dev-shm-usage", "--virtual-time-budget=120000",
 ]  # fmt: skip
 
 
@@ -173,6 +173,19 @@ def browse(page, tmp_path, *words):
     command = [browser, *BROWSER_WORDS, f"--user-data-dir={tmp_path / 'profile'}", *words, page]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return re.sub(r"<script.*?</script>", "", done.stdout, flags=re.S), done.stderr
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """A skip where no browser is, or where it shows nothing: that is not the page's fault."""
+    if not any(map(shutil.which, BROWSERS)):
+        pytest.skip("there is no Chromium")
+    folder = tmp_path_factory.mktemp("browser")
+    script = "document.body.id = document.createElement('canvas').getContext('webgl2') ? 'works' : 'flat'"
+    (folder / "probe.html").write_text(f"<html><body><script>{script}</script></body></html>")
+    seen, _ = browse(address(folder / "probe.html"), folder)
+    if 'id="works"' not in seen:
+        pytest.skip("Chromium has no WebGL 2" if 'id="flat"' in seen else "Chromium does not start")
 
 
 def address(path, view=""):

@@ -16,6 +16,7 @@ import ichseg
 from ichseg.cli import main
 from ichseg.errors import NotAScan
 from ichseg.folder import list_scans
+from ichseg.folder.measure_masks import measure_folder
 from ichseg.io import read_volume
 
 
@@ -61,6 +62,16 @@ def test_unequal_distances_are_told_by_the_copy(ran):
     assert rows["alone_Eq_1"]["status"] == "ok"
     assert [scan for scan in list_scans(folder / "scans" / "uneven_Eq_1.nii.gz") if "skip" in scan] == []
     assert any("not equally" in flag for flag in read_volume(folder / "scans" / "uneven.nii.gz").flags)
+
+
+def test_measuring_masks_of_both_says_so(ran):
+    folder, _, _ = ran
+    for name in ("uneven", "uneven_Eq_1", "alone_Eq_1"):
+        (folder / "both").mkdir(exist_ok=True)
+        (folder / "both" / f"{name}_ich.nii.gz").write_bytes((folder / "masks" / "uneven_ich.nii.gz").read_bytes())
+    rows = {row["case"]: row for row in measure_folder(folder / "both").rows}
+    assert "counted twice" in rows["uneven_Eq_1"]["message"] and rows["uneven_Eq_1"]["status"] == "flagged"
+    assert rows["uneven"]["status"] == rows["alone_Eq_1"]["status"] == "ok"
 
 
 def test_coronal_slices_are_segmented_as_acquired_and_flagged(ran):

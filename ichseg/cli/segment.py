@@ -35,8 +35,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ichseg.bundle import check_numbers, run_bundle, weight_file
+    from ichseg.bundle import run_bundle, weight_file
     from ichseg.io.folder import check_output_folder
+    from ichseg.overrides import check_numbers
 
     check_numbers({"size": args.size, "batch_size": args.batch_size})
     check_output_folder(args.output)

@@ -48,8 +48,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ichseg.bundle import check_numbers
     from ichseg.data.datalist import check_folds, load_datalist
+    from ichseg.overrides import check_numbers
 
     scans = load_datalist(args.datalist, require=("slice_labels",))
     if args.members < 1:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ichseg.bundle import check_numbers, parse_settings, run_bundle
+from ichseg.bundle import parse_settings, run_bundle
 from ichseg.data import check_folds, load_datalist, parse_folds
 from ichseg.defaults import ARCHITECTURES, PAPER_EPOCHS, PAPER_SIZE, TEST_FOLDS, TRAIN_FOLDS, VAL_FOLDS
 from ichseg.devices import pick_device
@@ -22,6 +22,7 @@ from ichseg.experiments.counting import Chains, fold_of, read_counts, rule_of, w
 from ichseg.experiments.sweep import Counts
 from ichseg.io import scan_name
 from ichseg.networks import classifier_settings, segmenter_settings
+from ichseg.overrides import check_numbers
 from ichseg.provenance import Record
 
 # Keys of generate.yaml that make the difference between rows, or that a study sets itself.

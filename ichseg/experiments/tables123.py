@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ichseg.bundle import SIZE_STEP
 from ichseg.data import load_datalist
 from ichseg.defaults import PAPER_PAIR
 from ichseg.errors import IchsegError
@@ -28,6 +27,7 @@ from ichseg.experiments.study import REAL, Study
 from ichseg.experiments.sweep import MASK, threshold_at
 from ichseg.experiments.writing import CHOICES_EXPLAINED, save, set_title
 from ichseg.io.tables import markdown_table
+from ichseg.overrides import SIZE_STEP
 from ichseg.report.plots import horizontal_chart
 
 PAIRS = {

@@ -18,6 +18,7 @@ from ichseg.inference.images import NAME, Image, affine_of, given_affine, given_
 from ichseg.io import find_nifti, read_mask, scan_name, slice_axis
 from ichseg.io.folder import MASK_POSTFIXES, PROBABILITY_POSTFIX
 from ichseg.io.geometry import SIDE_UNKNOWN, same_grid
+from ichseg.io.other_files import original_of
 from ichseg.metrics import measure_mask
 
 MOST_CODES = 64
@@ -96,6 +97,7 @@ def measure_folder(
     scans = None if images is None else _scans_by_case(Path(images))
     results = Results(output if output is not None else root, [str(path) for path in found], "measures")
     names = {_case(path, root) for path in found}
+    cases = {_without_postfix(name) for name in names}
     for path in progress(found):
         name = _case(path, root)
         case = _without_postfix(name)
@@ -104,6 +106,8 @@ def measure_folder(
         try:
             image = None if scans is None else scans.get(None) or scans.get(_without_postfix(name)) or scans.get(name)
             measured, doubts = measure_with_doubts(path, image=image)
+            if (copied := original_of(_without_postfix(name))) is not None and copied[0] in cases:
+                doubts.append(f"of a copy of {copied[0]}, {copied[1]}: one patient is counted twice")
             if scans is not None and image is None:
                 doubts.append(f"no scan with this name in {images}; side unknown")
             row |= {**measured, "status": "flagged" if doubts else "ok", "message": "; ".join(doubts)}

@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from monai.transforms import Compose, SaveImaged
 
-from ichseg.bundle import BundleParts, check_numbers, config_file, config_values, weight_file
+from ichseg.bundle import BundleParts, config_file, config_values, weight_file
 from ichseg.errors import IchsegError
 from ichseg.inference.images import NAME, Image, as_tensor, given_volume, header_of, is_sitk, sitk_like
 from ichseg.io import image_like, read_header, save_image, write_like
 from ichseg.io.nifti import is_nifti
 from ichseg.networks import segmenter_settings
+from ichseg.overrides import check_numbers
 from ichseg.transforms.mask import HemorrhageMaskd
 
 BUNDLE = "ich_segmentation"

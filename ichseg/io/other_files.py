@@ -43,9 +43,9 @@ def other_picture(path: Path, stored: np.ndarray, affine: np.ndarray) -> str | N
     return None
 
 
-def original_of(path: Path) -> tuple[str, str] | None:
-    """Name of the scan of which a file is a resampled copy by its name, and how it was resampled; None for others."""
-    found = COPY.fullmatch(scan_name(path))
+def original_of(name: str) -> tuple[str, str] | None:
+    """Name of the scan of which one is a resampled copy by its name, and how it was resampled; None for others."""
+    found = COPY.fullmatch(name)
     if found is None or not (found["tilt"] or found["equal"]):
         return None
     how = "interpolated to equal slice distances" if found["equal"] else "resampled to take out the gantry tilt"
@@ -58,7 +58,7 @@ def copies(paths: Iterable[Path]) -> dict[Path, str]:
     names = {(path.parent, scan_name(path)): path for path in paths}
     found = {}
     for path in paths:
-        told = original_of(path)
+        told = original_of(scan_name(path))
         if told is not None and (original := names.get((path.parent, told[0]))) is not None:
             found[path] = f"a copy of {original.name}, {told[1]}: one patient is not counted twice"
     return found
