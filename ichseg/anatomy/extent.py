@@ -11,6 +11,11 @@ HEAD_CM2 = 50.0  # area of a slice that may be a head's
 UPPER_MM = 100.0  # below the vertex neither chin nor shoulders come into view
 CUT_MM, CUT_SHARE = 30.0, 0.2  # skin, nose and ears may touch the edge; this much in this share of slices is a cut
 TWIN_SHARE, GAP_SHARE = 0.4, 0.3
+FEW_SLICES, MOST_SLICES = 5, 300
+AIR_RANGE, AIR_SHARE = (-1020.0, -900.0), 0.03
+ORDER_STEP, ORDER_HU = 2, (-100.0, 200.0)
+# A slice that is so much nearer to one far away than to its neighbor; in scans in order it was never nearer.
+TWICE_SHARE, OUT_OF_ORDER = 0.3, 0.6
 MOST_MM = 280.0  # a head with its neck
 MOST_CM2 = 400.0  # adults have 160 to 260 in their largest slice
 NOT_A_HEAD = "not a head?"
@@ -24,7 +29,8 @@ def extent_doubts(hounsfield: np.ndarray, affine: np.ndarray, axis: int) -> list
         affine: (4, 4) voxel-to-RAS matrix in mm.
         axis: array axis (0, 1, 2) that runs through the slices; nothing is said unless it runs from foot to head.
     """
-    areas, edges, twins, distance = slice_extents(hounsfield, affine, axis)
+    coarse, pixel, distance = _coarse(hounsfield, affine, axis)
+    areas, edges, twins = slice_extents(coarse, pixel)
     heads = np.flatnonzero(areas > HEAD_CM2 / 5)
     if not len(heads):
         return []
@@ -34,6 +40,9 @@ def extent_doubts(hounsfield: np.ndarray, affine: np.ndarray, axis: int) -> list
         doubts.append(f"{length:.0f} mm of the body from foot to head: marks below the head are not reliable")
     upper = slice(int(heads[0]), int(heads[0]) + max(1, round(UPPER_MM / distance)))
     whole = areas[upper] > HEAD_CM2
+    small = len(areas) >= FEW_SLICES and float(areas.max()) < HEAD_CM2
+    if small:
+        doubts.append(f"no slice of more than {areas.max():.0f} cm\u00b2: {NOT_A_HEAD} Is the voxel size right?")
     if whole.any():
         if (largest := float(areas[upper].max())) > MOST_CM2:
             doubts.append(f"a slice of {largest:.0f} cm\u00b2: {NOT_A_HEAD} Is the voxel size right?")
@@ -42,28 +51,60 @@ def extent_doubts(hounsfield: np.ndarray, affine: np.ndarray, axis: int) -> list
             doubts.append("the head is cut off at the edge of the field of view: the volume may be too small")
         if float(twins[upper][whole].mean()) > CUT_SHARE or _two_in_a_row(areas):
             doubts.append("two heads in one scan? Volumes are of both")
-    return doubts
+    return doubts or _order_doubts(coarse)
 
 
-def slice_extents(
-    hounsfield: np.ndarray, affine: np.ndarray, axis: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-    """Of some slices, from the head down: area of the largest piece of tissue in cm², how much of it lies at the edge
-    of the field of view in mm, whether another piece is nearly as large; and the distance of the slices in mm."""
+def _coarse(hounsfield: np.ndarray, affine: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray, float]:
+    """Slices (n, H, W) from the head down on a coarse grid, the edges of a pixel and the distance of slices in mm."""
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     steps = [max(1, round(PIXEL_MM / mm)) for mm in spacing]
     steps[axis] = max(1, round(STEP_MM / spacing[axis]))
     coarse = np.moveaxis(hounsfield[tuple(slice(None, None, n) for n in steps)], axis, 0)
-    if affine[2, axis] > 0:
-        coarse = coarse[::-1]
-    pixel = np.delete(spacing * steps, axis)
+    coarse = coarse[::-1] if affine[2, axis] > 0 else coarse
+    return coarse, np.delete(spacing * steps, axis), float(spacing[axis] * steps[axis])
+
+
+def slice_extents(coarse: np.ndarray, pixel: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of slices (n, H, W): area of the largest piece of tissue in cm², how much of it lies at the edge of the field of
+    view in mm, and whether another piece is nearly as large."""
     least = max(TISSUE_HU, float(coarse.min()))
-    found = [_slice_extent(one, least, pixel) for one in coarse]
+    padding = _padding(coarse)
+    found = [_slice_extent(one, least, pixel, padding) for one in coarse]
     areas, edges, twins = (np.array(column) for column in zip(*found, strict=True))
-    return areas, edges, twins, float(spacing[axis] * steps[axis])
+    return areas, edges, twins
 
 
-def _slice_extent(one: np.ndarray, least: float, pixel: np.ndarray) -> tuple[float, float, bool]:
+def _padding(coarse: np.ndarray) -> float | None:
+    """The one value in all corners, if it is not that of air: then it surrounds the field of view."""
+    corners = coarse[:, [0, 0, -1, -1], [0, -1, 0, -1]]
+    value = float(corners.flat[0])
+    if not (corners == value).all():
+        return None
+    if value > float(coarse.min()) + 100:
+        return value
+    air = (coarse > AIR_RANGE[0]) & (coarse < AIR_RANGE[1]) & (coarse != value)
+    return value if float(air.mean()) > AIR_SHARE else None
+
+
+def _order_doubts(coarse: np.ndarray) -> list[str]:
+    """Slices that appear twice, or next to slices they do not belong to."""
+    small = coarse[:, ::ORDER_STEP, ::ORDER_STEP].clip(*ORDER_HU).reshape(len(coarse), -1).astype(np.float32)
+    if len(small) < FEW_SLICES or len(small) > MOST_SLICES:
+        return []
+    apart = np.stack([np.abs(small - one).mean(axis=1) for one in small])
+    next_to = np.diagonal(apart, 1)
+    tissue = small[:-1].max(axis=1) > 0
+    if tissue.any() and float((next_to[tissue] == 0).mean()) > TWICE_SHARE:
+        return ["slices appear twice: volumes are too large"]
+    places = np.arange(len(small))
+    for number, gap in enumerate(next_to):
+        far = (np.abs(places - number) > 2) & (np.abs(places - number - 1) > 2)
+        if far.any() and max(apart[number, far].min(), apart[number + 1, far].min()) < OUT_OF_ORDER * gap:
+            return ["slices are not in order, or from more than one scan: volumes and lesions are unreliable"]
+    return []
+
+
+def _slice_extent(one: np.ndarray, least: float, pixel: np.ndarray, padding: float | None) -> tuple[float, float, bool]:
     pieces, count = ndimage.label(ndimage.binary_opening(one > least))
     if not count:
         return 0.0, 0.0, False
@@ -71,7 +112,8 @@ def _slice_extent(one: np.ndarray, least: float, pixel: np.ndarray) -> tuple[flo
     order = np.argsort(sizes)[::-1]
     largest = pieces == 1 + order[0]
     twin = count > 1 and sizes[order[1]] > max(HEAD_CM2, TWIN_SHARE * sizes[order[0]])
-    outside = np.pad(one < PADDING_HU, 1, constant_values=True)
+    beyond = (one < PADDING_HU) | (one == padding) if padding is not None else one < PADDING_HU
+    outside = np.pad(beyond, 1, constant_values=True)
     along = [outside[:-2, 1:-1] | outside[2:, 1:-1], outside[1:-1, :-2] | outside[1:-1, 2:]]
     at_edge = largest & (along[0] | along[1])
     return float(sizes[order[0]]), float(at_edge.sum() * pixel.mean()), bool(twin)

@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
 
     check_numbers({"size": args.size, "batch_size": args.batch_size})
     check_output_folder(args.output)
-    inputs = [Path(one).resolve() for one in args.input]
+    inputs = [Path(one).absolute() for one in args.input]  # a link keeps its name
     weights = weight_file(args.weights).resolve()
     overrides = {
         "dataset_dir": inputs[0] if len(inputs) == 1 else inputs,

@@ -97,8 +97,8 @@ class DenseCRF(nn.Module):
 
         Raises:
             ValueError: shapes do not fit, something is not a finite number, or values are those of logits, or of an
-                image in [0, 1] or [-1, 1].
-            RuntimeError: called while ``torch.jit.trace`` records, except with the exact backend.
+                image in [0, 1] or [-1, 1], or a standardized one.
+            RuntimeError: called while ``torch.jit.trace`` records.
         """
         return self._refined(*_checked(probabilities, image), spacing, strict=True)
 
@@ -107,10 +107,10 @@ class DenseCRF(nn.Module):
         return self._refined(*_checked(probabilities, image), spacing, strict=False)
 
     def _refined(self, p: Tensor, gray: Tensor, spacing: Sequence[float] | None, strict: bool) -> Tensor:
-        if torch.jit.is_tracing() and self.backend != "exact":
+        if torch.jit.is_tracing():
             raise RuntimeError(
                 "DenseCRF depends on the gray levels of each image and cannot be traced; trace the network "
-                "alone and call DenseCRF on its output, or use backend='exact'"
+                "alone and call DenseCRF on its output"
             )
         spacing = self.spacing if spacing is None else checked_spacing(spacing)
         scale = [1.0] * (p.ndim - 2) if spacing is None else [1.0 / s for s in spacing]
@@ -121,12 +121,12 @@ class DenseCRF(nn.Module):
         if p.numel() == 0:
             return p
         if strict:
-            _check_ranges(p, gray)
+            _check_ranges(p, gray, self.intensity_sigma)
         with torch.autocast(p.device.type, enabled=False):
             if self.backend == "pydensecrf":
                 return self._lattice(_log(p), gray, scale)
             kernels = self._maker(gray, scale)
-            if p.device.type != "cpu" or len(p) == 1 or torch.jit.is_tracing():
+            if p.device.type != "cpu" or len(p) == 1:
                 return self._mean_field(p, kernels(gray))
             weights = (self.spatial_weight, self.bilateral_weight)
             tracked = any(isinstance(one, Tensor) and one.requires_grad for one in (p, *weights))
@@ -282,7 +282,7 @@ def _normalized(kernel: Filter, ones: Tensor, weight: float | Tensor) -> Filter:
     return weighted
 
 
-def _check_ranges(p: Tensor, gray: Tensor) -> None:
+def _check_ranges(p: Tensor, gray: Tensor, intensity_sigma: float) -> None:
     """Refuse what people hand over by mistake: logits, and images on another scale; each image of a batch counts."""
     low, high = (float(v) for v in torch.aminmax(p.detach()))
     if low < -ROUNDING or high > 1 + ROUNDING:
@@ -292,7 +292,12 @@ def _check_ranges(p: Tensor, gray: Tensor) -> None:
     flat = gray.flatten(1)
     darkest, brightest = flat.amin(1), flat.amax(1)
     # An image of one value is as good on any scale.
-    small = (brightest > darkest) & (darkest >= -1 - ROUNDING) & (brightest <= 1 + ROUNDING)
+    spread = brightest - darkest
+    small = (spread > 0) & (darkest >= -1 - ROUNDING) & (brightest <= 1 + ROUNDING)
+    # Gray levels that hardly differ for the kernel are those of a standardized image, unless they are whole numbers.
+    narrow = (spread > 0) & (spread < intensity_sigma / math.sqrt(3))
+    if bool(narrow.any()):
+        small |= narrow & (flat != flat.round()).any(1)
     if bool(small.any()):
         number = int(small.nonzero()[0])
         which = "the image" if len(gray) == 1 else f"image {number} of the batch"

@@ -6,11 +6,13 @@ import codecs
 import csv
 import io
 import math
+import re
 from pathlib import Path
 
 from ichseg.errors import IchsegError
 
 COLUMNS, PATIENT = ("case", "slice_number", "hemorrhage"), "patient"
+PATIENT_NAMES = ("patient_id", "patientid", "patient_number", "subject", "subject_id")
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 BYTE_ORDER_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 YES_NO = {"yes": 1, "true": 1, "no": 0, "false": 0}
@@ -29,7 +31,10 @@ def read_label_table(path: Path) -> tuple[dict[str, dict[int, int]], dict[str, s
         IchsegError: names the file, the line, and what was found there.
     """
     text = _text(path)
-    lines = text.splitlines()
+    lines, first_line = text.splitlines(), 1
+    if lines and re.fullmatch(r"\W*sep=.\s*", lines[0]):  # how Excel is told the separator
+        text, lines = text.split("\n", 1)[-1], lines[1:]
+        first_line = 2
     heading = next((line for line in lines if line.strip()), "")
     if not heading:
         raise IchsegError(f"{path}: the table is empty")
@@ -37,19 +42,22 @@ def read_label_table(path: Path) -> tuple[dict[str, dict[int, int]], dict[str, s
     rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True))
     first = next(number for number, row in enumerate(rows) if any(cell.strip() for cell in row))
     names = [cell.strip().lower().replace(" ", "_") for cell in rows[first]]
-    for column in COLUMNS:
-        if column not in names:
+    names = [PATIENT if name in PATIENT_NAMES else name for name in names]
+    for column in (*COLUMNS, PATIENT):
+        if column != PATIENT and column not in names:
             raise IchsegError(
-                f"{path}: line {first + 1}: no column '{column}'; found {', '.join(names)} (separated by "
+                f"{path}: line {first + first_line}: no column '{column}'; found {', '.join(names)} (separated by "
                 f"{SEPARATORS[separator]}); the heading must be {','.join(COLUMNS)}"
             )
         if names.count(column) > 1:
-            raise IchsegError(f"{path}: line {first + 1}: two columns are called '{column}'")
+            raise IchsegError(f"{path}: line {first + first_line}: two columns are called '{column}'")
     labels: dict[str, dict[int, int]] = {}
     patients: dict[str, str] = {}
-    for line, cells in enumerate(rows[first + 1 :], start=first + 2):
+    for line, cells in enumerate(rows[first + 1 :], start=first + first_line + 1):
         if not any(cell.strip() for cell in cells):
             continue
+        if any(cell.strip() for cell in cells[len(names) :]):
+            raise IchsegError(f"{path}: line {line}: {len(cells)} values, but the heading has {len(names)} columns")
         if len(cells) < len(names) and any(names[n] in COLUMNS for n in range(len(cells), len(names))):
             raise IchsegError(f"{path}: line {line}: {len(cells)} values, but the heading has {len(names)} columns")
         row = dict(zip(names, (cell.strip() for cell in cells), strict=False))
@@ -64,10 +72,13 @@ def read_label_table(path: Path) -> tuple[dict[str, dict[int, int]], dict[str, s
         if number in labels.get(case, {}):
             raise IchsegError(f"{path}: line {line}: slice {number} of case '{case}' appears twice")
         labels.setdefault(case, {})[number] = label
-        patients[case] = row.get(PATIENT) or case
+        patient = re.sub(r"(?<=\d)\.0+$", "", row.get(PATIENT, ""))  # 7.0 is patient 7
+        if patient and patients.setdefault(case, patient) != patient:
+            raise IchsegError(f"{path}: line {line}: case '{case}' is of patient {patients[case]} and of {patient}")
     if not labels:
         raise IchsegError(f"{path}: the table is empty")
-    return labels, patients
+    # A patient may stand in one row of a case alone, as in cells that were merged.
+    return labels, {case: patients.get(case, case) for case in labels}
 
 
 def _text(path: Path) -> str:

@@ -64,12 +64,13 @@ def prepare_nifti(
         for file in progress([files[name] for name in sorted(labels)]):
             name = scan_name(file)
             volume = read_volume(file)
+            for flag in volume.flags:
+                warn(f"{file}: {flag}")
             count = volume.array.shape[slice_axis(volume.affine)]
             numbers = sorted(labels[name])
             if numbers != list(range(1, count + 1)):
-                raise IchsegError(
-                    f"{table}: case '{name}' needs one row for each slice 1 to {count}, found {len(numbers)}"
-                )
+                found = f"{len(numbers)} rows with numbers {numbers[0]} to {numbers[-1]}"
+                raise IchsegError(f"{table}: case '{name}' needs one row for each slice 1 to {count}, found {found}")
             rows = [{"slice_number": n, "hemorrhage": labels[name][n]} for n in numbers]
             image = os.path.relpath(file.absolute(), output.absolute())
             entry = {"case": name, "patient": patients[name], "image": image}

@@ -12,7 +12,8 @@ from ichseg.data import SUBTYPES, load_datalist
 from ichseg.data.datalist import read_slice_table
 from ichseg.errors import IchsegError
 from ichseg.evaluation.truth import laid_on, prediction_files, probability_beside
-from ichseg.io import header_affine, read_mask, scan_name, slice_axis
+from ichseg.io import header_affine, header_doubts, read_mask, scan_name, slice_axis
+from ichseg.io.geometry import NO_ORIENTATION
 from ichseg.io.tables import write_json
 from ichseg.metrics import hemorrhage_volume, roc_auc
 from ichseg.report.gallery import Judged, slice_gallery
@@ -58,7 +59,7 @@ def evaluate_slices(
         mask, mask_affine = read_mask(file)
         # Labels are in the order of the scan's slices.
         affine = header_affine(scan["image"]) if Path(scan["image"]).is_file() else mask_affine
-        mask = laid_on(mask, mask_affine, affine, file, scan["image"])
+        mask = laid_on(mask, mask_affine, affine, file, scan["image"], NO_ORIENTATION in header_doubts(file) or None)
         axis = slice_axis(affine)
         areas.append((np.moveaxis(mask, axis, 0) > 0).sum(axis=(1, 2)))
         if len(areas[-1]) != len(scan["slice_labels"]):

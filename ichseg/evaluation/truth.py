@@ -14,13 +14,14 @@ from nibabel.orientations import io_orientation
 
 from ichseg.data import load_masked
 from ichseg.errors import IchsegError
-from ichseg.io import find_scans, read_mask, read_volume, scan_name, slice_axis, spacing_mm
+from ichseg.io import find_nifti, header_doubts, read_mask, read_volume, scan_name, slice_axis, spacing_mm
 from ichseg.io.folder import PROBABILITY_POSTFIX
-from ichseg.io.geometry import same_grid, turned
+from ichseg.io.geometry import NO_ORIENTATION, is_unit, same_grid, turned
 from ichseg.metrics.measures import voxel_ml
 
 logger = logging.getLogger(__name__)
 PREDICTION_ENDINGS = ("_ich", "_pseudo", "")
+SAME_SIZE = 1.02  # times: voxels of one scan differ by rounding only
 FEW_CASES = 20  # that a message names
 TRUTH_ENDINGS = ("_mask", "_label", "_seg", "_gt", "_ich")
 
@@ -101,7 +102,9 @@ def true_scans(
         raise IchsegError(f"{truth}: a folder of masks has no folds; use a datalist")
     root = Path(truth)
     found: list[TrueScan] = []
-    for file in find_scans(truth):
+    for file in find_nifti(truth):  # corrected masks may still say in their headers who made them
+        if scan_name(file).endswith(PROBABILITY_POSTFIX):
+            continue
         stem = str(file.relative_to(root).with_name(_shortened(scan_name(file))))
         if cases is not None and stem not in cases:
             continue
@@ -157,41 +160,41 @@ def prediction_files(folder: str | Path, scans: Sequence[tuple[str, str]]) -> li
 def compare(scan: TrueScan, prediction: str | Path) -> Compared:
     """Read the masks of a scan, and the scan if there is one; only the annotated slices, slices first.
 
-    A prediction stored with turned or mirrored axes is turned back if it then fills the same space. A file that has
-    lost its affine is compared as stored. Spacing and volumes are those of the truth, or of the scan or the prediction
-    where the truth has lost its affine.
+    Masks stored with turned or mirrored axes are laid on the scan (or on the truth) if they then fill the same space.
+    A file that has lost its affine is compared as stored, and gives no spacing. Where files disagree on the size of a
+    voxel, most of them decide, or else the truth.
 
     Raises:
         IchsegError: shapes differ, or the axes are turned and the places do not fit. (Where the affines differ
             otherwise, a warning is logged.)
     """
     volume = None if scan.image is None else read_volume(scan.image)
-    found, found_affine = read_mask(prediction)
-    grids = {}
-    if scan.label is not None:
-        truth, truth_affine = read_mask(scan.label)
-        grids[str(scan.label)] = (truth.shape, truth_affine)
+    # What indices of slices refer to comes first: the scan, then the truth.
+    grids: dict[str, _Grid] = {}
     if volume is not None:
-        grids[str(scan.image)] = (volume.array.shape, volume.affine)
-    affines = [*(a for _, a in grids.values()), found_affine]
-    affine = next((a for a in affines if not _lost(a)), None)
+        grids[str(scan.image)] = _Grid(volume.array, volume.affine, NO_ORIENTATION in volume.flags)
+    for name in [scan.label, prediction] if scan.label is not None else [prediction]:
+        grids[str(name)] = _Grid(*read_mask(name), NO_ORIENTATION in header_doubts(name))
+    affine = next((g.affine for g in grids.values() if not g.lost), None)
     if affine is None:
-        affine = next((a for a in affines if not _unit(a)), affines[0])
-    if unknown := _unit(affine):
+        affine = next((g.affine for g in grids.values() if not is_unit(g.affine)), next(iter(grids.values())).affine)
+    if unknown := is_unit(affine):
         logger.warning("%s: no file of this scan has an affine; no milliliters, no millimeters", prediction)
-    found = laid_on(found, found_affine, affine, prediction, next(iter(grids), ""))
-    if scan.label is None:
-        truth = np.zeros(found.shape, np.int16)
-    for name, (shape, other) in grids.items():
-        if shape != found.shape:
-            raise IchsegError(f"{prediction}: shape {found.shape}, but {name} has {shape}")
-        if not np.allclose(affine, other, atol=0.1):
-            lost = " has lost its affine" if _lost(other) else ": affine differs from the other files'"
-            logger.warning("%s%s; compared voxel by voxel, as stored", name, lost)
+    known = {name: grid for name, grid in grids.items() if not grid.lost}
+    agreed = _most_agreed(known, str(scan.label), str(prediction))
+    measuring = affine if agreed is None else agreed
+    first = next(iter(grids))
+    laid = {name: laid_on(g.array, g.affine, affine, name, first, g.lost) for name, g in grids.items()}
+    found = laid[str(prediction)]
+    truth = np.zeros(found.shape, np.int16) if scan.label is None else laid[str(scan.label)]
+    for name, array in laid.items():
+        if array.shape != found.shape:
+            raise IchsegError(f"{prediction}: shape {found.shape}, but {name} has {array.shape}")
     probability = probability_beside(prediction, found.shape, affine)
     axis = slice_axis(affine)
     chosen = list(range(found.shape[axis])) if scan.slices is None else list(scan.slices)
-    spacing = spacing_mm(affine)
+    same_axes = np.array_equal(io_orientation(measuring), io_orientation(affine))
+    spacing = spacing_mm(measuring if same_axes else affine)
     in_plane = [s for i, s in enumerate(spacing) if i != axis]
 
     def taken(array: np.ndarray) -> np.ndarray:
@@ -200,38 +203,75 @@ def compare(scan: TrueScan, prediction: str | Path) -> Compared:
     return Compared(
         truth=taken(truth) > 0,
         prediction=taken(found) > 0,
-        hounsfield=None if volume is None else taken(volume.array),
+        hounsfield=None if volume is None else taken(laid[str(scan.image)]),
         spacing=(float(spacing[axis]), float(in_plane[0]), float(in_plane[1])),
         whole=len(chosen) == found.shape[axis],
         probability=None if probability is None else taken(probability),
-        voxel_ml=float("nan") if unknown else voxel_ml(affine),
+        voxel_ml=float("nan") if unknown else voxel_ml(measuring),
     )
 
 
-def laid_on(mask: np.ndarray, affine: np.ndarray, wanted: np.ndarray, name: str | Path, other: str) -> np.ndarray:
-    """The mask with its axes in the order and direction of another grid, or as stored where an affine is lost."""
-    laid, laid_affine = turned(mask, affine, wanted)
-    if np.array_equal(io_orientation(affine), io_orientation(wanted)):
-        if not np.allclose(affine, wanted, atol=0.1):
-            lost = " has lost its affine" if _lost(affine) else f": affine differs from {other}"
-            logger.warning("%s%s; compared voxel by voxel, as stored", name, lost)
-        return mask
-    if same_grid(laid.shape, laid_affine, laid.shape, wanted):
+@dataclass
+class _Grid:
+    """Voxels of one file, where they lie, and whether its header says so."""
+
+    array: np.ndarray
+    affine: np.ndarray
+    no_code: bool = False
+
+    @property
+    def lost(self) -> bool:
+        return self.no_code or _lost(self.affine)
+
+
+def _most_agreed(grids: dict[str, _Grid], label: str, prediction: str) -> np.ndarray | None:
+    """Of some files, the affine on whose voxel size most agree, and the truth's where none does; None of no file."""
+    sizes = {name: voxel_ml(grid.affine) for name, grid in grids.items()}
+    if not sizes:
+        return None
+    agreeing = {n: sum(max(a, b) < SAME_SIZE * min(a, b) for b in sizes.values()) for n, a in sizes.items()}
+    chosen = max(sizes, key=lambda name: (agreeing[name], name == label))
+    if agreeing[chosen] < len(sizes):
+        logger.warning("%s: voxel sizes differ between the files; that of %s is used", prediction, chosen)
+    return grids[chosen].affine
+
+
+def laid_on(
+    array: np.ndarray, affine: np.ndarray, wanted: np.ndarray, name: str | Path, other: str, lost: bool | None = None
+) -> np.ndarray:
+    """Voxels with their axes in the order and direction of another grid, or as stored where an affine is lost.
+
+    Args:
+        array: (X, Y, Z).
+        affine: its voxel-to-RAS matrix.
+        wanted: that of the other grid.
+        name, other: what to call the two in messages.
+        lost: True if ``affine`` says nothing; None: found out.
+
+    Raises:
+        IchsegError: the axes are turned, and the two do not fill the same space.
+    """
+    lost = _lost(affine) if lost is None else lost
+    if np.allclose(affine, wanted, atol=0.1):
+        return array
+    laid, laid_affine = turned(array, affine, wanted)
+    if not lost and same_grid(laid.shape, laid_affine, laid.shape, wanted):
         return laid
-    if _lost(affine) or _lost(wanted):
-        logger.warning("%s and %s: one of them has lost its affine; compared voxel by voxel, as stored", name, other)
-        return mask
-    raise IchsegError(f"{name}: its axes are turned against those of {other}, and it does not fill the same space")
+    if lost or _lost(wanted):
+        which = name if lost else other
+        logger.warning("%s has lost its affine; %s compared voxel by voxel, as stored", which, name)
+        return array
+    if not np.array_equal(io_orientation(affine), io_orientation(wanted)):
+        raise IchsegError(f"{name}: its axes are turned against those of {other}, and it does not fill the same space")
+    logger.warning("%s: affine differs from %s; compared voxel by voxel, as stored", name, other)
+    return array
 
 
 def _lost(affine: np.ndarray) -> bool:
-    """True for the affine of an array that was saved without that of its scan: no place, axes as they come."""
-    return bool(np.allclose(affine, np.diag(np.diag(affine)), atol=1e-4)) and (_unit(affine) or affine[0, 0] > 0)
-
-
-def _unit(affine: np.ndarray) -> bool:
-    """True for voxels of 1 mm at the origin, axes in any direction."""
-    return bool(np.allclose(np.abs(affine), np.eye(4), atol=1e-4))
+    """True for the affine of an array that was saved without that of its scan: 1 mm voxels, or axes as they come."""
+    straight = np.allclose(affine[:3, :3], np.diag(np.diag(affine[:3, :3])), atol=1e-4)
+    unit = np.allclose(np.abs(affine[:3, :3]), np.eye(3), atol=1e-4)
+    return bool(straight and (unit or (affine[0, 0] > 0 and np.allclose(affine[:3, 3], 0, atol=1e-4))))
 
 
 def probability_beside(prediction: str | Path, shape: tuple[int, ...], affine: np.ndarray) -> np.ndarray | None:

@@ -14,10 +14,20 @@ from ichseg.anatomy import mask_doubts, midline_of
 from ichseg.errors import IchsegError, ScanError
 from ichseg.folder.results import Results
 from ichseg.folder.scans import scan_root
-from ichseg.inference.images import NAME, Image, affine_of, given_affine, given_array, given_volume, is_sitk, three_d
-from ichseg.io import find_nifti, read_mask, scan_name, slice_axis
+from ichseg.inference.images import (
+    NAME,
+    Image,
+    affine_of,
+    given_affine,
+    given_array,
+    given_volume,
+    is_sitk,
+    needs_affine,
+    three_d,
+)
+from ichseg.io import find_nifti, header_doubts, read_mask, scan_name, slice_axis
 from ichseg.io.folder import MASK_POSTFIXES, PROBABILITY_POSTFIX
-from ichseg.io.geometry import SIDE_UNKNOWN, same_grid
+from ichseg.io.geometry import LOST, SIDE_UNKNOWN, is_unit, same_grid
 from ichseg.io.other_files import original_of
 from ichseg.metrics import measure_mask
 
@@ -47,28 +57,31 @@ def measure_with_doubts(
     mask: Image, affine: np.ndarray | None = None, image: Image | None = None
 ) -> tuple[dict[str, Any], list[str]]:
     """:func:`measure`, and one short sentence per doubt."""
+    doubts: list[str] = []
     if isinstance(mask, str | Path):
         array, affine = read_mask(mask)
+        doubts += header_doubts(mask)
     elif isinstance(mask, np.ndarray | torch.Tensor) or is_sitk(mask):
         array, affine = given_array(mask, affine)
         array, affine = three_d(array, NAME), given_affine(affine)
+        doubts += [LOST] if is_unit(affine) else []
     else:
-        affine = affine_of(mask)[0]
+        affine, doubts = affine_of(mask)
         array = three_d(np.asanyarray(mask.dataobj), NAME)
     array = _checked(array)
-    doubts = _mask_doubts(array)
+    doubts += _mask_doubts(array)
     plane = None
     if image is not None:
-        volume = given_volume(image, affine if isinstance(image, np.ndarray | torch.Tensor) else None)
+        volume = given_volume(image, affine if needs_affine(image) else None)
         if not same_grid(array.shape, affine, volume.array.shape, volume.affine):
             doubts.append("the scan and the mask are not on the same grid; side unknown")
-        elif unknown := [flag for flag in volume.flags if flag in SIDE_UNKNOWN]:
-            doubts += unknown
         else:
             where = volume.array, volume.affine, slice_axis(volume.affine)
             plane = midline_of(*where)
-            doubts += mask_doubts(array, affine, *where, plane)
-    return measure_mask(array, affine, slice_axis(affine), plane), doubts
+            doubts += [*volume.flags, *mask_doubts(array, affine, *where, plane)]
+    if set(SIDE_UNKNOWN) & set(doubts):
+        plane = None
+    return measure_mask(array, affine, slice_axis(affine), plane), list(dict.fromkeys(doubts))
 
 
 def measure_folder(

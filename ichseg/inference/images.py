@@ -14,7 +14,7 @@ from monai.utils.enums import MetaKeys, SpaceKeys
 
 from ichseg.errors import ScanError
 from ichseg.io import Volume, checked_volume, read_volume
-from ichseg.io.geometry import believed_affine, usable
+from ichseg.io.geometry import LOST, believed_affine, is_unit, usable
 
 NAME = "the input image"
 # A SimpleITK image is one too; the package is imported only where one is given.
@@ -32,7 +32,8 @@ def given_volume(image: Image, affine: np.ndarray | None) -> Volume:
         return read_volume(image)
     if isinstance(image, np.ndarray | torch.Tensor) or is_sitk(image):
         array, affine = given_array(image, affine)
-        return checked_volume(three_d(array, NAME), given_affine(affine), NAME)
+        volume = checked_volume(three_d(array, NAME), given_affine(affine), NAME)
+        return replace(volume, flags=(LOST, *volume.flags)) if is_unit(volume.affine) else volume
     believed, flags = affine_of(image)
     volume = checked_volume(three_d(np.asanyarray(image.dataobj), NAME), believed, NAME)
     return replace(volume, flags=(*flags, *volume.flags))
@@ -44,9 +45,15 @@ def given_array(image: Any, affine: np.ndarray | None) -> tuple[np.ndarray, np.n
         return from_sitk(image)
     if isinstance(image, torch.Tensor):
         affine = np.asarray(image.affine) if isinstance(image, MetaTensor) and affine is None else affine
-        array = image.detach().cpu().numpy()
-        return (array[0] if array.ndim == 4 and len(array) == 1 else array), affine  # MONAI's channel axis
-    return image, affine
+        tensor = image.detach().cpu()
+        image = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    # With MONAI's channel axis, unless it is a volume of one row.
+    return (image[0] if image.ndim == 4 and len(image) == 1 and image.shape[3] > 1 else image), affine
+
+
+def needs_affine(image: Any) -> bool:
+    """True for what does not say where it lies: arrays, and tensors without meta data."""
+    return isinstance(image, np.ndarray | torch.Tensor) and not isinstance(image, MetaTensor)
 
 
 def is_sitk(image: Any) -> bool:

@@ -18,7 +18,8 @@ DISAGREEMENT = 0.02
 NO_ORIENTATION = "no orientation code in the header: left and right are unreliable"
 TILTED = "tilted gantry (sheared grid): volumes are right only if the slices are equally far apart"
 SIDES_DIFFER = "sform and qform disagree on left and right: the side is unknown"
-SIDE_UNKNOWN = (NO_ORIENTATION, SIDES_DIFFER)
+LOST = "voxels of 1 mm at the origin: has the file lost its affine? Volumes and side are unknown"
+SIDE_UNKNOWN = (NO_ORIENTATION, SIDES_DIFFER, LOST)
 NOT_AXIAL = "the thick axis does not run from foot to head: not an axial scan? The mask is unreliable"
 THICK = 1.5  # times the next longer edge of a voxel: slices were acquired across this axis
 # NIfTI's codes for meter and micron, in mm; without a code, or with millimeter's, lengths are in mm.
@@ -87,6 +88,11 @@ def usable(affine: np.ndarray) -> bool:
     return bool(np.isfinite(affine).all() and abs(np.linalg.det(np.asarray(affine)[:3, :3])) > 1e-9)
 
 
+def is_unit(affine: np.ndarray) -> bool:
+    """True for voxels of 1 mm at the origin, axes in any direction: an array that was saved without its affine."""
+    return bool(np.allclose(np.abs(affine), np.eye(4), atol=1e-4))
+
+
 def believed_affine(header: nib.Nifti1Header) -> tuple[np.ndarray, list[str]]:
     """The affine of a header, and what is doubtful about it.
 
@@ -124,6 +130,8 @@ def believed_affine(header: nib.Nifti1Header) -> tuple[np.ndarray, list[str]]:
     if sform is not None and qform is not None and usable(qform) and affine is sform and _sides_differ(sform, qform):
         flags.append(SIDES_DIFFER)
     affine = np.diag([mm, mm, mm, 1.0]) @ affine
+    if is_unit(affine):
+        flags.append(LOST)
     if shear(affine) > SHEAR:
         flags.append(TILTED)
     elif not np.allclose(spacing_mm(affine), np.abs(sizes), rtol=DISAGREEMENT):

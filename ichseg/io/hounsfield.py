@@ -33,6 +33,10 @@ SPIKE_SHARE = 0.002  # of voxels with the very same lowest or highest value: pad
 TALL_PEAK = 0.04  # of the tallest peak: bone is broad and stays below it
 BINS = 400
 # In a head with its skull this share of what is no air is bone, or more.
+AIR_HU, AIR_SLACK, LOWEST_STORED = -1000.0, 12.0, -1024.0
+MOST_PADDING, LOWEST_AIR = -1100.0, -950.0  # between them lies air, if not at its place
+FAR_BELOW = 300.0  # what lies as far below brain is neither fat nor water
+SCALED_BRAIN = (18.0, 38.0)  # brain, if the lowest value is air
 STORED = 500.0  # soft tissue above it, with air 1,000 lower, stands in stored numbers
 WRAPPED_HU = -1200.0
 BONE_SHARE, BONE_ABOVE_BRAIN = 0.025, 60.0
@@ -47,6 +51,8 @@ class Grays:
         low, high: ends.
         tissue: peak of soft tissue.
         air: peak of air at the right distance below it, or None.
+        peaks: values of the tall peaks.
+        spikes: ends that are one value in many voxels: padding, or the end of a window.
         border: median along the edges of the slices.
         center: median of the middle half of the slices.
     """
@@ -55,6 +61,8 @@ class Grays:
     high: float
     tissue: float
     air: float | None
+    peaks: tuple[float, ...]
+    spikes: tuple[float, ...]
     border: float
     center: float
 
@@ -98,7 +106,7 @@ def find_grays(array: np.ndarray) -> Grays:
     pairs = [(tissue, air) for tissue in peaks for air in (*peaks, *spikes)
              if abs(tissue - air - AIR_TO_TISSUE) < APART]  # fmt: skip
     tissue, air = max(pairs) if pairs else (max(peaks), None)
-    return Grays(float(array.min()), float(array.max()), tissue, air, border, center)
+    return Grays(float(array.min()), float(array.max()), tissue, air, tuple(peaks), tuple(spikes), border, center)
 
 
 def _peaks(values: np.ndarray) -> list[float]:
@@ -149,7 +157,7 @@ def _end_doubts(grays: Grays, known: bool) -> tuple[list[str], list[str]]:
         doubts.append(f"no values below {grays.low:g}: clipped to a window, or not CT")
     elif known and grays.high < CLIP_HIGH:
         doubts.append(f"no values above {grays.high:g}: clipped to a window, or not CT")
-    elif grays.low > UNCLIPPED:
+    elif grays.low > UNCLIPPED or (known and grays.low > LOWEST_AIR and grays.low in grays.spikes):
         notes.append(f"no values below {grays.low:g} HU: clipped to a window")
     return doubts, notes
 
@@ -165,9 +173,26 @@ def _level_doubts(array: np.ndarray, grays: Grays) -> list[str]:
         return ["almost no voxels have the gray level of brain: not Hounsfield units? "
                 f"{where}{UNRELIABLE.capitalize()}"]  # fmt: skip
     if not BRAIN_HU[0] <= level <= BRAIN_HU[1]:
-        return [f"brain is near {level:.0f} instead of 35 HU: wrong rescale slope? {UNRELIABLE.capitalize()}"]
-    if grays.low < UNCLIPPED and grays.air is None and grays.tissue > level - APART:
-        return [f"no air near -1,000 HU below tissue near {grays.tissue:.0f}: wrong rescale slope, or padding? "
+        return [f"soft tissue is near {level:.0f} instead of 35 HU: no brain, contrast, or a wrong rescale slope? "
+                f"{UNRELIABLE.capitalize()}"]  # fmt: skip
+    return _air_doubts(grays, level)
+
+
+def _air_doubts(grays: Grays, level: float) -> list[str]:
+    """Air of a scan that has it lies near -1,000 HU; brain at the right level does not say so by itself."""
+    if grays.low > UNCLIPPED:
+        return []
+    airs = [value for value in (*grays.peaks, *grays.spikes) if value < level - FAR_BELOW]
+    if any(abs(air - AIR_HU) <= AIR_SLACK for air in airs) or LOWEST_STORED in grays.spikes:
+        return []
+    beside = [air for air in airs if air in grays.peaks or MOST_PADDING < air < LOWEST_AIR]
+    if beside:
+        near = min(beside, key=lambda air: abs(air - AIR_HU))
+        return [f"air is near {near:,.0f} instead of -1,000 HU: wrong rescale slope or intercept? "
+                f"{UNRELIABLE.capitalize()}"]  # fmt: skip
+    scale = -grays.low / 1000
+    if grays.low in grays.spikes and SCALED_BRAIN[0] < level / scale < SCALED_BRAIN[1] and abs(scale - 1) > 0.1:
+        return [f"no air near -1,000 HU below tissue near {level:.0f}: wrong rescale slope, or padding? "
                 f"{UNRELIABLE.capitalize()}"]  # fmt: skip
     return []
 

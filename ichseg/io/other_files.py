@@ -6,20 +6,21 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from nibabel.orientations import io_orientation
 
-from ichseg.io.nifti import SUFFIXES, is_nifti, scan_name
+from ichseg.io.nifti import is_nifti, scan_name
 
 SCOUT_SLICES = 3
 # dcm2niix adds this to the names of copies that it resampled: tilt taken out, distances of the slices made equal.
 COPY = re.compile(r"(?P<name>.+?)(?P<tilt>_Tilt)?(?P<equal>_Eq)?_\d+", re.IGNORECASE)
 ROI = re.compile(r".+_ROI\d+", re.IGNORECASE)
 PLANES = ("sagittal", "coronal")
-OTHER_FORMATS = {".dcm": "DICOM", ".ima": "DICOM", ".nrrd": "NRRD", ".nhdr": "NRRD", ".mha": "MetaImage",
-                 ".mhd": "MetaImage", ".hdr": "Analyze", ".mgz": "MGH"}  # fmt: skip
+OTHER_FORMATS = {".dcm": "DICOM", ".dicom": "DICOM", ".ima": "DICOM", ".nrrd": "NRRD", ".nhdr": "NRRD",
+                 ".mha": "MetaImage", ".mhd": "MetaImage", ".hdr": "Analyze", ".mgz": "MGH", ".mgh": "MGH"}  # fmt: skip
 DICOM_PREAMBLE = 128
 
 
@@ -59,20 +60,45 @@ def copies(paths: Iterable[Path]) -> dict[Path, str]:
     found = {}
     for path in paths:
         told = original_of(scan_name(path))
-        if told is not None and (original := names.get((path.parent, told[0]))) is not None:
+        if told is None:
+            continue
+        wanted = [told[0], *_untilted(scan_name(path), told[0])]
+        original = next((names[path.parent, name] for name in wanted if (path.parent, name) in names), None)
+        if original is not None:
             found[path] = f"a copy of {original.name}, {told[1]}: one patient is not counted twice"
     return found
 
 
+def _untilted(name: str, original: str) -> list[str]:
+    """Of ``X_Tilt_Eq_1``, whose original may be gone: ``X_Tilt_1``, of which it is a copy too."""
+    found = COPY.fullmatch(name)
+    if found is None or not (found["tilt"] and found["equal"]):
+        return []
+    return [f"{original}{found['tilt']}_{number}" for number in range(1, 4)]
+
+
 def uneven_slices(path: Path) -> str | None:
     """A doubt if a copy with equal slice distances lies beside a scan: then its own distances are not equal."""
-    name = scan_name(path)
-    for how in ("_Eq_1", "_Tilt_Eq_1"):
-        for suffix in SUFFIXES:
-            if (path.with_name(f"{name}{how}{suffix}")).is_file():
-                return (f"slices are not equally far apart ({name}{how}{suffix} lies beside it): volumes are wrong; "
-                        "for volumes, run that file by itself")  # fmt: skip
+    if not path.parent.is_dir():
+        return None
+    for name, file in _evened_out(path.parent, path.parent.stat().st_mtime_ns).get(scan_name(path).lower(), {}).items():
+        if name != scan_name(path).lower():
+            return (f"slices are not equally far apart ({file} lies beside it): volumes are wrong; "
+                    "for volumes, run that file by itself")  # fmt: skip
     return None
+
+
+@lru_cache(maxsize=4)
+def _evened_out(folder: Path, changed: int) -> dict[str, dict[str, str]]:
+    """Names of scans, in small letters, and their copies with equal slice distances in a folder; read once."""
+    found: dict[str, dict[str, str]] = {}
+    for file in sorted(entry.name for entry in os.scandir(folder) if is_nifti(entry.name)):
+        name = scan_name(file)
+        told = COPY.fullmatch(name)
+        if told is not None and told["equal"]:
+            for original in (told["name"], *_untilted(name, told["name"])):
+                found.setdefault(original.lower(), {})[name.lower()] = file
+    return found
 
 
 def other_formats(folder: Path, exclude: Path | None = None) -> Counter[str]:

@@ -193,6 +193,15 @@ def header_affine(path: str | Path) -> np.ndarray:
     return _affine(Path(path), read_header(Path(path)))[0]
 
 
+def header_doubts(path: str | Path) -> list[str]:
+    """What is doubtful about where the voxels of a file lie, by its header alone; one short sentence each.
+
+    Raises:
+        ScanError: it cannot be read, or no voxel position can be known.
+    """
+    return _affine(Path(path), read_header(Path(path)))[1]
+
+
 def _one_volume(path: Path, stored: np.ndarray, what: str) -> np.ndarray:
     """The voxels (X, Y, Z) of a file that holds one volume."""
     shape = tuple(stored.shape)

@@ -126,6 +126,8 @@ class RefineWithCRF(Transform):
                 p = score_probabilities(items(score), self.score_power)
             else:
                 p = torch.cat([1 - p, p], dim=1)
+        elif bool(((p == 0) | (p == 1)).all()):  # one channel per label: as sure as a mask is taken to be
+            p = torch.where(p > 0, self.label_probability, (1 - self.label_probability) / (p.shape[1] - 1))
         result = torch.zeros_like(p[:, :1] if self.argmax else p)
         if not self.argmax:
             result[:, 0] = 1

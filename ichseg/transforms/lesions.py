@@ -10,12 +10,13 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
+from scipy import ndimage
 
 from ichseg.anatomy import mask_doubts, midline_of
 from ichseg.io.geometry import SIDE_UNKNOWN
 from ichseg.metrics import measure_mask, without_small_holes, without_small_lesions
 from ichseg.transforms.base import BACKENDS, DictionaryTransform
-from ichseg.transforms.volumes import affine_of, checked_lengths, like, plain, volume_slice_axis
+from ichseg.transforms.volumes import affine_of, checked_lengths, checked_mask, like, plain, volume_slice_axis
 
 MIDLINE = "midline"  # a key of the data dictionary
 
@@ -43,10 +44,10 @@ class RemoveSmallLesions(Transform):
     def __call__(self, mask: torch.Tensor) -> torch.Tensor:
         if not self.min_volume_ml:
             return mask
-        axis, values = volume_slice_axis(mask), plain(mask)
+        axis, values = volume_slice_axis(mask), checked_mask(plain(mask))
         affine = affine_of(mask, "a volume in mL", self.spacing)
         kept = without_small_lesions(values[0].numpy(), affine, self.min_volume_ml, axis)
-        return like(torch.from_numpy(kept)[None].to(values.dtype), mask)
+        return like(values * torch.from_numpy(kept)[None].to(values.dtype), mask)
 
 
 class RemoveSmallLesionsd(DictionaryTransform, array=RemoveSmallLesions):
@@ -74,10 +75,14 @@ class FillSmallHoles(Transform):
     def __call__(self, mask: torch.Tensor) -> torch.Tensor:
         if not self.max_area_mm2:
             return mask
-        axis, values = volume_slice_axis(mask), plain(mask)
+        axis, values = volume_slice_axis(mask), checked_mask(plain(mask))
         affine = affine_of(mask, "an area in mm²", self.spacing)
-        filled = without_small_holes(values[0].numpy(), affine, self.max_area_mm2, axis)
-        return like(torch.from_numpy(filled)[None].to(values.dtype), mask)
+        array = values[0].numpy()
+        holes = without_small_holes(array, affine, self.max_area_mm2, axis) & ~(array > 0)
+        if holes.any():  # a hole gets the code of what is nearest to it
+            nearest = ndimage.distance_transform_edt(~(array > 0), return_distances=False, return_indices=True)
+            array = np.where(holes, array[tuple(nearest)], array)
+        return like(torch.from_numpy(array)[None].to(values.dtype), mask)
 
 
 class FillSmallHolesd(DictionaryTransform, array=FillSmallHoles):
@@ -119,7 +124,7 @@ class MeasureHemorrhaged(MapTransform):
         for key in self.key_iterator(item):
             mask, image = item[key], item[self.image_key]
             axis, affine = volume_slice_axis(mask), affine_of(mask, f"key '{key}': a volume in mL")
-            voxels = plain(mask)[0].numpy()
+            voxels = checked_mask(plain(mask))[0].numpy()
             plane = None
             if voxels.any() and isinstance(image, MetaTensor):
                 where = self._hounsfield(image), np.asarray(image.affine, dtype=float), volume_slice_axis(image)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from monai.transforms import Transform
 
+from ichseg.defaults import ROUNDING
 from ichseg.transforms.base import BACKENDS, DictionaryTransform
 from ichseg.transforms.volumes import checked_classes, like, plain
 
@@ -18,7 +19,18 @@ class HemorrhageProbability(Transform):
     backend = BACKENDS
 
     def __call__(self, logits: torch.Tensor) -> torch.Tensor:
-        return like(checked_classes(plain(logits)).softmax(dim=0)[1:].sum(dim=0, keepdim=True), logits)
+        return like(_checked_logits(plain(logits)).softmax(dim=0)[1:].sum(dim=0, keepdim=True), logits)
+
+
+def _checked_logits(logits: torch.Tensor) -> torch.Tensor:
+    """Two or more classes of logits: of one class the softmax is 1, and of probabilities it is none."""
+    checked_classes(logits)
+    if len(logits) < 2:
+        raise ValueError(f"expected logits (C, ...) with background first, C >= 2, not shape {tuple(logits.shape)}")
+    total = logits.sum(dim=0)
+    if logits.numel() and bool((logits >= 0).all()) and bool(((total - 1).abs() < ROUNDING).all()):
+        raise ValueError("expected logits, but these are probabilities already: they sum to 1 over the classes")
+    return logits
 
 
 class HemorrhageProbabilityd(DictionaryTransform, array=HemorrhageProbability):
@@ -42,6 +54,9 @@ class HemorrhageMask(Transform):
 
     def __call__(self, probabilities: torch.Tensor) -> torch.Tensor:
         values = checked_classes(plain(probabilities))
+        low, high = (float(v) for v in torch.aminmax(values)) if values.numel() else (0.0, 0.0)
+        if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # NaN too
+            raise ValueError(f"expected probabilities in [0, 1], not values from {low:g} to {high:g}")
         found = values[1:].sum(dim=0, keepdim=True) if len(values) > 1 else values
         return like((found > self.threshold).to(torch.uint8), probabilities)
 

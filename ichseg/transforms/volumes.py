@@ -10,9 +10,11 @@ import torch
 from monai.data import MetaTensor
 
 from ichseg.io import slice_axis
+from ichseg.io.geometry import is_unit
 
 FEW_CHANNELS, MANY_CHANNELS = 4, 16  # more of the one in front and fewer at the end: channels are last
-MOST_CODES = 32
+MOST_CODES, LARGEST_CODE = 64, 65535
+UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)  # torch can do little with them
 
 
 def volume_slice_axis(volume: torch.Tensor | np.ndarray) -> int:
@@ -50,7 +52,7 @@ def plain(volume: torch.Tensor | np.ndarray) -> torch.Tensor:
     if isinstance(volume, MetaTensor):
         return volume.as_tensor()
     if isinstance(volume, np.ndarray):
-        return torch.from_numpy(np.ascontiguousarray(volume))
+        return torch.from_numpy(np.ascontiguousarray(volume, dtype=volume.dtype.newbyteorder("=")))
     if not isinstance(volume, torch.Tensor):
         raise TypeError(f"expected a tensor or an array, not {type(volume).__name__}")
     return volume
@@ -77,9 +79,9 @@ def affine_of(volume: Any, what: str, spacing: tuple[float, ...] | None = None) 
     Raises:
         ValueError: the volume has no affine, and no spacing is given.
     """
-    if isinstance(volume, MetaTensor):
+    if isinstance(volume, MetaTensor) and not is_unit(np.asarray(volume.affine)):
         return np.asarray(volume.affine, dtype=float)
-    if spacing is None:
+    if spacing is None:  # a MetaTensor that was made without an affine has the unit matrix
         raise ValueError(f"{what} needs an affine in mm: give a MetaTensor, or the spacing")
     return np.diag([*spacing, 1.0])
 
@@ -98,10 +100,32 @@ def checked_lengths(spacing: Sequence[float] | None) -> tuple[float, ...] | None
     return lengths
 
 
+def checked_mask(values: torch.Tensor) -> torch.Tensor:
+    """(1, X, Y, Z) of whole label codes.
+
+    Raises:
+        ValueError: several channels, or values that are none: probabilities, NaN.
+    """
+    if len(values) != 1:
+        raise ValueError(
+            f"expected a mask (1, X, Y, Z), not shape {tuple(values.shape)}; AsDiscreted(argmax=True) makes one"
+        )
+    if values.is_floating_point() and not bool((values == values.round()).all()):
+        raise ValueError(
+            "expected a mask of whole label codes; AsDiscreted or HemorrhageMaskd cuts probabilities first"
+        )
+    return values
+
+
 def is_label(volume: torch.Tensor | np.ndarray) -> bool:
-    """True for label codes: few whole numbers from 0 up, of which some are not 0."""
+    """True for label codes: few different whole numbers from -1 up, not all 0."""
     values = plain(volume)
     if values.dtype == torch.bool:
         return True
-    low, high = (float(v) for v in torch.aminmax(values)) if values.numel() else (0.0, 0.0)
-    return low >= 0 and 0 < high <= MOST_CODES and bool((values == values.round()).all())
+    if not values.numel():
+        return False
+    values = values.float() if values.dtype in UNSIGNED or values.is_floating_point() else values.long()
+    low, high = (float(v) for v in torch.aminmax(values))
+    if not (low >= -1 and high <= LARGEST_CODE and (low or high)) or bool((values != values.round()).any()):
+        return False
+    return int((torch.bincount((values - low).long().flatten()) > 0).sum()) <= MOST_CODES

@@ -15,6 +15,8 @@ from ichseg.defaults import ROUNDING
 from ichseg.transforms.base import DictionaryTransform
 from ichseg.transforms.volumes import like, plain
 
+OVERSHOOT = 2.0  # a picture of 255 gray levels is not as dark, if it has fractions of them
+
 
 class BrainWindow(ScaleIntensityRange):
     """MONAI's ``ScaleIntensityRange`` with clipping, by the level and width of a CT window; [0, 1] comes out.
@@ -58,6 +60,11 @@ def gray_range(image: torch.Tensor) -> tuple[float, float]:
     inside = lowest >= -ROUNDING and highest <= 255 + ROUNDING
     if inside and highest <= 1 + ROUNDING:
         return 0.0, 1.0
+    if inside and highest <= OVERSHOOT and bool((plain(image) != plain(image).round()).any()):
+        raise ValueError(
+            f"the image's values ({lowest:g} to {highest:g}) go beyond [0, 1]; clip them, or set the values of black and "
+            "white with image_range"
+        )
     window = _named_window(image.meta) if isinstance(image, MetaTensor) else None
     if window is None and inside:
         return 0.0, 255.0
