@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from ichseg.errors import INTERRUPTED, USAGE, IchsegError, chain, first_cause, is_set_up, one_line
-from ichseg.overrides import check_nested, check_numbers, check_value
+from ichseg.overrides import check_kind, check_nested, check_numbers, check_value
 
 # What ``monai.bundle run`` itself takes.
 RUN_ARGUMENTS = ("run_id", "init_id", "final_id", "meta_file", "config_file", "logging_file", "tracking", "args_file",
@@ -178,6 +178,7 @@ def guard_bundle_run(bundle: str, config: str, words: Sequence[str] | None = Non
     try:
         given = _given(words)
         _check_words(file, given)
+        _check_content(file, content)
         for key in given:
             if re.search("::|#", key):
                 check_nested(f"--{key}", key, content, given[key])
@@ -199,7 +200,8 @@ def _surrounding_config() -> dict[str, Any]:
 
 
 def _check_content(file: Path, content: Mapping[str, Any]) -> None:
-    """Of a config that Python laid values over: keys that are nearly those of the bundle's are mistyped ones.
+    """Of a config that other configs or Python laid values over: keys that are nearly those of the bundle's are
+    mistyped ones, nested ones too.
 
     Raises:
         IchsegError: names the key.
@@ -208,8 +210,35 @@ def _check_content(file: Path, content: Mapping[str, Any]) -> None:
     # Configs of the bundle may be laid over each other.
     known = {key for other in file.parent.glob("*.yaml") for key in _values(other)}
     for key in content:
-        if key not in known and (near := difflib.get_close_matches(key, own, 1, 0.8)):
+        near = difflib.get_close_matches(key, own, 1, 0.8) if key not in known else []
+        if near and near[0] not in key:  # "my_threshold" and "thresholds" may be a user's own
             raise IchsegError(f"{key}: not a key of {file}; did you mean {near[0]}?")
+    for key, value in content.items():
+        if key in own:
+            _check_changes(key, own[key], value)
+            if not isinstance(own[key], Mapping | list):
+                check_kind(key, own[key], value)
+
+
+def _check_changes(key: str, own: Any, now: Any) -> None:
+    """A nested key that was added leads to something that takes it."""
+    if isinstance(own, Mapping) and isinstance(now, Mapping):
+        if own.get("_target_") == now.get("_target_"):
+            for inner in now:
+                if inner not in own:
+                    _check_added(f"{key}::{inner}", own, inner, now[inner])
+                else:
+                    _check_changes(f"{key}::{inner}", own[inner], now[inner])
+    elif isinstance(own, list) and isinstance(now, list) and len(own) == len(now):
+        for number, (before, after) in enumerate(zip(own, now, strict=True)):
+            _check_changes(f"{key}::{number}", before, after)
+
+
+def _check_added(name: str, own: Mapping[str, Any], key: str, value: Any) -> None:
+    """A key that was added to a part of the bundle's config is taken by its target, or no mistyped one of the part."""
+    near = difflib.get_close_matches(key, own, 1, 0.8)
+    if isinstance(own.get("_target_"), str) or (near and near[0] not in key):
+        check_nested(name, f"part::{key}", {"part": dict(own)}, value)
 
 
 def _given(words: Sequence[str]) -> dict[str, str]:

@@ -11,6 +11,18 @@ from ichseg.errors import IchsegError
 SIZE_STEP = 32  # what the networks halve
 
 
+def check_kind(name: str, default: Any, value: Any) -> None:
+    """A value for a key whose config says true or false is one of these.
+
+    Raises:
+        IchsegError: it is not.
+    """
+    if isinstance(value, str) and value[:1] in ("@", "$", "%"):
+        return
+    if isinstance(default, bool) and not isinstance(value, bool):
+        raise IchsegError(f"{name}: expected true or false, not '{value}'")
+
+
 def check_value(name: str, default: Any, value: Any) -> None:
     """A value given for a key of a config is of the kind of the config's own.
 
@@ -24,8 +36,7 @@ def check_value(name: str, default: Any, value: Any) -> None:
     """
     if isinstance(value, str) and value[:1] in ("@", "$", "%"):
         return
-    if isinstance(default, bool) and not isinstance(value, bool):
-        raise IchsegError(f"{name}: expected true or false, not '{value}'")
+    check_kind(name, default, value)
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if isinstance(default, int | float) and not isinstance(default, bool) and not number:
         raise IchsegError(f"{name}: expected a number, not '{value}'")

@@ -65,13 +65,26 @@ def network_hash(network: Any) -> str:
 
     found = hashlib.sha256()
     for name, module in network.named_modules():
-        plain = {k: v for k, v in vars(module).items() if isinstance(v, bool | int | float | str | tuple)}
+        plain = {k: described for k, v in vars(module).items() if (described := _plain_attribute(v)) is not None}
         plain.pop("training", None)
         found.update(repr((name, type(module).__name__, sorted(plain.items()))).encode())
     for name, value in network.state_dict().items():
         found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return found.hexdigest()
+
+
+def _plain_attribute(value: Any) -> Any:
+    """An attribute of a module as what its text tells: plain values, lists of them, functions, tensors; else None."""
+    if isinstance(value, bool | int | float | str | tuple):
+        return value
+    if isinstance(value, list) and all(isinstance(one, bool | int | float | str | tuple) for one in value):
+        return value
+    if isinstance(value, type | FunctionType | BuiltinFunctionType):
+        return f"{value.__module__}.{value.__qualname__}"
+    if hasattr(value, "detach") and hasattr(value, "dtype"):  # a tensor that is neither parameter nor buffer
+        return hashlib.sha256(value.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
+    return None
 
 
 def describe(value: Any, _seen: dict[int, Any] | None = None) -> Any:

@@ -162,6 +162,100 @@ def test_extractors_of_one_network_take_turns():
     assert not errors and all(torch.equal(one, expected) for one in found) and state(network) == before
 
 
+class Both(nn.Module):
+    def __init__(self, network):
+        super().__init__()
+        self.networks = nn.ModuleList([network])
+
+    def forward(self, x):
+        return self.networks[0](x)
+
+
+def test_a_network_and_the_ensemble_it_is_in_take_turns():
+    network = slice_classifier("resnet34").train()
+    ensemble, image, before = Both(network), torch.rand(1, 1, 64, 64), state(network)
+    with CAMExtractor(network, ["layer1"]) as extractor:
+        expected = extractor(image)[1]["layer1"]
+    found = in_threads(
+        *[lambda m=m, n=n: map_of(m, n, image) for m, n in ((network, "layer1"), (ensemble, "networks.0.layer1"))] * 4
+    )
+    assert all(torch.equal(one, expected) for one in found) and state(network) == before
+
+
+def map_of(network, layer, image):
+    with CAMExtractor(network, [layer]) as extractor:
+        return extractor(image)[1][layer]
+
+
+def in_threads(*functions):
+    found, errors = [], []
+
+    def run(function):
+        try:
+            found.append(function())
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(function,), daemon=True) for function in functions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not errors and not any(thread.is_alive() for thread in threads), errors
+    return found
+
+
+def test_the_order_of_the_networks_does_not_matter():
+    a, b = slice_classifier("resnet34"), slice_classifier("resnet34")
+    scan = MetaTensor(torch.rand(1, 64, 64, 2), affine=AFFINE)
+    steps = [ShallowFeatureCAM(pair, gate=0.0) for pair in ((a, b), (b, a))]
+    assert len(in_threads(*[lambda s=s: s(scan) for s in steps * 4])) == 8
+
+
+def test_a_thread_that_waits_for_another_is_told():
+    from ichseg.cam import sole_use
+
+    network, told = slice_classifier("resnet34"), []
+
+    def other():
+        try:
+            with sole_use(network, wait=0.2):
+                told.append("in")
+        except RuntimeError as error:
+            told.append(str(error))
+
+    with CAMExtractor(network, ["layer1"]):
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+    assert "another thread has used this network" in told[0]
+    other()
+    assert told[1] == "in"
+
+
+@pytest.mark.parametrize("channels", [15, 16, 17, 31, 32, 33])
+def test_layers_are_told_by_what_they_are_made_of(channels):
+    last = nn.Sequential(
+        nn.Conv2d(1, channels, 4, 4), Permute(), nn.LayerNorm(channels), Mean(), nn.Linear(channels, 2)
+    )
+    with CAMExtractor(last, ["2"]) as extractor, pytest.raises(ValueError, match="give reshape"):
+        extractor(torch.rand(1, 1, 64, 64))
+    body = nn.Sequential(nn.Conv2d(1, channels, 3, (2, 1), 1), nn.ReLU())
+    flat = nn.Sequential(body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 2))
+    with CAMExtractor(flat, ["0"]) as extractor:
+        assert extractor(torch.rand(1, 1, 64, 64))[1]["0"].shape == (1, 32, 64)
+
+
+class Permute(nn.Module):
+    def forward(self, x):
+        return x.permute(0, 2, 3, 1)
+
+
+class Mean(nn.Module):
+    def forward(self, x):
+        return x.mean((1, 2))
+
+
 def test_a_failure_on_the_way_in_leaves_nothing(monkeypatch):
     network = slice_classifier("resnet34").train()
     before = state(network)

@@ -56,8 +56,11 @@ STEPS = {
 @pytest.mark.parametrize("name", STEPS)
 def test_arrays_are_taken_like_tensors(name):
     step = STEPS[name]()
-    mine, right = step(SCAN.copy()), step(torch.from_numpy(SCAN))
+    given = SCAN if name != "HemorrhageMask" else (SCAN + 20) / 120
+    given = np.concatenate([given, given]) if name == "HemorrhageProbability" else given
+    mine, right = step(given.copy()), step(torch.from_numpy(given))
     assert torch.equal(torch.as_tensor(mine), right)
+    assert torch.equal(torch.as_tensor(step(given.astype(">f4"))), right)
 
 
 @pytest.mark.parametrize("name", [n for n in STEPS if n != "BrainWindow"])
@@ -147,3 +150,73 @@ def test_transforms_stand_in_a_compose_of_plain_tensors():
         [transforms.SliceResized("image", 16), transforms.BrainWindowd("image"), transforms.NeighborSlicesd("image")]
     )
     assert steps({"image": SCAN})["image"].shape == (3, 16, 16, 5)
+
+
+def test_masks_keep_their_codes_and_other_things_are_refused():
+    scan = lambda values: MetaTensor(values, affine=AFFINE)  # noqa: E731
+    codes = lesion() * 3
+    codes[0, 25, 25, 8] = 5  # 3.6 uL
+    kept = transforms.RemoveSmallLesions(0.4)(scan(codes))
+    assert kept.unique().tolist() == [0, 3] and int((kept == 3).sum()) == 200
+    codes[0, 14, 14, 4] = 0
+    filled = transforms.FillSmallHoles(4.0)(scan(codes))
+    assert filled[0, 14, 14, 4] == 3 and set(filled.unique().tolist()) == {0, 3, 5}
+    both = scan(torch.cat([1 - lesion(), lesion()]))
+    for step in (transforms.RemoveSmallLesions(0.4), transforms.FillSmallHoles(4.0)):
+        with pytest.raises(ValueError, match="expected a mask"):
+            step(both)
+        for wrong in (lesion() * 0.3, lesion() * float("nan")):
+            with pytest.raises(ValueError, match="whole label codes"):
+                step(scan(wrong))
+    with pytest.raises(ValueError, match="expected a mask"):
+        transforms.MeasureHemorrhaged("m")({"m": both, "image": SCAN})
+
+
+def test_a_metatensor_without_an_affine_is_told():
+    bare = MetaTensor(lesion())
+    with pytest.warns(UserWarning, match="was it lost"):
+        transforms.RemoveSmallLesions(0.4)(bare)
+    assert int(transforms.RemoveSmallLesions(0.4, spacing=(0.84, 0.84, 5.08))(bare).sum()) == 200
+    with pytest.warns(UserWarning, match="has the file lost its affine"):
+        ichseg.measure(lesion()[0].numpy(), np.eye(4))
+
+
+def test_what_is_no_logit_or_no_probability_is_refused():
+    logits = torch.randn(2, 8, 8, 3)
+    with pytest.raises(ValueError, match="C >= 2"):
+        transforms.HemorrhageProbability()(logits[:1])
+    with pytest.raises(ValueError, match="probabilities already"):
+        transforms.HemorrhageProbability()(logits.softmax(0))
+    for wrong in (logits * 4, logits * float("nan")):
+        with pytest.raises(ValueError, match="expected probabilities"):
+            transforms.HemorrhageMask(0.5)(wrong)
+
+
+@pytest.mark.parametrize("values", [(0, 255), (0, 117, 3), (-1, 0, 1)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int64, torch.int16])
+def test_label_codes_of_all_kinds_stay(values, dtype):
+    codes = torch.tensor(values)[torch.randint(len(values), (1, 40, 40, 3))].to(dtype)
+    label = MetaTensor(codes, affine=AFFINE)
+    image = MetaTensor(torch.rand(1, 40, 40, 3) * 100, affine=AFFINE)
+    for step in (transforms.HeadCropd, transforms.SliceResized):
+        found = step(["image", "label"], 24)({"image": image, "label": label})["label"]
+        assert set(found.unique().tolist()) <= {*map(float, values), 0.0}
+
+
+def test_one_hot_masks_are_not_taken_for_certain():
+    image = torch.zeros(1, 64, 64)
+    image[:, 16:48, 16:48] = 200
+    mask = torch.zeros(1, 64, 64)
+    mask[:, 20:52, 20:52] = 1
+    alone = transforms.RefineWithCRF()(mask, image)
+    both = transforms.RefineWithCRF()(torch.cat([1 - mask, mask]), image)
+    assert torch.equal(alone, both) and not torch.equal(alone, mask)
+
+
+def test_the_affine_of_a_metatensor_counts():
+    head = phantom_scan(seed=2, size=96, slices=10)
+    mirrored = head.affine @ np.diag([-1, 1, 1, 1])
+    mirrored[:3, 3] += head.affine[:3, 0] * (head.image.shape[0] - 1)
+    scan = MetaTensor(torch.from_numpy(head.image[::-1].astype(np.float32)), affine=torch.from_numpy(mirrored))
+    with pytest.warns(UserWarning, match="not on the same grid"):
+        assert "side" not in ichseg.measure((head.label > 0).astype(np.uint8), head.affine, image=scan)

@@ -11,11 +11,12 @@ HEAD_CM2 = 50.0  # area of a slice that may be a head's
 UPPER_MM = 100.0  # below the vertex neither chin nor shoulders come into view
 CUT_MM, CUT_SHARE = 30.0, 0.2  # skin, nose and ears may touch the edge; this much in this share of slices is a cut
 TWIN_SHARE, GAP_SHARE = 0.4, 0.3
-FEW_SLICES, MOST_SLICES = 5, 300
+FEW_SLICES = 5
+ORDER_SLICES, MOST_STEP_MM = (10, 300), 8.0  # fewer, or further apart, they need not resemble their neighbors
 AIR_RANGE, AIR_SHARE = (-1020.0, -900.0), 0.03
 ORDER_STEP, ORDER_HU = 2, (-100.0, 200.0)
 # A slice that is so much nearer to one far away than to its neighbor; in scans in order it was never nearer.
-TWICE_SHARE, OUT_OF_ORDER = 0.3, 0.6
+TWICE, OUT_OF_ORDER = (0.3, 0.8), 0.6
 MOST_MM = 280.0  # a head with its neck
 MOST_CM2 = 400.0  # adults have 160 to 260 in their largest slice
 NOT_A_HEAD = "not a head?"
@@ -51,7 +52,7 @@ def extent_doubts(hounsfield: np.ndarray, affine: np.ndarray, axis: int) -> list
             doubts.append("the head is cut off at the edge of the field of view: the volume may be too small")
         if float(twins[upper][whole].mean()) > CUT_SHARE or _two_in_a_row(areas):
             doubts.append("two heads in one scan? Volumes are of both")
-    return doubts or _order_doubts(coarse)
+    return doubts or (_order_doubts(coarse) if distance <= MOST_STEP_MM else [])
 
 
 def _coarse(hounsfield: np.ndarray, affine: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray, float]:
@@ -89,12 +90,13 @@ def _padding(coarse: np.ndarray) -> float | None:
 def _order_doubts(coarse: np.ndarray) -> list[str]:
     """Slices that appear twice, or next to slices they do not belong to."""
     small = coarse[:, ::ORDER_STEP, ::ORDER_STEP].clip(*ORDER_HU).reshape(len(coarse), -1).astype(np.float32)
-    if len(small) < FEW_SLICES or len(small) > MOST_SLICES:
+    if not ORDER_SLICES[0] <= len(small) <= ORDER_SLICES[1]:
         return []
     apart = np.stack([np.abs(small - one).mean(axis=1) for one in small])
     next_to = np.diagonal(apart, 1)
     tissue = small[:-1].max(axis=1) > 0
-    if tissue.any() and float((next_to[tissue] == 0).mean()) > TWICE_SHARE:
+    # Of slices that appear twice every other one equals the next; a made-up head may have equal slices only.
+    if tissue.any() and TWICE[0] < float((next_to[tissue] == 0).mean()) < TWICE[1]:
         return ["slices appear twice: volumes are too large"]
     places = np.arange(len(small))
     for number, gap in enumerate(next_to):

@@ -13,6 +13,7 @@ from ichseg.cam.maps import (
 )
 from ichseg.cam.methods import METHODS
 from ichseg.cam.shallow import oriented, shallow_feature_cam
+from ichseg.cam.sole_use import sole_use
 
 __all__ = [
     "METHODS",
@@ -28,4 +29,5 @@ __all__ = [
     "score_cam",
     "shallow_feature_cam",
     "smooth_grad_cam_plus_plus",
+    "sole_use",
 ]

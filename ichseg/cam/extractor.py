@@ -7,17 +7,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from ichseg.cam.methods import METHODS, GradientMethod, Maps
 from ichseg.cam.reshape import Reshape, checked_layout, named_reshape
-
-# Hooks and modes belong to the network: whoever changes them waits for the others who share it.
-_locks: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
-_locks_lock = threading.Lock()
+from ichseg.cam.sole_use import sole_use
 
 
 class CAMExtractor:
@@ -243,9 +239,7 @@ class CAMExtractor:
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[nn.Module]:
     """Every module in evaluation mode inside the block, and as it was afterwards; other threads wait."""
-    with _locks_lock:
-        lock = _locks.setdefault(model, threading.RLock())
-    with lock:
+    with sole_use(model):
         before = {module: module.training for module in model.modules()}
         try:
             yield model.eval()

@@ -10,6 +10,14 @@ from torch import Tensor, nn
 Reshape = str | Callable[[Tensor], Tensor]
 # Modules that work on the last axis: what comes out with more than three axes has its channels there.
 LAST_AXIS = (nn.LayerNorm, nn.Linear, nn.MultiheadAttention)
+FIRST_AXIS = (
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.modules.batchnorm._BatchNorm,
+    nn.modules.instancenorm._InstanceNorm,
+    nn.GroupNorm,
+)
 
 
 def named_reshape(reshape: Reshape) -> Callable[[Tensor, tuple[int, ...]], Tensor]:
@@ -58,8 +66,12 @@ def checked_layout(name: str, module: nn.Module, shape: tuple[int, ...], size: t
     Raises:
         ValueError: names the shape and says what to do.
     """
-    wrong = len(shape) != 2 + len(size) or isinstance(module, LAST_AXIS)
-    wrong = wrong or (not _in_proportion(shape[2:], size) and _in_proportion(shape[1:-1], size))
+    first, last = (any(isinstance(m, kinds) for m in module.modules()) for kinds in (FIRST_AXIS, LAST_AXIS))
+    wrong = len(shape) != 2 + len(size)
+    if not wrong and first != last:
+        wrong = last
+    elif not wrong:  # where the layer is made of both, or of neither, its proportions tell
+        wrong = not _in_proportion(shape[2:], size) and _in_proportion(shape[1:-1], size)
     if wrong:
         raise ValueError(
             f"layer '{name}' returns shape {shape} for an image of {len(size)} axes, not (B, K, "

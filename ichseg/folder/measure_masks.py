@@ -27,7 +27,7 @@ from ichseg.inference.images import (
 )
 from ichseg.io import find_nifti, header_doubts, read_mask, scan_name, slice_axis
 from ichseg.io.folder import MASK_POSTFIXES, PROBABILITY_POSTFIX
-from ichseg.io.geometry import LOST, SIDE_UNKNOWN, is_unit, same_grid
+from ichseg.io.geometry import LOST, SIDE_UNKNOWN, TILTED, is_unit, same_grid
 from ichseg.io.other_files import original_of
 from ichseg.metrics import measure_mask
 
@@ -81,7 +81,8 @@ def measure_with_doubts(
             doubts += [*volume.flags, *mask_doubts(array, affine, *where, plane)]
     if set(SIDE_UNKNOWN) & set(doubts):
         plane = None
-    return measure_mask(array, affine, slice_axis(affine), plane), list(dict.fromkeys(doubts))
+    doubts = [doubt for doubt in dict.fromkeys(doubts) if doubt != TILTED]  # a voxel's volume follows the shear
+    return measure_mask(array, affine, slice_axis(affine), plane), doubts
 
 
 def measure_folder(

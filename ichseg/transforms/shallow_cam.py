@@ -15,7 +15,15 @@ from monai.transforms import Transform
 from monai.transforms.traits import ThreadUnsafe
 from torch import nn
 
-from ichseg.cam import CAMExtractor, evaluation_mode, layer_cam, min_max, principal_component, shallow_feature_cam
+from ichseg.cam import (
+    CAMExtractor,
+    evaluation_mode,
+    layer_cam,
+    min_max,
+    principal_component,
+    shallow_feature_cam,
+    sole_use,
+)
 from ichseg.context import MemoryBank, amplify, positive_runs, upsample
 from ichseg.context import vote as vote_of
 from ichseg.io import atomic_path
@@ -132,10 +140,11 @@ class ShallowFeatureCAM(Transform, ThreadUnsafe):
         if len(known) != len(slices):
             raise ValueError(f"{len(slices)} slices need the same number of probabilities, not {len(known)}")
         bank = MemoryBank()
-        if content is None:
-            self._along(slices, known, bank)
-        else:
-            self._kept(slices, known, bank, content)
+        with sole_use(*self.networks):
+            if content is None:
+                self._along(slices, known, bank)
+            else:
+                self._kept(slices, known, bank, content)
         positive = [float(p) >= self.gate for p in known]
         maps = []
         for number in range(len(self.layers[0])):

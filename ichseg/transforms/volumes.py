@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -79,9 +80,13 @@ def affine_of(volume: Any, what: str, spacing: tuple[float, ...] | None = None) 
     Raises:
         ValueError: the volume has no affine, and no spacing is given.
     """
-    if isinstance(volume, MetaTensor) and not is_unit(np.asarray(volume.affine)):
-        return np.asarray(volume.affine, dtype=float)
-    if spacing is None:  # a MetaTensor that was made without an affine has the unit matrix
+    if isinstance(volume, MetaTensor):
+        affine = np.asarray(volume.affine, dtype=float)
+        if not is_unit(affine) or spacing is None:
+            if is_unit(affine):  # what a MetaTensor has that was made without one
+                warnings.warn(f"{what}: the volume's affine says 1 mm voxels at the origin; was it lost?", stacklevel=4)
+            return affine
+    if spacing is None:
         raise ValueError(f"{what} needs an affine in mm: give a MetaTensor, or the spacing")
     return np.diag([*spacing, 1.0])
 

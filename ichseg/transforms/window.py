@@ -35,7 +35,9 @@ class BrainWindow(ScaleIntensityRange):
 
     def __call__(self, image: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         """Any shape in HU -> same shape, float32 in [0, 1]; a plain tensor stays plain."""
-        return like(plain(torch.as_tensor(super().__call__(image))), image)
+        return like(
+            plain(torch.as_tensor(super().__call__(plain(image) if isinstance(image, np.ndarray) else image))), image
+        )
 
 
 class BrainWindowd(DictionaryTransform, array=BrainWindow):
@@ -62,8 +64,8 @@ def gray_range(image: torch.Tensor) -> tuple[float, float]:
         return 0.0, 1.0
     if inside and highest <= OVERSHOOT and bool((plain(image) != plain(image).round()).any()):
         raise ValueError(
-            f"the image's values ({lowest:g} to {highest:g}) go beyond [0, 1]; clip them, or set the values of black and "
-            "white with image_range"
+            f"the image's values ({lowest:g} to {highest:g}) go beyond [0, 1]; clip them, or set the values of black "
+            "and white with image_range"
         )
     window = _named_window(image.meta) if isinstance(image, MetaTensor) else None
     if window is None and inside:
