@@ -372,3 +372,58 @@ def test_slice_labels_are_compared_in_the_order_of_the_scan(phantoms, tmp_path):
             write_volume(folder / f"{scan['case']}_ich.nii.gz", np.ascontiguousarray(mask > 0).astype(np.uint8), affine)
         results.append(evaluate_slices(folder, phantoms / "datalist.json"))
     assert results[0] == results[1] and results[0]["positive_slices_touched"] == 1
+
+
+@pytest.mark.parametrize("how", ["flipped", "upside down", "turned"])
+def test_truth_is_laid_on_the_scan(how, tmp_path):
+    """However the truth is stored, if it is right in space: scan, prediction and slices stay together."""
+    from ichseg.synthetic.phantom import phantom_scan
+
+    made = phantom_scan(seed=2, size=64, slices=10)
+    image, truth = nib.Nifti1Image(made.image, made.affine), (made.label > 0).astype(np.uint8)
+    code = {"flipped": "RPS", "upside down": "LPI", "turned": "SLP"}[how]
+    turn = nib.orientations.ornt_transform(nib.io_orientation(made.affine), nib.orientations.axcodes2ornt(code))
+    stored = nib.Nifti1Image(truth, made.affine).as_reoriented(turn)
+    rows_ = []
+    for affine, array in ((made.affine, truth), (stored.affine, np.asarray(stored.dataobj))):
+        folder = tmp_path / str(len(rows_))
+        for name, data, where in (("truth/a", array, affine), ("masks/a_ich", truth, made.affine)):
+            (folder / name).parent.mkdir(parents=True)
+            write_volume(folder / f"{name}.nii.gz", data, where)
+        (folder / "scans").mkdir()
+        nib.save(image, folder / "scans" / "a.nii.gz")
+        rows_.append(evaluate_masks(folder / "masks", folder / "truth", images=folder / "scans"))
+    first, second = [[{k: v for k, v in row.items() if v == v} for row in found] for found in rows_]
+    assert len(first) == 3 and first[0]["foreground_iou"] == 1
+    for one, other in zip(first, second, strict=True):
+        assert one.pop("method") == other.pop("method") and one == pytest.approx(other)
+
+
+def test_corrected_masks_are_truth_whoever_began_them(tmp_path):
+    for folder, name in (("truth", "a"), ("truth", "b_ich"), ("masks", "a_ich"), ("masks", "b_ich")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        write_volume(tmp_path / folder / f"{name}.nii.gz", lopsided(), SPACED, "ichseg")
+    assert evaluate_masks(tmp_path / "masks", tmp_path / "truth")[0]["scans"] == 2
+
+
+def test_one_odd_voxel_size_is_outvoted(tmp_path, caplog):
+    odd = SPACED @ np.diag([0.5, 0.5, 0.5, 1])
+    for folder, name, affine in (("truth", "a", odd), ("masks", "a_ich", SPACED), ("scans", "a", SPACED)):
+        (tmp_path / folder).mkdir()
+        write_volume(tmp_path / folder / f"{name}.nii.gz", lopsided(), affine)
+    evaluate_masks(tmp_path / "masks", tmp_path / "truth", tmp_path / "out", images=tmp_path / "scans")
+    with (tmp_path / "out" / "evaluation_scans.csv").open() as stream:
+        scan = next(csv.DictReader(stream))
+    assert float(scan["true_ml"]) == pytest.approx(lopsided().sum() * 0.84 * 0.84 * 5.08 / 1000)
+    assert "voxel sizes differ" in caplog.text
+
+
+def test_files_without_orientation_codes_are_compared_as_stored(tmp_path, caplog):
+    for folder, name, code in (("truth", "a", 0), ("masks", "a_ich", 1)):
+        (tmp_path / folder).mkdir()
+        image = nib.Nifti1Image(lopsided(), SPACED)
+        image.set_sform(SPACED, code)
+        image.set_qform(SPACED, code)
+        nib.save(image, tmp_path / folder / f"{name}.nii.gz")
+    row = evaluate_masks(tmp_path / "masks", tmp_path / "truth")[0]
+    assert row["foreground_iou"] == 1 and "lost its affine" in caplog.text

@@ -31,6 +31,8 @@ def stripped(background):
 
 
 HEALTHY = {
+    "clipped at -300": IMAGE.clip(-300, None),
+    "bone window": IMAGE.clip(-450, 1050),
     "as it is": IMAGE,
     "padded -1024": padded(IMAGE, -1024),
     "padded -2000": padded(IMAGE, -2000),
@@ -51,6 +53,7 @@ DOUBTFUL = {
     "half of it stored": (np.concatenate([IMAGE[..., :8], IMAGE[..., 8:] + 1024], -1), "no rescale intercept"),
     "intercept twice": (IMAGE - 1024, "gray level of brain.*-9[0-9]{2}|-1,0"),
     **{f"times {s}": (IMAGE * s, "wrong rescale slope|gray level of brain") for s in (0.5, 0.7, 1.3, 2, 10)},
+    "intercept off by 24": (IMAGE + 24, "air is near -976"),
     "inverted": (-IMAGE, "brighter than the head: inverted"),
     "inverted window": (80 - IMAGE.clip(-20, 100), "brighter than the head: inverted"),
     "unsigned": (np.where(IMAGE < 0, IMAGE + 65536, IMAGE), "brighter than the head"),
@@ -119,6 +122,11 @@ def test_a_head_at_the_edge_is_told_from_one_that_is_cut_off():
     assert not volume.flags and volume.notes == ("field of view 430 x 430 mm",)
 
 
+def test_slices_that_appear_twice():
+    for array in (np.repeat(IMAGE, 2, 2), np.concatenate([IMAGE[..., 4:10], IMAGE[..., 4:10]], -1)):
+        assert any("more than once" in flag or "two heads" in flag for flag in flags(array))
+
+
 def test_two_heads_and_more_than_a_head():
     beside = flags(np.concatenate([IMAGE, IMAGE]))
     above = flags(np.concatenate([IMAGE, IMAGE], -1))
@@ -132,4 +140,13 @@ def test_two_heads_and_more_than_a_head():
 
 
 def test_a_head_of_the_wrong_size_is_doubted():
-    assert any("not a head" in flag for flag in flags(IMAGE, np.diag([1.8, 1.8, 1, 1]) @ HEAD.affine))
+    for scale in ((1.8, 1.8, 1, 1), (0.4, 0.4, 0.4, 1)):
+        assert any("not a head" in flag for flag in flags(IMAGE, np.diag(scale) @ HEAD.affine))
+
+
+@pytest.mark.parametrize("kind", ["EDH", "IPH", "IVH", "SAH", "SDH", None])
+@pytest.mark.parametrize(("size", "slices"), [(64, 8), (128, 24), (96, 40)])
+def test_no_phantom_is_doubted(kind, size, slices):
+    for seed in (1, 3):
+        made = phantom_scan(seed=seed, subtypes=(kind,) if kind else (), size=size, slices=slices)
+        assert not flags(made.image, made.affine)

@@ -46,7 +46,7 @@ def test_hemorrhage_is_believed(kind, window):
 def test_a_ring_along_the_skull_is_not(head, window):
     image = head.image if window is None else head.image.clip(*window)
     said = doubts(rim_of(head), head, image)
-    assert "all around along the skull" in said and "both sides are marked alike" in said
+    assert "all around along the skull" in said
 
 
 def test_the_same_on_both_sides_is_not(head):

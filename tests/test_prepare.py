@@ -411,6 +411,21 @@ def test_tables_that_mean_nothing_are_refused_by_line(data, said, tmp_path):
     assert str(told.value).startswith(f"{path}: ") and "\n" not in str(told.value)
 
 
+def test_patients_are_kept_together(tmp_path):
+    path = tmp_path / "labels.csv"
+    path.write_text("case,slice_number,hemorrhage,Patient ID\na,1,0,7.0\na,2,1,\nb,1,1,7\nc,1,0,\n")
+    assert read_label_table(path)[1] == {"a": "7", "b": "7", "c": "c"}
+    path.write_text("case,slice_number,hemorrhage,patient\na,1,0,7\na,2,1,8\n")
+    with pytest.raises(IchsegError, match="line 3: case 'a' is of patient 7 and of 8"):
+        read_label_table(path)
+    path.write_text("case,slice_number,hemorrhage\na,4,0,1,0\n")
+    with pytest.raises(IchsegError, match="line 2: 5 values, but the heading has 3"):
+        read_label_table(path)
+    path.write_text("sep=;\ncase;slice_number;hemorrhage\na;1;x\n")
+    with pytest.raises(IchsegError, match="line 3: hemorrhage must be"):
+        read_label_table(path)
+
+
 def test_a_mask_that_has_lost_its_affine_is_no_truth(phantoms, tmp_path):
     import shutil
 

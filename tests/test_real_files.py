@@ -150,6 +150,11 @@ def test_several_inputs_and_patterns(few, tmp_path):
     assert run(few / "a.nii.gz", few / "sub", tmp_path / "one") == 0
     assert sorted(row["case"] for row in rows_of(tmp_path / "one").values()) == ["a", "sub/a"]
     assert (tmp_path / "one" / "sub" / "a_ich.nii.gz").is_file()
+    assert run(few / "b.nii.gz", few / "sub" / "a.nii.gz", tmp_path / "flat") == 0  # as one by one
+    assert sorted(row["case"] for row in rows_of(tmp_path / "flat").values()) == ["a", "b"]
+    assert (tmp_path / "flat" / "a_ich.nii.gz").is_file()
+    assert run(few / "a.nii.gz", few / "sub" / "a.nii.gz", tmp_path / "apart") == 0
+    assert sorted(row["case"] for row in rows_of(tmp_path / "apart").values()) == ["a", "sub/a"]
     assert run(few / "*.nii.gz", tmp_path / "two") == 0
     assert sorted(row["case"] for row in rows_of(tmp_path / "two").values()) == ["a", "b"]
     assert run(few / "none*.nii.gz", tmp_path / "three") == 2
@@ -184,3 +189,41 @@ def test_names_that_cannot_be_printed_end_nothing(few, tmp_path):
     assert done.returncode == 1 and b"Traceback" not in done.stderr
     assert sorted(row["status"] for row in rows_of(tmp_path / "out").values()).count("failed") == 1
     assert len(list((tmp_path / "out").glob("*_ich.nii.gz"))) == 2
+
+
+# --- found in review --------------------------------------------------------------------------------------------------
+def test_a_link_keeps_its_name(few, tmp_path):
+    (tmp_path / "s1.nii.gz").symlink_to(few / "a.nii.gz")
+    assert run(tmp_path / "s1.nii.gz", tmp_path / "out") == 0
+    assert [row["case"] for row in rows_of(tmp_path / "out").values()] == ["s1"]
+
+
+@pytest.mark.parametrize("affine", [np.eye(4), np.diag([-1.0, -1, 1, 1])])
+def test_a_lost_affine_is_told_and_gives_no_side(affine, tmp_path):
+    image, label, right = phantom()
+    save(tmp_path / "scan.nii.gz", image, affine)
+    save(tmp_path / "mask.nii.gz", label, affine)
+    assert any("lost its affine" in flag for flag in read_volume(tmp_path / "scan.nii.gz").flags)
+    for images in (None, tmp_path / "scan.nii.gz"):
+        with pytest.warns(UserWarning, match="lost its affine"):
+            assert "side" not in ichseg.measure(tmp_path / "mask.nii.gz", image=images)
+    save(tmp_path / "fine.nii.gz", label, right)
+    assert ichseg.measure(tmp_path / "fine.nii.gz")["volume_ml"] > 10
+
+
+@pytest.mark.parametrize(
+    "copy", ["x_Eq_1.nii.gz", "x_eq_1.nii.gz", "x_Eq_2.nii", "X_Tilt_Eq_1.NII.GZ", "x_Tilt_Eq_3.nii"]
+)
+def test_copies_by_other_names_tell_too(copy, tmp_path):
+    image, _, affine = phantom()
+    save(tmp_path / "x.nii.gz", image, affine)
+    (tmp_path / copy).write_bytes((tmp_path / "x.nii.gz").read_bytes())
+    assert any("not equally far apart" in flag for flag in read_volume(tmp_path / "x.nii.gz").flags)
+
+
+def test_a_copy_of_a_copy_is_not_counted_twice(tmp_path):
+    image, _, affine = phantom()
+    for name in ("x_Tilt_1", "x_Tilt_Eq_1"):
+        save(tmp_path / f"{name}.nii.gz", image, affine)
+    assert ["skip" in scan for scan in list_scans(tmp_path)] == [False, True]
+    assert any("not equally" in flag for flag in read_volume(tmp_path / "x_Tilt_1.nii.gz").flags)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 from scipy import ndimage
 
@@ -12,11 +14,8 @@ UPPER_MM = 100.0  # below the vertex neither chin nor shoulders come into view
 CUT_MM, CUT_SHARE = 30.0, 0.2  # skin, nose and ears may touch the edge; this much in this share of slices is a cut
 TWIN_SHARE, GAP_SHARE = 0.4, 0.3
 FEW_SLICES = 5
-ORDER_SLICES, MOST_STEP_MM = (10, 300), 8.0  # fewer, or further apart, they need not resemble their neighbors
 AIR_RANGE, AIR_SHARE = (-1020.0, -900.0), 0.03
-ORDER_STEP, ORDER_HU = 2, (-100.0, 200.0)
-# A slice that is so much nearer to one far away than to its neighbor; in scans in order it was never nearer.
-TWICE, OUT_OF_ORDER = (0.3, 0.8), 0.6
+TWICE_SHARE = 0.3  # of the slices
 MOST_MM = 280.0  # a head with its neck
 MOST_CM2 = 400.0  # adults have 160 to 260 in their largest slice
 NOT_A_HEAD = "not a head?"
@@ -52,7 +51,7 @@ def extent_doubts(hounsfield: np.ndarray, affine: np.ndarray, axis: int) -> list
             doubts.append("the head is cut off at the edge of the field of view: the volume may be too small")
         if float(twins[upper][whole].mean()) > CUT_SHARE or _two_in_a_row(areas):
             doubts.append("two heads in one scan? Volumes are of both")
-    return doubts or (_order_doubts(coarse) if distance <= MOST_STEP_MM else [])
+    return doubts or _repeat_doubts(coarse)
 
 
 def _coarse(hounsfield: np.ndarray, affine: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray, float]:
@@ -87,22 +86,14 @@ def _padding(coarse: np.ndarray) -> float | None:
     return value if float(air.mean()) > AIR_SHARE else None
 
 
-def _order_doubts(coarse: np.ndarray) -> list[str]:
-    """Slices that appear twice, or next to slices they do not belong to."""
-    small = coarse[:, ::ORDER_STEP, ::ORDER_STEP].clip(*ORDER_HU).reshape(len(coarse), -1).astype(np.float32)
-    if not ORDER_SLICES[0] <= len(small) <= ORDER_SLICES[1]:
-        return []
-    apart = np.stack([np.abs(small - one).mean(axis=1) for one in small])
-    next_to = np.diagonal(apart, 1)
-    tissue = small[:-1].max(axis=1) > 0
-    # Of slices that appear twice every other one equals the next; a made-up head may have equal slices only.
-    if tissue.any() and TWICE[0] < float((next_to[tissue] == 0).mean()) < TWICE[1]:
-        return ["slices appear twice: volumes are too large"]
-    places = np.arange(len(small))
-    for number, gap in enumerate(next_to):
-        far = (np.abs(places - number) > 2) & (np.abs(places - number - 1) > 2)
-        if far.any() and max(apart[number, far].min(), apart[number + 1, far].min()) < OUT_OF_ORDER * gap:
-            return ["slices are not in order, or from more than one scan: volumes and lesions are unreliable"]
+def _repeat_doubts(coarse: np.ndarray) -> list[str]:
+    """The very same slice more than once: two scans in one file, or every slice twice."""
+    with_tissue = [one for one in coarse if float(one.max()) > TISSUE_HU]
+    found = Counter(one.tobytes() for one in with_tissue)
+    # A made-up head may have equal slices only; no scanner makes two.
+    twice = sum(count for count in found.values() if count > 1)
+    if len(found) > 2 and twice > TWICE_SHARE * len(with_tissue):
+        return ["slices appear more than once: volumes are too large"]
     return []
 
 

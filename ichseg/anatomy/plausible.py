@@ -56,6 +56,7 @@ def mask_doubts(
     found = [_along_the_skull(*pair, pixel) for pair in zip(marked, brain, strict=True)]
     if len(set().union(*(sectors for sectors, _ in found))) >= RING_SHARE * SECTORS:
         doubts.append("marked all around along the skull: an artifact rather than blood?")
+        return doubts
     near = float(sum(count for _, count in found)) / max(1, int(marked.sum()))
     if plane is not None and ml >= MIRROR_ML and near >= NEAR_SKULL:
         mirrored = _mirrored_share(np.moveaxis(marked, 0, axis), grid, plane)

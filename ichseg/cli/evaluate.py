@@ -19,7 +19,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "predictions", metavar="PREDICTIONS", help="folder of NAME_ich.nii.gz, NAME_pseudo.nii.gz or NAME.nii.gz"
     )
     parser.add_argument("truth", metavar="TRUTH", help="datalist.json, or a folder of true masks NAME.nii.gz")
-    parser.add_argument("--output", metavar="DIR", help="folder for evaluation.csv, .json, _scans.csv, detection.json")
+    parser.add_argument(
+        "--output",
+        metavar="DIR",
+        help="folder for the tables and charts; with slice labels also detection.json and gallery.png",
+    )
     parser.add_argument("--images", metavar="DIR", help="with a folder of true masks: the scans, for the HU rule")
     parser.add_argument("--folds", help="only these folds of the datalist, e.g. 3-4")
     parser.add_argument("--cases", nargs="+", metavar="CASE", help="only these cases")

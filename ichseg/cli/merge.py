@@ -9,7 +9,7 @@ from pathlib import Path
 from ichseg.errors import DONE, SOME_FAILED
 
 HELP = "Merge the tables of 'segment --shard' into results.csv, results.jsonl and report.html."
-EXAMPLE = "ichseg segment SCANS MASKS --shard 1/2 & ichseg segment SCANS MASKS --shard 2/2\n  ichseg merge MASKS"
+EXAMPLE = "ichseg segment SCANS MASKS --shard 1/2 & ichseg segment SCANS MASKS --shard 2/2; wait\n  ichseg merge MASKS"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -8,29 +8,33 @@ from pathlib import Path
 from ichseg.cli.options import run_options
 from ichseg.errors import DONE
 
-HELP = "Segment hemorrhage in every scan of a folder: OUTPUT/NAME_ich.nii.gz and OUTPUT/results.csv."
+HELP = "Segment hemorrhage in folders of scans or single files: OUTPUT/NAME_ich.nii.gz and OUTPUT/results.csv."
 EXAMPLE = """ichseg segment SCANS MASKS
   ichseg segment scan.nii.gz MASKS --weights runs/unet/model.pt --device cuda:0
   ichseg segment SCANS/a*.nii.gz MORE/b.nii.gz MASKS"""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("input", metavar="INPUT", nargs="+", help="folders of .nii or .nii.gz scans, or single files")
+    parser.add_argument(
+        "input",
+        metavar="INPUT",
+        nargs="+",
+        help="folders of .nii or .nii.gz scans, or single files; subfolders of a folder are kept",
+    )
     parser.add_argument("output", metavar="OUTPUT", help="folder for masks, results.csv and report.html")
     parser.add_argument("--weights", metavar="FILE", help="weight file (default: the model shipped with ichseg)")
     parser.add_argument(
         "--threshold", type=float, help="threshold for the probability of hemorrhage (default: stored with the weights)"
     )
-    parser.add_argument(
-        "--min-volume", type=float, metavar="ML", help="remove smaller lesions (default: stored with the weights)"
-    )
+    told = "remove lesions smaller than ML milliliters (default: stored with the weights)"
+    parser.add_argument("--min-volume", type=float, metavar="ML", help=told)
     parser.add_argument(
         "--save-probabilities", action="store_true", help="also write NAME_probability.nii.gz (float32)"
     )
     parser.add_argument("--no-report", action="store_true", help="do not write report.html or its images")
     parser.add_argument("--overwrite", action="store_true", help="redo every scan, even those already done")
     parser.add_argument("--shard", metavar="K/N", help="process part K of N, such as 1/4; then run 'ichseg merge'")
-    parser.add_argument("--size", type=int, help="pixels per side (default: as in training)")
+    parser.add_argument("--size", type=int, help="pixels per side of the network's slices (default: as in training)")
     run_options(parser)
 
 

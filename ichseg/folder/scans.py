@@ -23,9 +23,9 @@ def list_scans(folder: Inputs, exclude: str | Path | None = None) -> list[dict[s
     """Every scan at or below ``folder`` (or the one file) as ``{"case": ..., "image": ...}``.
 
     ``case`` is the path relative to ``folder`` without ``.nii`` or ``.nii.gz``: equal names in different folders
-    stay apart. With several inputs it is relative to the folder that holds them all. What is listed and not to be done
-    has the reason under ``skip``: a mask that ichseg wrote, unless input and output are one, and a resampled copy of
-    another scan.
+    stay apart. With several inputs it is relative to the folder that holds them all; of files with different names it
+    is the name, as if they came one by one. What is listed and not to be done has the reason under ``skip``: a mask
+    that ichseg wrote, unless input and output are one, and a resampled copy of another scan.
 
     Args:
         folder: a folder, a file, a pattern such as ``"scans/*_head.nii.gz"``, or a list of these.
@@ -38,7 +38,8 @@ def list_scans(folder: Inputs, exclude: str | Path | None = None) -> list[dict[s
     root = scan_root(folder)
 
     def case(path: Path) -> dict[str, str]:
-        return {"case": os.path.relpath(path.with_name(scan_name(path)), root), "image": str(path)}
+        name = os.path.relpath(path.with_name(scan_name(path)), root) if root else scan_name(path)
+        return {"case": name, "image": str(path)}
 
     paths = sorted({path for one in inputs for path in find_scans(one, exclude)})
     doubles = copies(paths)
@@ -54,8 +55,13 @@ def list_scans(folder: Inputs, exclude: str | Path | None = None) -> list[dict[s
 
 
 def scan_root(folder: Inputs) -> str:
-    """The folder itself, or the folder of a single file, or the one that holds several inputs."""
+    """The folder below which subfolders are kept: the input itself, the folder of a single file, or the one that holds
+    several inputs; empty for files of different names, which keep none."""
     inputs = _inputs(folder)
+    if len(inputs) > 1 and all(path.is_file() for path in inputs):
+        names = [scan_name(path) for path in inputs]
+        if len(set(names)) == len(names):
+            return ""
     roots = [str(path.parent if path.is_file() else path) for path in inputs]
     return roots[0] if len(roots) == 1 else os.path.commonpath([Path(root).absolute() for root in roots])
 

@@ -98,7 +98,10 @@
     button.addEventListener("click", () => view(about));
     line.append(button);
     card.append(line);
-    if (about.message) card.append(make("p", about.message, about.status === "flagged" ? "message" : "hint"));
+    const said = about.message.split("; ").filter((part) => part);
+    const [notes, flags] = [said.filter((part) => part.startsWith("note: ")), said.filter((part) => !part.startsWith("note: "))];
+    if (flags.length) card.append(make("p", flags.join("; "), "message"));
+    if (notes.length) card.append(make("p", notes.join("; "), "hint"));
     cards.append(card);
     near.observe(card);
   }
@@ -228,7 +231,7 @@
     try {
       if (!niivueView) {
         niivueView = new niivue.Niivue({
-          isRadiologicalConvention: true, backColor: [0, 0, 0, 1], crosshairWidth: 0.4, crosshairColor: [0.5, 0.8, 1, 0.6],
+          isRadiologicalConvention: true, backColor: [0, 0, 0, 1], crosshairWidth: 0.4, crosshairColor: [0.5, 0.8, 1, 0.35],
           show3Dcrosshair: false, logLevel: "error", dragAndDropEnabled: false,
         });
         await niivueView.attachToCanvas(byId("viewer-canvas"));
