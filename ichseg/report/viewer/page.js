@@ -164,6 +164,10 @@
     const at = [...where.mm.slice(0, 3), 1];
     const along = (line) => line.reduce((sum, n, i) => sum + n * at[i], 0);
     const index = open.volume.stored.map((line) => Math.round(along(line)) + 1);
+    const [, width, height, depth] = open.dims;
+    const [i, j, k] = index.map((n) => n - 1);
+    const there = i >= 0 && j >= 0 && k >= 0 && i < width && j < height && k < depth;
+    const inside = there && open.filled[i + width * (j + height * k)] > 0; // whatever of the mask is drawn
     const [slice] = index.splice(open.volume.stored_axis, 1);
     let place = `slice ${slice}, column ${index[0]}, row ${index[1]}`;
     if (open.volume.midline) {
@@ -171,11 +175,11 @@
       const mm = along([x, y, z, -offset]);
       place += `, ${Math.abs(mm).toFixed(0)} mm ${mm > 0 ? "right" : "left"} of the midline`;
     }
-    const [scan, mask] = where.values.map((one) => one.value);
+    const scan = where.values[0].value;
     const { offset, slope } = open.volume;
     const [low, high] = [offset, offset + 255 * slope];
     const gray = scan <= low + slope ? `${low} HU or less` : scan >= high - slope ? `${high} HU or more` : `about ${scan.toFixed(0)} HU`;
-    return `${place}: ${gray}${mask > 0 ? ", in the mask" : ""}`;
+    return `${place}: ${gray}${inside ? ", in the mask" : ""}`;
   };
   // Blood has to be seen under its mask: the outline is what is shown first.
   const outlined = (mask, axis, pixel) => {
@@ -248,7 +252,7 @@
       [scan.cal_min, scan.cal_max] = [0, 80];
       mask.colormap = "red";
       [mask.cal_min, mask.cal_max] = [0.5, 1];
-      open.filled = mask.img;
+      [open.filled, open.dims] = [mask.img, mask.hdr.dims];
       open.outline = outlined(mask, volume.stored_axis, Math.max(...volume.spacing.slice(0, 2)));
       drawMask();
       planes();
