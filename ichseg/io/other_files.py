@@ -83,7 +83,7 @@ def uneven_slices(path: Path) -> str | None:
         return None
     for name, file in _evened_out(path.parent, path.parent.stat().st_mtime_ns).get(scan_name(path).lower(), {}).items():
         if name != scan_name(path).lower():
-            return (f"slices are not equally far apart ({file} lies beside it): volumes are wrong; "
+            return (f"slices are not equally far apart ({file} is next to it): volumes are wrong; "
                     "for volumes, run that file by itself")  # fmt: skip
     return None
 
