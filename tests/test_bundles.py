@@ -483,17 +483,7 @@ def test_mistyped_overrides_are_refused(tmp_path, capsys):
         with pytest.raises(SystemExit, match="2"):
             guard_bundle_run(*one, ["run", *words])
         assert re.search(said, capsys.readouterr().err)
-    file = bundle_folder("ich_segmentation") / "configs" / "inference.yaml"
-    command = [
-        sys.executable,
-        "-m",
-        "monai.bundle",
-        "run",
-        "--config_file",
-        str(file),
-        "--bundle_root",
-        str(file.parents[1]),
-    ]
+    root = ["--bundle_root", str(bundle_folder("ich_segmentation"))]
     for words, said in (
         (["--dataset_dirr", str(tmp_path)], "did you mean --dataset_dir?"),
         (["--dataset_dir", str(overlay), "--output_dir", str(tmp_path / "out")], "own.yaml: not a .nii or .nii.gz"),
@@ -502,8 +492,15 @@ def test_mistyped_overrides_are_refused(tmp_path, capsys):
             "between 0 and 1, not 7",
         ),
     ):
-        done = subprocess.run([*command, *words], capture_output=True, text=True, cwd=tmp_path, check=False)
+        done = monai_run("ich_segmentation", "inference.yaml", tmp_path, *root, *words)
         assert done.returncode == 2 and said in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
+
+
+def monai_run(bundle, config, folder, *words):
+    """``python -m monai.bundle run`` of one config, started in a folder."""
+    file = bundle_folder(bundle) / "configs" / config
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(file), *words]
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
 
 
 @pytest.mark.parametrize(
@@ -516,18 +513,7 @@ def test_mistyped_overrides_are_refused(tmp_path, capsys):
 )
 @pytest.mark.slow
 def test_mistyped_nested_keys_are_one_line(words, said, tmp_path):
-    config = bundle_folder("ich_segmentation") / "configs" / "inference.yaml"
-    command = [
-        sys.executable,
-        "-m",
-        "monai.bundle",
-        "run",
-        "--config_file",
-        str(config),
-        "--dataset_dir",
-        str(tmp_path),
-    ]
-    done = subprocess.run([*command, *words], capture_output=True, text=True, cwd=tmp_path, check=False)
+    done = monai_run("ich_segmentation", "inference.yaml", tmp_path, "--dataset_dir", ".", *words)
     assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
 
 
@@ -563,9 +549,7 @@ def test_mistyped_keys_of_a_workflow_are_refused(phantoms, tmp_path):
 
 @pytest.mark.slow
 def test_a_run_from_elsewhere_names_bundle_root(tmp_path):
-    config = bundle_folder("ich_pseudo_segmentation") / "configs" / "generate.yaml"
-    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(config)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    done = monai_run("ich_pseudo_segmentation", "generate.yaml", tmp_path)
     assert done.returncode == 2 and "--bundle_root" in done.stderr.strip().splitlines()[-1]
 
 

@@ -427,3 +427,19 @@ def test_files_without_orientation_codes_are_compared_as_stored(tmp_path, caplog
         nib.save(image, tmp_path / folder / f"{name}.nii.gz")
     row = evaluate_masks(tmp_path / "masks", tmp_path / "truth")[0]
     assert row["foreground_iou"] == 1 and "lost its affine" in caplog.text
+
+
+def test_a_place_that_was_guessed_turns_nothing(tmp_path):
+    """Without a code nibabel guesses the axes; that the guess fills the same space, mirrored, is no knowledge."""
+    image = nib.Nifti1Image(lopsided(), None)
+    image.header.set_zooms((0.84, 0.84, 5.08))
+    guessed = image.header.get_base_affine()
+    mirrored = guessed @ np.diag([-1, 1, 1, 1])
+    mirrored[:3, 3] += guessed[:3, 0] * (lopsided().shape[0] - 1)
+    for folder in ("truth", "masks"):
+        (tmp_path / folder).mkdir()
+    image.set_sform(None, 0)
+    image.set_qform(None, 0)
+    nib.save(image, tmp_path / "masks" / "a_ich.nii.gz")
+    write_volume(tmp_path / "truth" / "a.nii.gz", lopsided(), mirrored)
+    assert evaluate_masks(tmp_path / "masks", tmp_path / "truth")[0]["foreground_iou"] == 1

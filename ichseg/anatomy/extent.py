@@ -40,8 +40,7 @@ def extent_doubts(hounsfield: np.ndarray, affine: np.ndarray, axis: int) -> list
         doubts.append(f"{length:.0f} mm of the body from foot to head: marks below the head are not reliable")
     upper = slice(int(heads[0]), int(heads[0]) + max(1, round(UPPER_MM / distance)))
     whole = areas[upper] > HEAD_CM2
-    small = len(areas) >= FEW_SLICES and float(areas.max()) < HEAD_CM2
-    if small:
+    if len(areas) >= FEW_SLICES and float(areas.max()) < HEAD_CM2:
         doubts.append(f"no slice of more than {areas.max():.0f} cm\u00b2: {NOT_A_HEAD} Is the voxel size right?")
     if whole.any():
         if (largest := float(areas[upper].max())) > MOST_CM2:

@@ -53,7 +53,7 @@ class TrueScan:
 
 @dataclass
 class Compared:
-    """Masks of one scan, slices first; ``probability`` if there is a ``<stem>_probability.nii.gz`` beside the mask.
+    """Masks of one scan, slices first; ``probability`` if there is a ``<stem>_probability.nii.gz`` next to the mask.
 
     ``voxel_ml`` is NaN where no file of the scan says how large a voxel is.
     """

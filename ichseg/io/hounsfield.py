@@ -32,13 +32,13 @@ UNCLIPPED = -200.0  # a scan with lower values has its air
 SPIKE_SHARE = 0.002  # of voxels with the very same lowest or highest value: padding, or the end of a window
 TALL_PEAK = 0.04  # of the tallest peak: bone is broad and stays below it
 BINS = 400
-# In a head with its skull this share of what is no air is bone, or more.
 AIR_HU, AIR_SLACK, LOWEST_STORED = -1000.0, 12.0, -1024.0
 MOST_PADDING, LOWEST_AIR = -1100.0, -950.0  # between them lies air, if not at its place
 FAR_BELOW = 300.0  # what lies as far below brain is neither fat nor water
 SCALED_BRAIN = (18.0, 38.0)  # brain, if the lowest value is air
 STORED = 500.0  # soft tissue above it, with air 1,000 lower, stands in stored numbers
 WRAPPED_HU = -1200.0
+# In a head with its skull this share of what is no air is bone, or more.
 BONE_SHARE, BONE_ABOVE_BRAIN = 0.025, 60.0
 UNRELIABLE = "the mask is unreliable"
 
@@ -49,6 +49,7 @@ class Grays:
 
     Attributes:
         low, high: ends.
+        share, level: see :func:`brain_level`.
         tissue: peak of soft tissue.
         air: peak of air at the right distance below it, or None.
         peaks: values of the tall peaks.
@@ -59,12 +60,19 @@ class Grays:
 
     low: float
     high: float
+    share: float
+    level: float
     tissue: float
     air: float | None
     peaks: tuple[float, ...]
     spikes: tuple[float, ...]
     border: float
     center: float
+
+
+def _sample(array: np.ndarray) -> np.ndarray:
+    """Enough of the voxels, evenly spread."""
+    return array.ravel()[:: max(1, round(array.size / SAMPLE))]
 
 
 def lost_intercept(array: np.ndarray) -> int:
@@ -75,13 +83,13 @@ def lost_intercept(array: np.ndarray) -> int:
     """
     if array.min() < UNCLIPPED:
         return 0
-    some = array.ravel()[:: max(1, round(array.size / SAMPLE))]
+    some = _sample(array)
     return 1024 if float(((some > 1000) & (some < 1100)).mean()) > SOFT_TISSUE_SHARE else 0
 
 
 def brain_level(array: np.ndarray) -> tuple[float, float]:
     """Share of the voxels between 4 and 96, and the value that is most frequent among them."""
-    some = array.ravel()[:: max(1, round(array.size / SAMPLE))]
+    some = _sample(array)
     # What a window has clipped heaps up at its end.
     counts, edges = np.histogram(some[some < array.max()], np.arange(4, 97, 4))
     smooth = np.convolve(counts, [1, 1, 1], "same")
@@ -94,7 +102,7 @@ def find_grays(array: np.ndarray) -> Grays:
     Soft tissue is the highest tall peak of the histogram: bone is broad. Padding and the ends of a window, which are
     one value, are no peaks but may be the air.
     """
-    some = array.ravel()[:: max(1, round(array.size / SAMPLE))]
+    some = _sample(array)
     low, high = float(some.min()), float(some.max())
     spikes = [end for end in (low, high) if float((some == end).mean()) > SPIKE_SHARE]
     rest = some[~np.isin(some, spikes)] if spikes else some
@@ -106,7 +114,8 @@ def find_grays(array: np.ndarray) -> Grays:
     pairs = [(tissue, air) for tissue in peaks for air in (*peaks, *spikes)
              if abs(tissue - air - AIR_TO_TISSUE) < APART]  # fmt: skip
     tissue, air = max(pairs) if pairs else (max(peaks), None)
-    return Grays(float(array.min()), float(array.max()), tissue, air, tuple(peaks), tuple(spikes), border, center)
+    ends = float(array.min()), float(array.max())
+    return Grays(*ends, *brain_level(array), tissue, air, tuple(peaks), tuple(spikes), border, center)
 
 
 def _peaks(values: np.ndarray) -> list[float]:
@@ -143,7 +152,7 @@ def intensity_doubts(array: np.ndarray, axis: int = 2) -> tuple[list[str], list[
     if not _inverted(grays) and (lost_intercept(array) or (grays.air is not None and grays.tissue > STORED)):
         near = f"{round(grays.tissue, -1):,.0f}"
         return [f"no rescale intercept? soft tissue is near {near} instead of 40 HU; {UNRELIABLE}"], []
-    level = _level_doubts(array, grays)
+    level = _level_doubts(grays)
     ends, notes = _end_doubts(grays, known=not level)
     return [*ends, *(level or _content_doubts(array, grays, axis))], notes
 
@@ -162,32 +171,32 @@ def _end_doubts(grays: Grays, known: bool) -> tuple[list[str], list[str]]:
     return doubts, notes
 
 
-def _level_doubts(array: np.ndarray, grays: Grays) -> list[str]:
+def _level_doubts(grays: Grays) -> list[str]:
     """Where air and soft tissue stand: offset, scale, inversion."""
-    share, level = brain_level(array)
     if _inverted(grays):
         return [f"the border ({grays.border:,.0f}) is brighter than the head: inverted gray values or wrong padding? "
                 f"{UNRELIABLE.capitalize()}"]  # fmt: skip
-    if share < BRAIN_SHARE:
+    if grays.share < BRAIN_SHARE:
         where = "" if grays.air is None else f"(soft tissue is near {grays.tissue:,.0f}) "
         return ["almost no voxels have the gray level of brain: not Hounsfield units? "
                 f"{where}{UNRELIABLE.capitalize()}"]  # fmt: skip
-    if not BRAIN_HU[0] <= level <= BRAIN_HU[1]:
-        return [f"soft tissue is near {level:.0f} instead of 35 HU: no brain, contrast, or a wrong rescale slope? "
-                f"{UNRELIABLE.capitalize()}"]  # fmt: skip
-    return _air_doubts(grays, level)
+    if not BRAIN_HU[0] <= grays.level <= BRAIN_HU[1]:
+        return [f"soft tissue is near {grays.level:.0f} instead of 35 HU: no brain, contrast, or a wrong rescale "
+                f"slope? {UNRELIABLE.capitalize()}"]  # fmt: skip
+    return _air_doubts(grays)
 
 
-def _air_doubts(grays: Grays, level: float) -> list[str]:
+def _air_doubts(grays: Grays) -> list[str]:
     """Air of a scan that has it lies near -1,000 HU; brain at the right level does not say so by itself."""
     if grays.low > UNCLIPPED:
         return []
+    level = grays.level
     airs = [value for value in (*grays.peaks, *grays.spikes) if value < level - FAR_BELOW]
     if any(abs(air - AIR_HU) <= AIR_SLACK for air in airs) or LOWEST_STORED in grays.spikes:
         return []
-    beside = [air for air in airs if air in grays.peaks or MOST_PADDING < air < LOWEST_AIR]
-    if beside:
-        near = min(beside, key=lambda air: abs(air - AIR_HU))
+    elsewhere = [air for air in airs if air in grays.peaks or MOST_PADDING < air < LOWEST_AIR]
+    if elsewhere:
+        near = min(elsewhere, key=lambda air: abs(air - AIR_HU))
         return [f"air is near {near:,.0f} instead of -1,000 HU: wrong rescale slope or intercept? "
                 f"{UNRELIABLE.capitalize()}"]  # fmt: skip
     scale = -grays.low / 1000
@@ -221,9 +230,9 @@ def _content_doubts(array: np.ndarray, grays: Grays, axis: int) -> list[str]:
 
 def _bone_share(array: np.ndarray, grays: Grays) -> float:
     """Share of bone, or of what a window left of it, in what is no air and no padding."""
-    some = array.ravel()[:: max(1, round(array.size / SAMPLE))]
+    some = _sample(array)
     body = some[some > (grays.low if grays.low > UNCLIPPED else UNCLIPPED)]
-    bone = min(brain_level(array)[1] + BONE_ABOVE_BRAIN, grays.high - 0.02 * (grays.high - grays.low))
+    bone = min(grays.level + BONE_ABOVE_BRAIN, grays.high - 0.02 * (grays.high - grays.low))
     return float((body >= bone).mean()) if len(body) else 0.0
 
 

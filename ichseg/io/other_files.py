@@ -1,4 +1,4 @@
-"""What lies beside head CT in a folder: scouts, dose reports, copies of a scan, other formats."""
+"""What a folder holds besides head CT: scouts, dose reports, copies of a scan, other formats."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _untilted(name: str, original: str) -> list[str]:
 
 
 def uneven_slices(path: Path) -> str | None:
-    """A doubt if a copy with equal slice distances lies beside a scan: then its own distances are not equal."""
+    """A doubt if a copy with equal slice distances is next to a scan: then its own distances are not equal."""
     if not path.parent.is_dir():
         return None
     for name, file in _evened_out(path.parent, path.parent.stat().st_mtime_ns).get(scan_name(path).lower(), {}).items():

@@ -13,11 +13,10 @@ from ichseg.anatomy import NOT_A_HEAD, extent_doubts
 from ichseg.errors import NotAScan, ScanError
 from ichseg.io.atomic import atomic_path
 from ichseg.io.geometry import believed_affine, slice_axis, spacing_mm, upright_axis
-from ichseg.io.hounsfield import intensity_doubts, size_doubts
+from ichseg.io.hounsfield import AIR_HU, intensity_doubts, size_doubts
 from ichseg.io.nifti import SIZE_LIMIT, UNREADABLE, read_header, read_nifti
 from ichseg.io.other_files import other_picture, uneven_slices
 
-AIR_HU = -1000.0
 SPACING_UNKNOWN = "in-plane spacing unknown"
 OWN_MASK = b"ichseg"
 LARGEST_CODE = 2**53

@@ -12,11 +12,10 @@ from torch import nn
 
 from ichseg.errors import IchsegError
 from ichseg.io.atomic import atomic_path
+from ichseg.overrides import SIZE_STEP
 
-STEP = 32  # the networks halve the size five times
 
-
-def export_onnx(network: nn.Module, path: str | Path, channels: int, size: int = 224, step: int = STEP) -> None:
+def export_onnx(network: nn.Module, path: str | Path, channels: int, size: int = 224, step: int = SIZE_STEP) -> None:
     """Write a 2-D network as an ONNX graph with dynamic batch, height and width, whole or not at all.
 
     ``monai.bundle onnx_export`` writes a graph for the one shape it is given.
@@ -35,8 +34,8 @@ def export_onnx(network: nn.Module, path: str | Path, channels: int, size: int =
         raise IchsegError(f"{path}: writing ONNX needs {' and '.join(lacking)}; run: pip install 'ichseg[onnx]'")
     batch, height, width = (torch.export.Dim(name, min=1, max=4096) for name in ("batch", "height", "width"))
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
-    before, devices = [logger.level for logger in loggers], {p: p.device for p in network.parameters()}
-    training = network.training
+    levels, training = [logger.level for logger in loggers], network.training
+    device = next(network.parameters()).device
     try:
         for logger in loggers:
             logger.setLevel(logging.ERROR)
@@ -54,8 +53,6 @@ def export_onnx(network: nn.Module, path: str | Path, channels: int, size: int =
                 dynamic_shapes=({0: batch, 2: step * height, 3: step * width},),
             )
     finally:
-        for logger, level in zip(loggers, before, strict=True):
+        for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-        network.train(training)
-        if devices:
-            network.to(next(iter(devices.values())))
+        network.train(training).to(device)
