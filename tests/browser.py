@@ -68,6 +68,7 @@ class Browser:
                             .encode())  # fmt: skip
         while not self._exactly(1, until=b"\r\n\r\n").endswith(b"\r\n\r\n"):
             continue
+        self.call("Page.bringToFront")  # a page in the background draws no frames
 
     def call(self, method: str, **parameters: object) -> dict:
         """One command of the protocol; its result."""
