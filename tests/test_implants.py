@@ -10,12 +10,16 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
+import ichseg.synthetic.implants.implant as implants
+import ichseg.synthetic.implants.implant_lesions as lesions
 from ichseg.anatomy.brain import intracranial_mask
 from ichseg.cli import main
 from ichseg.data import SUBTYPES, load_datalist
 from ichseg.errors import IchsegError
 from ichseg.io import read_mask, read_volume
 from ichseg.synthetic.implants import LOOKALIKES, draw_lookalikes, implant_hemorrhage, implant_volume, prepare_implants
+from ichseg.synthetic.implants.head_slices import HeadSlices
+from ichseg.synthetic.implants.implant_looks import ImplantLook
 from ichseg.synthetic.phantom import phantom_scan, prepare_phantom
 from ichseg.transforms import RandImplantHemorrhaged
 
@@ -34,7 +38,8 @@ def healthy(head):
 
 
 @pytest.mark.parametrize("subtype", ["EDH", "IPH", "SAH", "SDH"])
-def test_implants_brighten_their_mask_and_nothing_far_from_it(healthy, subtype):
+def test_implants_change_their_mask_and_nothing_far_from_it(healthy, subtype, monkeypatch):
+    monkeypatch.setattr(implants, "LEAST_PUSHING_MM", np.inf)
     made = [implant_hemorrhage(healthy, np.random.default_rng(seed), subtype) for seed in range(6)]
     made = [m for m in made if m is not None]
     assert made
@@ -42,7 +47,7 @@ def test_implants_brighten_their_mask_and_nothing_far_from_it(healthy, subtype):
         assert kind == subtype and mask.shape == healthy.shape
         inside = ndimage.binary_dilation(intracranial_mask(healthy), iterations=2)
         assert (mask <= inside).all()
-        assert image[mask].mean() > healthy[mask].mean() + 3
+        assert np.abs(image - healthy)[mask].mean() > 2
         far = ~ndimage.binary_dilation(mask, iterations=20)
         np.testing.assert_allclose(image[far], healthy[far], atol=0.5)
     again = implant_hemorrhage(healthy, np.random.default_rng(0), subtype)
@@ -55,7 +60,8 @@ def test_no_room_no_implant():
 
 
 @pytest.mark.parametrize("subtype", ["EDH", "IPH", "IVH", "SAH", "SDH"])
-def test_volumes_get_one_lesion_through_several_slices(head, subtype):
+def test_volumes_get_one_lesion_through_several_slices(head, subtype, monkeypatch):
+    monkeypatch.setattr(implants, "LEAST_PUSHING_MM", np.inf)
     hounsfield, (column, row, step) = head
     made = [implant_volume(hounsfield, (step, row, column), np.random.default_rng(s), subtype) for s in range(8)]
     made = [m for m in made if m is not None]
@@ -66,7 +72,7 @@ def test_volumes_get_one_lesion_through_several_slices(head, subtype):
         touched = np.flatnonzero(mask.any(axis=(1, 2)))
         through = max(through, len(touched))
         assert (np.diff(touched) == 1).all() or subtype in ("IPH", "IVH", "SAH", "SDH")
-        assert image[mask].mean() > hounsfield[mask].mean() + 3
+        assert np.abs(image - hounsfield)[mask].mean() > 2
         assert hounsfield.min() <= image.min() and image.max() <= hounsfield.max()
         # What changed lies in the brain, and but for thin ends, less than half in the lesion, in and around the mask.
         changed = np.abs(image - hounsfield) > 3
@@ -79,15 +85,86 @@ def test_volumes_get_one_lesion_through_several_slices(head, subtype):
 def test_lesions_fade_at_their_ends(head):
     hounsfield, (column, row, step) = head
     faint = 0
-    for seed in range(6):
+    for seed in range(24):
         made = implant_volume(hounsfield, (step, row, column), np.random.default_rng(seed), "IPH")
         if made is not None:
             image, mask, _ = made
             touched = mask.any(axis=(1, 2))
-            brighter = (image - hounsfield > 3).any(axis=(1, 2))
+            brighter = (image - hounsfield > 2).any(axis=(1, 2))
             assert brighter[touched].all()
             faint += int((brighter & ~touched).sum())
     assert faint > 0  # partial volume: blood one sees a little of, but not half
+
+
+def drawn(head, look, monkeypatch):
+    """One ball of 16 mm in the middle of the brain with a look, as a scan, its mask, and the scan before."""
+    hounsfield, (column, row, step) = head
+
+    def ball(slices, middle, subtype, rng):
+        body = lesions._Ellipsoid(slices.center(middle), 16.0, 1.0, 16.0, 0.0)
+        return lesions.ImplantLesion(16.0, lambda index, z: slices.brain[index] & body.inside(slices, z, 0.0))
+
+    monkeypatch.setattr(implants, "draw_lesion", ball)
+    monkeypatch.setattr(implants, "draw_look", lambda *_: look)
+    image, mask, _ = implant_volume(hounsfield, (step, row, column), np.random.default_rng(0), "IPH", back=(0, 1))
+    return image, mask, hounsfield
+
+
+@pytest.mark.parametrize(
+    ("look", "low", "high"),
+    [
+        (ImplantLook(12.0, darkens=True, coarse=0.0), -45, -8),
+        (ImplantLook(42.0, darkens=True, coarse=0.0), -3, 25),
+        (ImplantLook(70.0, coarse=0.0), 20, 60),
+        (ImplantLook(8.0, relative=True, coarse=0.0, blur=0.1), 3, 9),
+    ],
+)
+def test_blood_of_every_age(head, look, low, high, monkeypatch):
+    image, mask, before = drawn(head, look, monkeypatch)
+    inside = ndimage.binary_erosion(mask, np.ones((1, 3, 3))) & (before > 20) & (before < 60)
+    assert inside.sum() > 50
+    assert low < float(np.median((image - before)[inside])) < high
+
+
+def test_settled_blood_is_denser_at_the_back(head, monkeypatch):
+    image, mask, _ = drawn(head, ImplantLook(10.0, darkens=True, lower=60.0, coarse=0.0), monkeypatch)
+    inside = ndimage.binary_erosion(mask, np.ones((1, 3, 3)))
+    columns = np.nonzero(inside)[2]
+    back = columns > np.quantile(columns, 0.8)
+    values = image[inside]
+    assert np.median(values[back]) > np.median(values[columns < np.quantile(columns, 0.2)]) + 15
+
+
+def test_slivers_are_thin(head):
+    hounsfield, (column, row, step) = head
+    slices = HeadSlices(hounsfield, pixel=(row + column) / 2, step=step)
+    for seed in range(5):
+        made = lesions._sliver(slices, 6, np.random.default_rng(seed)).inside(6, 0.0)
+        assert not made.any() or slices.depth(6)[made].max() < 4.5 * 2
+
+
+def test_settled_in_ventricles(head):
+    hounsfield, (column, row, step) = head
+    slices = HeadSlices(hounsfield, pixel=(row + column) / 2, step=step, back=(0, 1))
+    fluid = np.zeros(hounsfield.shape[1:], bool)
+    fluid[40:44, 50:70] = fluid[80:84, 45:60] = True
+    found = lesions._sediment(slices, fluid, 5.0)
+    for rows, last in ((slice(40, 44), 69), (slice(80, 84), 59)):
+        columns = np.nonzero(found[rows].any(axis=0))[0]
+        assert columns.max() == last and columns.min() == last - int(np.ceil(5 / slices.pixel)) + 1
+
+
+def test_brain_gives_way_and_bone_does_not(head, monkeypatch):
+    look = ImplantLook(70.0, coarse=0.0, push=1.0)
+    moved, mask, before = drawn(head, look, monkeypatch)
+    monkeypatch.setattr(implants, "LEAST_PUSHING_MM", np.inf)
+    still, other, _ = drawn(head, look, monkeypatch)
+    assert np.array_equal(mask, other)
+    differs = np.abs(moved - still) > 1
+    away = ndimage.distance_transform_edt(~mask.any(axis=0))
+    brain = np.stack([intracranial_mask(one) for one in before])
+    assert differs.any() and not (differs & ~brain).any()
+    assert np.abs(moved - still)[:, away > 40].max() < np.abs(moved - still).max() / 4
 
 
 def test_benchmark(tmp_path, capsys):

@@ -318,7 +318,7 @@ def test_a_pool_pastes_implants_into_slices_without_hemorrhage(packed, tmp_path)
         assert mask.any() and image.shape == before.shape
         brighter.append(hounsfield(image[0])[mask].mean() - hounsfield(before[0])[mask].mean())
         assert (image[0] == before[0]).mean() > 0.4
-    assert np.median(brighter) > 10 and min(brighter) > 0
+    assert np.median(brighter) > 10 and min(brighter) > -40  # chronic collections are darker than brain
     again = implant_pool(packed, per_scan=2, seed=3, folder=tmp_path)
     assert again.index == pool.index
     assert all(np.array_equal(a, b) for k in (0, 5) for a, b in zip(pool[k], again[k], strict=True))

@@ -1,6 +1,7 @@
-"""Where the head, the brain and the midline are, without a network."""
+"""Where the head, the brain and the midline are, and how bright bone makes the brain, without a network."""
 
 from ichseg.anatomy.brain import intracranial_mask
+from ichseg.anatomy.cupping import cupping
 from ichseg.anatomy.extent import NOT_A_HEAD, extent_doubts
 from ichseg.anatomy.head import head_box
 from ichseg.anatomy.midline import Plane, mid_sagittal_plane, midline_of
@@ -9,6 +10,7 @@ from ichseg.anatomy.plausible import mask_doubts
 __all__ = [
     "NOT_A_HEAD",
     "Plane",
+    "cupping",
     "extent_doubts",
     "head_box",
     "intracranial_mask",

@@ -13,8 +13,16 @@ from ichseg.networks.classifiers import (
 )
 from ichseg.networks.context_unet import SUSPICIOUS_SHARE, ContextUNet, NetworkEnsemble, slice_scores, suspicion
 from ichseg.networks.convnext import ConvNeXtV2
+from ichseg.networks.lite_unet import LiteContextUNet, load_encoder
 from ichseg.networks.pretrained import WeightReport, load_pretrained, match_weights
-from ichseg.networks.segmenters import ARCHITECTURES, PIPELINES, SegmenterSettings, segmenter, segmenter_settings
+from ichseg.networks.segmenters import (
+    ARCHITECTURES,
+    PIPELINES,
+    SegmenterSettings,
+    context_network,
+    segmenter,
+    segmenter_settings,
+)
 from ichseg.networks.supervision import DeeplySupervised
 from ichseg.networks.vgg import VGG
 from ichseg.networks.weights import load_weights, read_checkpoint, read_settings, save_weights
@@ -30,12 +38,15 @@ __all__ = [
     "ContextUNet",
     "ConvNeXtV2",
     "DeeplySupervised",
+    "LiteContextUNet",
     "NetworkEnsemble",
     "SegmenterSettings",
     "WeightReport",
     "cam_layers",
     "classifier_settings",
+    "context_network",
     "deepest_layer",
+    "load_encoder",
     "load_ensemble",
     "load_pretrained",
     "load_weights",

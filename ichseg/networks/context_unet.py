@@ -70,9 +70,7 @@ class ContextUNet(nn.Module):
             level -= 1
             hidden = up(torch.cat([_doubled(narrow(hidden)), features[level]], dim=1))
         pixels = self.outline(torch.cat([_doubled(hidden), self.fine(x)], dim=1))
-        return torch.cat(
-            [torch.zeros_like(pixels), pixels, score[:, :, None, None].to(pixels).expand_as(pixels)], dim=1
-        )
+        return packed_logits(pixels, score)
 
 
 class NetworkEnsemble(nn.Module):
@@ -97,6 +95,11 @@ class NetworkEnsemble(nn.Module):
             mirrored = x.flip(2)
             views += [member(mirrored).flip(2) for member in self.members]
         return torch.stack(views).mean(dim=0)
+
+
+def packed_logits(pixels: Tensor, score: Tensor) -> Tensor:
+    """(B, 1, H, W) logits of the pixels and (B, 1) of the slice -> (B, 3, H, W): background 0, pixels, slice."""
+    return torch.cat([torch.zeros_like(pixels), pixels, score[:, :, None, None].to(pixels).expand_as(pixels)], dim=1)
 
 
 def suspicion(pixels: Tensor, share: float) -> Tensor:

@@ -14,10 +14,13 @@ from torch import nn
 from ichseg.defaults import ARCHITECTURES
 from ichseg.errors import IchsegError
 from ichseg.networks.context_unet import CHANNELS, SUSPICIOUS_SHARE, ContextUNet, NetworkEnsemble
+from ichseg.networks.lite_unet import DECODER, LiteContextUNet, load_encoder
 from ichseg.networks.weights import check_settings, read_settings, with_overrides
 
 # Which architectures a pipeline (a config of the bundle) can run.
-PIPELINES = {"inference.yaml": ("context",), "inference_paper.yaml": ("small", "paper")}
+PIPELINES = {"inference.yaml": ("context", "lite"), "inference_paper.yaml": ("small", "paper")}
+# Of those that score slices as well: the U-Net's levels, or the decoder's.
+USUAL_CHANNELS = {"context": CHANNELS, "lite": DECODER}
 
 
 @dataclass(frozen=True)
@@ -31,12 +34,14 @@ class SegmenterSettings:
         threshold: on the probability of hemorrhage, strict.
         min_volume_ml: smaller lesions are left out; 0 leaves out none.
         fill_holes_mm2: holes of lesions within a slice are filled if no larger; 0 fills none.
-        channels: of the U-Net's levels. This and what follows is for ``"context"`` only.
+        channels: of the U-Net's levels, or of the decoder; None: :data:`USUAL_CHANNELS`. This and what follows is for
+            ``"context"`` and ``"lite"`` only.
         members: networks whose logits are averaged.
         flip: average with the mirrored slice too.
         suspicious_share: of a slice's pixels that count as its most suspicious, in training as in scoring.
         score_slope, score_offset: of Platt scaling, from a slice's score to its probability.
         fusion_weight: of neighboring slices in the slice's score; 0: every slice alone.
+        remove_cupping: make brain as bright beside bone as in its middle, see :class:`ichseg.transforms.RemoveCupping`.
     """
 
     architecture: str
@@ -46,13 +51,14 @@ class SegmenterSettings:
     threshold: float = 0.5
     min_volume_ml: float = 0.0
     fill_holes_mm2: float = 0.0
-    channels: Sequence[int] = CHANNELS
+    channels: Sequence[int] | None = None
     members: int = 1
     flip: bool = True
     suspicious_share: float = SUSPICIOUS_SHARE
     score_slope: float = 1.0
     score_offset: float = 0.0
     fusion_weight: float = 0.5
+    remove_cupping: bool = False
 
     def __post_init__(self) -> None:
         if self.architecture not in ARCHITECTURES:
@@ -68,7 +74,8 @@ class SegmenterSettings:
             "fusion_weight": 0,
         }
         check_settings(self, **{name: (value, inf) for name, value in least.items()}, suspicious_share=(0, 1))
-        object.__setattr__(self, "channels", list(self.channels))
+        channels = USUAL_CHANNELS.get(self.architecture, CHANNELS) if self.channels is None else self.channels
+        object.__setattr__(self, "channels", list(channels))
 
     @property
     def pipeline(self) -> str:
@@ -100,25 +107,53 @@ def segmenter_settings(weights: str | Path, pipeline: str | None = None, **overr
     return settings
 
 
-def segmenter(
-    architecture: str = "small", channels: Sequence[int] = CHANNELS, members: int = 1, flip: bool = False
+def context_network(
+    architecture: str = "context",
+    channels: Sequence[int] | None = None,
+    dropout: float = 0.3,
+    encoder_weights: str | Path | None = None,
 ) -> nn.Module:
-    """A 2-D U-Net with random weights, (B, 1, H, W) -> logits (B, 2, H, W); for ``"context"``, 3 -> 3 channels.
+    """A network of three slices that outlines the middle one and scores it, (B, 3, H, W) -> (B, 3, H, W).
 
     Args:
-        architecture: ``"context"``: :class:`ichseg.networks.ContextUNet`, the recommended one.
+        architecture: ``"context"`` or ``"lite"``.
+        channels: None: :data:`USUAL_CHANNELS`.
+        dropout: before the slice's score.
+        encoder_weights: what the encoder of ``"lite"`` starts from, see :func:`load_encoder`.
+
+    Raises:
+        IchsegError: another architecture, or one that takes no ``encoder_weights``.
+    """
+    if architecture not in USUAL_CHANNELS:
+        raise IchsegError(f"architecture '{architecture}' scores no slices; choose one of {', '.join(USUAL_CHANNELS)}")
+    channels = USUAL_CHANNELS[architecture] if channels is None else channels
+    if architecture == "lite":
+        return load_encoder(LiteContextUNet(channels, dropout), encoder_weights)
+    if encoder_weights is not None:
+        raise IchsegError(f"encoder_weights is for architecture 'lite', not for '{architecture}'")
+    return ContextUNet(3, channels, dropout)
+
+
+def segmenter(
+    architecture: str = "small", channels: Sequence[int] | None = None, members: int = 1, flip: bool = False
+) -> nn.Module:
+    """A 2-D U-Net with random weights, (B, 1, H, W) -> logits (B, 2, H, W); where slices are scored, 3 -> 3 channels.
+
+    Args:
+        architecture: ``"context"``: :class:`ichseg.networks.ContextUNet`.
+            ``"lite"``: :class:`ichseg.networks.LiteContextUNet`, with an encoder that can start from ImageNet.
             ``"small"``: MONAI's residual UNet with 1.6 million parameters, which a CPU can run.
             ``"paper"``: the standard U-Net, up to 1,024 channels, 31 million parameters (the paper says "U-Net" and
             no more; MONAI's BasicUNet with batch normalization).
-        channels: of the levels; ``"context"`` only.
-        members: networks whose logits are averaged; ``"context"`` only.
-        flip: average with the mirrored slice too; ``"context"`` only.
+        channels: of the levels, or of the decoder; this and what follows where slices are scored only.
+        members: networks whose logits are averaged.
+        flip: average with the mirrored slice too.
 
     Raises:
         IchsegError: unknown architecture.
     """
-    if architecture == "context":
-        return NetworkEnsemble([ContextUNet(3, channels) for _ in range(members)], flip)
+    if architecture in USUAL_CHANNELS:
+        return NetworkEnsemble([context_network(architecture, channels) for _ in range(members)], flip)
     if architecture == "small":
         return UNet(
             spatial_dims=2,

@@ -7,6 +7,7 @@ LayerAggregationd -> DenseCRFd.
 
 from ichseg.transforms.activation import ClassActivationMap, ClassActivationMapd
 from ichseg.transforms.context_fusion import SpatialContextFusion, SpatialContextFusiond
+from ichseg.transforms.cupping import RemoveCupping, RemoveCuppingd
 from ichseg.transforms.dense_crf import DenseCRFd, RefineWithCRF
 from ichseg.transforms.gating import GateSlicesd, KeepIntracranial, KeepIntracraniald
 from ichseg.transforms.head_crop import HeadCrop, HeadCropd
@@ -56,6 +57,8 @@ __all__ = [
     "NeighborSlicesd",
     "RandImplantHemorrhaged",
     "RefineWithCRF",
+    "RemoveCupping",
+    "RemoveCuppingd",
     "RemoveSmallLesions",
     "RemoveSmallLesionsd",
     "SaveImageMaskd",

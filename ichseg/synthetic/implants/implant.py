@@ -13,11 +13,15 @@ from scipy import ndimage
 from ichseg.data.subtypes import SUBTYPES
 from ichseg.synthetic.implants.head_slices import HeadSlices, sized_head
 from ichseg.synthetic.implants.implant_lesions import ImplantLesion, draw_lesion
+from ichseg.synthetic.implants.implant_looks import ImplantLook, draw_look
 
 # How often each subtype is drawn.
-SHARES = {"EDH": 0.2, "IPH": 0.3, "IVH": 0.12, "SAH": 0.13, "SDH": 0.25}
+SHARES = {"EDH": 0.2, "IPH": 0.28, "IVH": 0.14, "SAH": 0.14, "SDH": 0.24}
+# In slices with so much brain, compared to the widest one: near the vertex there is no ventricle.
+LEAST_ROOM, MOST_ROOM = {"EDH": 0.15, "SDH": 0.15, "IPH": 0.25, "SAH": 0.25}, 0.5
 SMALLEST_MM2 = 12.0
 LAYERS_PER_SLICE = 5
+LEAST_PUSHING_MM, MOST_PUSHED_MM, REACH_MM = 3.0, 8.0, 12.0  # mass effect
 
 
 def implant_hemorrhage(
@@ -66,10 +70,11 @@ def implant_volume(
         the subtype; or None where there is no room for it.
     """
     head = HeadSlices(hounsfield, pixel=(spacing[1] + spacing[2]) / 2, step=spacing[0], back=back)
-    roomy = [int(i) for i in np.flatnonzero(head.areas > 0.5 * head.areas.max())] if head.areas.max() > 0 else []
+    subtype = _drawn(rng, subtype)
+    least = LEAST_ROOM.get(subtype, MOST_ROOM) * head.areas.max()
+    roomy = [int(i) for i in np.flatnonzero(head.areas > max(least, 0))]
     if not roomy:
         return None
-    subtype = _drawn(rng, subtype)
     # Mostly the lateral ventricles; further down, deep fluid may be the fourth one, or a cistern.
     if subtype == "IVH" and rng.uniform() < 0.6:
         roomy = [index for index in roomy if head.upper(index)]
@@ -94,28 +99,57 @@ def _implant(
     mask = np.stack([share >= 0.5 for share in filled.values()])
     if mask.sum() * head.pixel**2 < SMALLEST_MM2:
         return None
-    dense = rng.uniform(50, 62) if subtype == "SAH" else rng.uniform(54, 80)
-    core, coarse = rng.uniform(0, 5), rng.uniform(1, 5)
+    look = draw_look(subtype, lesion.faint, rng)
     texture = head.noise(rng, 4.0)
-    blur = rng.uniform(0.5, 1.1) / head.pixel
     # In a single slice, the share of the slice's thickness that is in the lesion has to be drawn.
     full = rng.uniform(0.65, 1.0) if len(filled) == 1 else 1.0
-    edema = (rng.uniform(4, 12), rng.uniform(2, 7)) if subtype == "IPH" and rng.uniform() < 0.7 else None
+    level = rng.uniform(-8, 8)
     result = head.hounsfield.copy()
     for index, share in filled.items():
-        if not share.any():
-            continue
-        image = result[index]
-        if edema is not None:
-            near = ndimage.distance_transform_edt(share < 0.5, sampling=head.pixel) <= edema[1]
-            halo = ndimage.gaussian_filter(near * share.max(), 2 / head.pixel)
-            image = image - edema[0] * halo * (head.depth(index) > 2)
-        inner = np.minimum(ndimage.distance_transform_edt(share >= 0.5, sampling=head.pixel) / 8, 1)
-        # The scanner's own noise stays, and so does a clot's uneven texture.
-        blood = dense + core * inner + coarse * texture + (head.hounsfield[index] - head.smooth(index))
-        alpha = full * ndimage.gaussian_filter(share.astype(np.float32), blur)
-        result[index] = image + alpha * (np.maximum(blood, image) - image)
+        if share.any():
+            result[index] = _painted(head, index, share, look, texture, full, level)
     return np.clip(result, head.hounsfield.min(), head.hounsfield.max()), mask, subtype
+
+
+def _painted(
+    head: HeadSlices, index: int, share: np.ndarray, look: ImplantLook, texture: np.ndarray, full: float, level: float
+) -> np.ndarray:
+    """(H, W) HU of a slice with the part of a lesion that lies in it."""
+    image, inside = head.hounsfield[index], share >= 0.5
+    depth = ndimage.distance_transform_edt(inside, sampling=head.pixel) if inside.any() else np.zeros(share.shape)
+    if look.push and depth.max() > LEAST_PUSHING_MM:
+        image = _pushed(head, index, image, inside, look.push * float(depth.max()))
+    if look.edema is not None:
+        near = ndimage.distance_transform_edt(~inside, sampling=head.pixel) <= look.edema[1]
+        halo = ndimage.gaussian_filter(near * share.max(), 2 / head.pixel)
+        image = image - look.edema[0] * halo * (head.depth(index) > 2)
+    # The scanner's own noise stays, and so does a clot's uneven texture.
+    own = look.core * np.minimum(depth / 8, 1) + look.coarse * texture
+    alpha = full * ndimage.gaussian_filter(share.astype(np.float32), look.blur / head.pixel)
+    if look.relative:
+        return image + alpha * np.maximum(look.density + own, 0)
+    dense: np.ndarray | float = look.density
+    if look.lower is not None and inside.any():
+        rows, columns = head.coordinates
+        back = head.back or (0, 1)
+        behind = rows * back[0] + columns * back[1]
+        settled = behind - float(np.median(behind[inside])) - level
+        dense = np.where(settled > 0, look.lower, look.density)
+    blood = dense + own + (head.hounsfield[index] - head.smooth(index))
+    return image + alpha * ((blood if look.darkens else np.maximum(blood, image)) - image)
+
+
+def _pushed(head: HeadSlices, index: int, image: np.ndarray, inside: np.ndarray, far: float) -> np.ndarray:
+    """(H, W): brain beside a lesion gives way by up to ``far`` mm, less with the distance; bone stays."""
+    away, place = ndimage.distance_transform_edt(~inside, sampling=head.pixel, return_indices=True)
+    rows, columns = np.indices(image.shape)
+    toward = np.stack([place[0] - rows, place[1] - columns]) * head.pixel / np.maximum(away, 1e-6)
+    shift = min(far, MOST_PUSHED_MM) * np.exp(-away / REACH_MM) * ~inside / head.pixel
+    shift = ndimage.gaussian_filter(shift, 1.0)
+    source = np.stack([rows + toward[0] * shift, columns + toward[1] * shift])
+    moved = ndimage.map_coordinates(image, source, order=1, mode="nearest")
+    from_brain = ndimage.map_coordinates(head.brain[index].astype(np.float32), source, order=1) > 0.99
+    return np.where(head.brain[index] & from_brain & ~inside, moved, image)
 
 
 def _filled(head: HeadSlices, lesion: ImplantLesion, index: int, middle: int) -> np.ndarray:

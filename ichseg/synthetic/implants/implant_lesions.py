@@ -10,6 +10,9 @@ from scipy import ndimage
 
 from ichseg.synthetic.implants.head_slices import HeadSlices
 
+SETTLED = 0.6  # of blood in ventricles
+SUBTLE = 0.4  # of hematomas, crescents and lenses: contusions and slivers
+
 
 @dataclass
 class ImplantLesion:
@@ -18,10 +21,12 @@ class ImplantLesion:
     Attributes:
         reach: mm above and below the middle slice beyond which there is nothing of it.
         inside: (slice index, mm above the middle slice) -> (H, W) bool.
+        faint: blood between fibers, a few HU above the brain around it.
     """
 
     reach: float
     inside: Callable[[int, float], np.ndarray]
+    faint: bool = False
 
 
 def draw_lesion(head: HeadSlices, middle: int, subtype: str, rng: np.random.Generator) -> ImplantLesion | None:
@@ -33,9 +38,9 @@ def draw_lesion(head: HeadSlices, middle: int, subtype: str, rng: np.random.Gene
         subtype: EDH, IPH, IVH, SAH or SDH.
         rng: source of chance.
     """
-    makers = {"IPH": _hematomas, "SDH": _crescent, "EDH": _lens}
+    makers = {"IPH": (_hematomas, _contusions), "SDH": (_crescent, _sliver), "EDH": (_lens, _sliver)}
     if subtype in makers:
-        return makers[subtype](head, middle, rng)
+        return makers[subtype][int(rng.uniform() < SUBTLE)](head, middle, rng)
     return _filled_fluid(head, middle, rng, ventricles=subtype == "IVH")
 
 
@@ -87,6 +92,47 @@ def _crescent(head: HeadSlices, middle: int, rng: np.random.Generator) -> Implan
     return ImplantLesion(reach, inside)
 
 
+def _sliver(head: HeadSlices, middle: int, rng: np.random.Generator) -> ImplantLesion:
+    """A layer of 1 to 4 mm over a short arc of the inner table, in a few slices."""
+    center, reach = head.center(middle), rng.uniform(4, 20)
+    thickest, half = _between(rng, 1.2, 4.5), _between(rng, 0.1, 0.5)
+    rows, columns = head.coordinates
+    angle = np.arctan2(rows - center[0], columns - center[1]) - rng.uniform(-np.pi, np.pi)
+    off = np.abs((angle + np.pi) % (2 * np.pi) - np.pi) / half
+    profile = thickest * np.sqrt(np.clip(1 - off**2, 0, None))
+    rough = _uneven(head, rng, 8.0, 0.25)
+
+    def inside(index: int, z: float) -> np.ndarray:
+        thick = profile * np.sqrt(max(1 - (z / reach) ** 2, 0)) * (1 + rough(z))
+        return head.brain[index] & (head.depth(index) <= thick) & (thick > 0.8)
+
+    return ImplantLesion(reach, inside)
+
+
+def _contusions(head: HeadSlices, middle: int, rng: np.random.Generator) -> ImplantLesion | None:
+    """Faint, mottled patches, mostly where the brain meets bone."""
+    depth = head.depth(middle)
+    rows, columns = np.nonzero((depth > 1) & (depth < 18) if rng.uniform() < 0.75 else depth > 4)
+    if not len(rows):
+        return None
+    at = int(rng.integers(len(rows)))
+    rough, bodies = _uneven(head, rng, 7.0, 0.3), []
+    for _ in range(int(rng.integers(1, 5))):
+        radius = _between(rng, 3, 12)
+        place = [(line[at] + rng.normal(0, 8) / head.pixel) * head.pixel for line in (rows, columns)]
+        height = radius * rng.uniform(0.6, 1.2)
+        body = _Ellipsoid((place[0], place[1]), radius, rng.uniform(0.4, 1.0), height, rng.uniform(0, np.pi))
+        bodies.append(body)
+
+    def inside(index: int, z: float) -> np.ndarray:
+        mask = np.zeros(head.hounsfield.shape[1:], bool)
+        for body in bodies:
+            mask |= body.inside(head, z, rough(z))
+        return mask & (head.depth(index) > 1)
+
+    return ImplantLesion(1.4 * max(body.height for body in bodies), inside, faint=True)
+
+
 def _lens(head: HeadSlices, middle: int, rng: np.random.Generator) -> ImplantLesion | None:
     """A biconvex body pressed inward from the inner table."""
     rows, columns = np.nonzero(head.brain[middle] & (head.depth(middle) <= 1.5 * head.pixel))
@@ -110,29 +156,32 @@ def _filled_fluid(head: HeadSlices, middle: int, rng: np.random.Generator, ventr
     if len(rows) * head.pixel**2 < 40:
         return None
     at = int(rng.integers(len(rows)))
-    reach = rng.uniform(12, 45)
+    # A patient lies on the back: blood settles there, in both horns, with a level as any fluid.
+    settled = ventricles and head.back is not None and rng.uniform() < SETTLED
+    reach = rng.uniform(40, 90) if settled else rng.uniform(12, 45)
     near = _Ellipsoid((rows[at] * head.pixel, columns[at] * head.pixel), reach, 1.0, reach * rng.uniform(0.4, 0.8), 0.0)
-
-    # A patient lies on the back: blood settles there, with a level as any fluid.
-    settled = ventricles and head.back is not None and rng.uniform() < 0.5
-    behind = _behind(head, (rows[at], columns[at])) if settled else None
-    level = rng.uniform(-6, 6)
+    level = _between(rng, 1.5, 12)
 
     def inside(index: int, z: float) -> np.ndarray:
         mask = _fluid(head, index, deep, ventricles) & near.inside(head, z, 0.0)
         if ventricles:
-            return mask if behind is None else mask & (behind > level)
+            return _sediment(head, mask, level) if settled else mask
         grown = max(round(1 / head.pixel), 1)
         return ndimage.binary_dilation(mask, iterations=grown) & head.brain[index] if mask.any() else mask
 
     return ImplantLesion(near.height, inside)
 
 
-def _behind(head: HeadSlices, place: tuple[int, int]) -> np.ndarray:
-    """(H, W) mm towards the patient's back from a pixel."""
+def _sediment(head: HeadSlices, fluid: np.ndarray, level: float) -> np.ndarray:
+    """(H, W) bool: the hindmost ``level`` mm of every piece of fluid."""
     rows, columns = head.coordinates
     back = head.back or (0, 0)
-    return (rows - place[0] * head.pixel) * back[0] + (columns - place[1] * head.pixel) * back[1]
+    behind = rows * back[0] + columns * back[1]
+    pieces, count = ndimage.label(fluid)
+    if not count:
+        return fluid
+    hindmost = np.concatenate([[np.inf], ndimage.maximum(behind, pieces, np.arange(1, count + 1))])
+    return fluid & (behind > hindmost[pieces] - level)
 
 
 def _fluid(head: HeadSlices, index: int, deep: float, ventricles: bool) -> np.ndarray:
