@@ -370,13 +370,34 @@ def test_batches_hold_the_three_kinds_in_their_shares(packed):
         SliceMixture(bleeding, pool, 8, 1)
 
 
+# Nothing moves and nothing changes.
+STILL = dict.fromkeys(("turn", "scale", "stretch", "shift", "flip", "gain", "bias", "noise", "kernel", "alone"), 0.0)
+
+
+def test_noise_of_two_grains_and_kernels_of_two_kinds():
+    torch.manual_seed(0)
+    flat, nothing = torch.full((200, 3, 24, 24), 0.5), torch.zeros(200, 1, 24, 24)
+    noise = Augmentation(**{**STILL, "noise": 0.05}, glow=0)(flat.clone(), nothing)[0] - 0.5
+    noise = noise[:, 0, 2:-2, 2:-2]
+    noisy = noise[noise.std(dim=(1, 2)) > 0.005]
+    assert 60 < len(noisy) < 110 and 0.02 < float(noisy.std(dim=(1, 2)).mean()) < 0.03
+    alike = (noisy[:, 1:] * noisy[:, :-1]).mean(dim=(1, 2)) / noisy.square().mean(dim=(1, 2))
+    assert 0.3 < (alike > 0.4).float().mean() < 0.7 and ((alike.abs() < 0.3) | (alike > 0.4)).float().mean() > 0.95
+    edge = flat.clone()
+    edge[..., 12:] = 0.7
+    changed = Augmentation(**{**STILL, "kernel": 1.2}, glow=0)(edge.clone(), nothing)[0]
+    step = (changed - edge)[:, 0, 12, 11]
+    assert (step < -0.01).any() and (step > 0.01).any() and 60 < (step.abs() < 1e-4).sum() < 140
+    assert (changed[..., :10] - 0.5).abs().max() < 1e-4
+
+
 def test_images_and_masks_move_alike_and_unknown_stays_unknown():
     torch.manual_seed(0)
     image = torch.zeros(6, 3, 64, 64)
     image[:, :, 20:34, 30:50] = 0.8
     mask = (image[:, :1] > 0.5).float()
     mask[3] = -1
-    moved, masks = Augmentation(gain=0, bias=0, noise=0, glow=0)(image, mask)
+    moved, masks = Augmentation(gain=0, bias=0, noise=0, kernel=0, glow=0)(image, mask)
     assert (masks[3] == -1).float().mean() > 0.8 and set(masks[[0, 1, 2, 4, 5]].unique().tolist()) == {0, 1}
     for i in (0, 1, 2, 4, 5):
         overlap = ((moved[i, 0] > 0.4) & (masks[i, 0] > 0)).sum() / ((moved[i, 0] > 0.4) | (masks[i, 0] > 0)).sum()
@@ -389,7 +410,7 @@ def test_images_and_masks_move_alike_and_unknown_stays_unknown():
     torch.testing.assert_close(mirrored, image.flip(2), atol=1e-5, rtol=0)  # left and right are the first axis
     head = torch.full((40, 3, 64, 64), 0.35)
     head[..., :8] = 1.0  # bone
-    shone = Augmentation(amount=1, turn=0, scale=0, stretch=0, shift=0, flip=0, gain=0, bias=0, noise=0, alone=0)
+    shone = Augmentation(**STILL, glow=0.25)
     rise = (shone(head.clone(), torch.zeros(40, 1, 64, 64))[0] - head)[:, 0].mean(dim=1)
     assert (
         (rise[:, 8] > 0.02).any() and (rise[:, 8] == 0).any() and (rise[:, 8].abs() >= rise[:, 12].abs() - 1e-6).all()
@@ -462,6 +483,28 @@ def test_the_teacher_outlines_what_it_is_sure_of_once_it_has_learned():
     assert inputs[1, 0, 0, 0] == pytest.approx(0.8, abs=0.01)
 
 
+def test_a_slice_known_to_bleed_is_judged_by_its_own_suspicion():
+    class Doubtful(nn.Module):
+        def forward(self, x):
+            pixels = torch.logit(x[:, :1].clamp(0.01, 0.99))
+            return torch.cat([torch.zeros_like(pixels), pixels, torch.zeros_like(pixels)], dim=1)
+
+    image = torch.zeros(3, 3, 8, 8, dtype=torch.uint8)
+    for place, brightness in enumerate((90, 40, 10)):  # HU, here also percent
+        image[place, :, :2] = round((brightness + 20) * 255 / 120)
+        image[place, :, 2:4] = round((brightness / 3 + 20) * 255 / 120)
+    batch = {"image": image, "mask": torch.full((3, 1, 8, 8), -1, dtype=torch.int8), "label": torch.ones(3)}
+    masks = {}
+    for least in (1.0, 0.2):
+        still = Augmentation(amount=0, flip=0, alone=0)
+        prepare = PrepareMixture(still, average=MovingAverage(Doubtful()), least=least, share=0.1)
+        prepare.step = 1
+        masks[least] = prepare(batch, torch.device("cpu"))[1]["mask"]
+    assert (masks[1.0][0, 0, :2] == 1).all() and (masks[1.0][1:] == -1).all()
+    assert (masks[0.2][1, 0, :2] == 1).all() and (masks[0.2][1, 0, 2:4] == -1).all() and not masks[0.2][1, 0, 4:].any()
+    assert torch.equal(masks[0.2][0, 0, 4:], masks[1.0][0, 0, 4:]) and (masks[0.2][2] == -1).all()
+
+
 def test_the_rate_goes_up_then_down():
     factor = warm_cosine(100, 0.1)
     values = [factor(step) for step in range(101)]
@@ -515,7 +558,7 @@ def test_one_command_trains_segments_measures_and_goes_on(cohort, tmp_path, caps
     fitted = (out / "model.pt").read_bytes()
     # Not even one that was interrupted goes on with other folds: it would have seen what is held out now.
     for file in out.glob("member_*/made_of.json"):
-        file.write_text(file.read_text().replace("true", "false"))
+        file.write_text(file.read_text().replace('"complete": true', '"complete": false'))
     one = load_weights(segmenter("context", [4, 8, 16]), out / "member_1" / "model.pt")  # a member can be used alone
     assert len(one.members) == 1
     assert main([*words, "--train-folds", "0,1"]) == 2

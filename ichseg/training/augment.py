@@ -21,10 +21,13 @@ class Augmentation:
         shift: share of the slice.
         flip: chance of exchanging left and right.
         gain, bias: of the gray values (around black, and absolute in units of the window).
-        noise: largest standard deviation, in units of the window; every other slice gets some.
+        noise: largest standard deviation, in units of the window; every other slice gets some, half with the grain
+            of a smooth kernel, that is, alike in pixels side by side.
+        kernel: every other slice is sharpened by up to this much of what differs from its 3 x 3 mean, or smoothed by up
+            to two thirds as much: reconstruction kernels differ.
         glow: how much of a halo around bone is added at most, in units of the window; every other slice gets some, or a
             third as much taken away. Scanners differ in beam hardening and scatter: brain beneath bone looks denser.
-        amount: scales turn, scale, stretch, shift, gain, bias, noise and glow.
+        amount: scales turn, scale, stretch, shift, gain, bias, noise, kernel and glow.
         alone: chance that a slice loses its neighbors, which then are itself: as an isolated slice comes.
     """
 
@@ -35,7 +38,8 @@ class Augmentation:
     flip: float = 0.5
     gain: float = 0.12
     bias: float = 0.04
-    noise: float = 0.05
+    noise: float = 0.08
+    kernel: float = 1.2
     glow: float = 0.25
     alone: float = 0.15
     amount: float = 1.0
@@ -61,19 +65,29 @@ class Augmentation:
         lonely = between(0, 1) < self.alone
         image = torch.where(lonely[:, None, None, None], image[:, :1], image)
         image = functional.grid_sample(image, grid, align_corners=False)
+        sharper = between(-2 / 3 * self._much("kernel"), self._much("kernel")) * (between(0, 1) < 0.5)
+        image = image + sharper[:, None, None, None] * (image - _mean3(image))
         image = image * (1 + between(-self._much("gain"), self._much("gain")))[:, None, None, None]
         image = image + between(-self._much("bias"), self._much("bias"))[:, None, None, None]
         much = self._much("glow")
         shining = between(-much / 3, much) * (between(0, 1) < 0.5)
         image = image + shining[:, None, None, None] * _halo(image)
         noisy = between(0, self._much("noise")) * (between(0, 1) < 0.5)
-        image = image + noisy[:, None, None, None] * torch.randn_like(image)
+        grain = torch.randn_like(image)
+        smooth = 3 * _mean3(grain)  # of unit variance again
+        grain = torch.where((between(0, 1) < 0.5)[:, None, None, None], smooth, grain)
+        image = image + noisy[:, None, None, None] * grain
         unknown = functional.grid_sample((mask < 0).float(), grid, align_corners=False) > 0.25
         inside = functional.grid_sample(mask.clamp(min=0).float(), grid, align_corners=False) > 0.5
         return image.clamp_(0, 1), torch.where(unknown, -1.0, inside.float())
 
     def _much(self, name: str) -> float:
         return self.amount * float(getattr(self, name))
+
+
+def _mean3(image: Tensor) -> Tensor:
+    """The mean of every pixel's 3 x 3 neighborhood."""
+    return functional.avg_pool2d(image, 3, stride=1, padding=1, count_include_pad=False)
 
 
 def _halo(image: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
 from ichseg.data.packed import windowed
+from ichseg.networks import SUSPICIOUS_SHARE, suspicion
 from ichseg.training.augment import Augmentation
 
 
@@ -46,14 +47,19 @@ class PrepareMixture:
     """``prepare_batch`` of the trainer: windowed, taught, augmented, on the device.
 
     Where a slice bleeds and nobody says where, the moving average is asked, once it has learned enough: its sure pixels
-    become the slice's mask, its doubtful ones stay unknown. (A slice it is sure of nowhere stays unknown.)
+    become the slice's mask, its doubtful ones stay unknown. That the slice bleeds is known, only not where: a slice in
+    which the average is sure of nothing is judged by its own most suspicious pixels, unless these are below ``least``;
+    then it stays unknown.
 
     Args:
         augment: of images and masks.
         level, width: window of the network in HU.
         average: the teacher; None: positive slices stay without masks.
         start: steps before it teaches.
-        sure, unsure: above the one probability a pixel is hemorrhage, below the other it is none.
+        sure, unsure: above the one probability a pixel is hemorrhage, below the other it is none; relative to the
+            most suspicious pixels of a slice whose probability is at least ``least``.
+        least: 1 judges every slice alike.
+        share: of a slice's pixels that count as its most suspicious.
     """
 
     def __init__(
@@ -65,9 +71,12 @@ class PrepareMixture:
         start: float = 0,
         sure: float = 0.6,
         unsure: float = 0.15,
+        least: float = 1.0,
+        share: float = SUSPICIOUS_SHARE,
     ) -> None:
         self.augment, self.level, self.width = augment, level, width
         self.average, self.start, self.sure, self.unsure = average, start, sure, unsure
+        self.least, self.share = least, share
         self.step = 0
 
     def attach(self, engine: Engine) -> None:
@@ -90,7 +99,10 @@ class PrepareMixture:
     @torch.no_grad()
     def _taught(self, network: nn.Module, image: Tensor) -> Tensor:
         logits = network(image.contiguous(memory_format=torch.channels_last)).float()
-        probability = (logits[:, 1:2] - logits[:, :1]).sigmoid()
+        pixels = logits[:, 1:2] - logits[:, :1]
+        probability = pixels.sigmoid()
+        peak = suspicion(pixels[:, 0], self.share).sigmoid()[:, None, None, None]
+        probability = torch.where(peak >= self.least, probability / peak, probability)
         mask = torch.where(probability > self.sure, 1.0, torch.where(probability < self.unsure, 0.0, -1.0))
         mask[probability.flatten(1).amax(dim=1) <= self.sure] = -1.0
         return mask
