@@ -371,7 +371,9 @@ def test_batches_hold_the_three_kinds_in_their_shares(packed):
 
 
 # Nothing moves and nothing changes.
-STILL = dict.fromkeys(("turn", "scale", "stretch", "shift", "flip", "gain", "bias", "noise", "kernel", "alone"), 0.0)
+STILL = dict.fromkeys(
+    ("turn", "scale", "stretch", "shift", "flip", "gain", "bias", "noise", "kernel", "clip", "alone"), 0.0
+)
 
 
 def test_noise_of_two_grains_and_kernels_of_two_kinds():
@@ -397,16 +399,16 @@ def test_images_and_masks_move_alike_and_unknown_stays_unknown():
     image[:, :, 20:34, 30:50] = 0.8
     mask = (image[:, :1] > 0.5).float()
     mask[3] = -1
-    moved, masks = Augmentation(gain=0, bias=0, noise=0, kernel=0, glow=0)(image, mask)
+    moved, masks = Augmentation(gain=0, bias=0, noise=0, kernel=0, glow=0, clip=0)(image, mask)
     assert (masks[3] == -1).float().mean() > 0.8 and set(masks[[0, 1, 2, 4, 5]].unique().tolist()) == {0, 1}
     for i in (0, 1, 2, 4, 5):
         overlap = ((moved[i, 0] > 0.4) & (masks[i, 0] > 0)).sum() / ((moved[i, 0] > 0.4) | (masks[i, 0] > 0)).sum()
         assert overlap > 0.9
         assert not torch.equal(masks[i], mask[i])
-    same = Augmentation(amount=0, flip=0, alone=0)(image.clone(), mask)
+    same = Augmentation(amount=0, flip=0, clip=0, alone=0)(image.clone(), mask)
     torch.testing.assert_close(same[0], image, atol=1e-5, rtol=0)
     assert torch.equal(same[1], mask)
-    mirrored = Augmentation(amount=0, flip=1, alone=0)(image.clone(), mask)[0]
+    mirrored = Augmentation(amount=0, flip=1, clip=0, alone=0)(image.clone(), mask)[0]
     torch.testing.assert_close(mirrored, image.flip(2), atol=1e-5, rtol=0)  # left and right are the first axis
     head = torch.full((40, 3, 64, 64), 0.35)
     head[..., :8] = 1.0  # bone
@@ -417,7 +419,7 @@ def test_images_and_masks_move_alike_and_unknown_stays_unknown():
     )
     assert (rise[:, 40:].abs() < 1e-6).all() and (rise[:, :8] <= 0).all()
     other = torch.rand(2, 3, 8, 8)
-    lonely = Augmentation(amount=0, flip=0, alone=1)(other, torch.zeros(2, 1, 8, 8))[0]
+    lonely = Augmentation(amount=0, flip=0, clip=0, alone=1)(other, torch.zeros(2, 1, 8, 8))[0]
     torch.testing.assert_close(lonely, other[:, :1].expand(-1, 3, -1, -1), atol=1e-5, rtol=0)
 
 
@@ -472,7 +474,7 @@ def test_the_teacher_outlines_what_it_is_sure_of_once_it_has_learned():
     mask = torch.full((3, 1, 8, 8), -1, dtype=torch.int8)
     mask[0] = 0
     batch = {"image": image, "mask": mask, "label": torch.tensor([0.0, 1, 1])}
-    prepare = PrepareMixture(Augmentation(amount=0, flip=0, alone=0), average=average, start=5)
+    prepare = PrepareMixture(Augmentation(amount=0, flip=0, clip=0, alone=0), average=average, start=5)
     early = prepare(batch, torch.device("cpu"))[1]["mask"]
     assert torch.equal(early, mask.float())
     prepare.step = 6
@@ -496,7 +498,7 @@ def test_a_slice_known_to_bleed_is_judged_by_its_own_suspicion():
     batch = {"image": image, "mask": torch.full((3, 1, 8, 8), -1, dtype=torch.int8), "label": torch.ones(3)}
     masks = {}
     for least in (1.0, 0.2):
-        still = Augmentation(amount=0, flip=0, alone=0)
+        still = Augmentation(amount=0, flip=0, clip=0, alone=0)
         prepare = PrepareMixture(still, average=MovingAverage(Doubtful()), least=least, share=0.1)
         prepare.step = 1
         masks[least] = prepare(batch, torch.device("cpu"))[1]["mask"]

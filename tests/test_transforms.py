@@ -33,6 +33,8 @@ from ichseg.transforms import (
     LayerAggregation,
     LayerAggregationd,
     RandImplantHemorrhaged,
+    RestoreBone,
+    RestoreBoned,
     SaveImageMaskd,
     ShallowFeatureCAM,
     ShallowFeatureCAMd,
@@ -491,3 +493,26 @@ def test_options_stand_where_the_signature_says():
     assert list(inspect.signature(Own).parameters) == ["keys", "strength"]
     own = Own("image", 3)
     assert (own.transform.size, own.transform.mode, own.strength) == (64, "nearest", 3)
+
+
+@pytest.mark.parametrize("highest", [70.0, 80.0, 95.0])
+def test_bone_that_a_narrow_window_clipped_is_white_again(highest):
+    scan = torch.full((1, 40, 40, 3), 30.0)
+    scan[:, :6] = 900.0
+    scan[:, 20:24, 20:24] = highest - 5  # blood
+    clipped = scan.clamp(-10, highest)
+    made = RestoreBone()(clipped)
+    assert (made[:, :6] == 100).all() and torch.equal(made[:, 6:], scan[:, 6:])
+    as_meta = RestoreBoned("image", top=90)({"image": MetaTensor(clipped, affine=torch.eye(4))})["image"]
+    assert isinstance(as_meta, MetaTensor) and float(as_meta.max()) == max(90.0, highest)
+
+
+def test_bone_stays_where_nothing_was_clipped():
+    scan = torch.full((1, 40, 40, 3), 30.0)
+    whole = scan.clone()
+    whole[:, :6] = 900.0
+    few = scan.clone()
+    few[:, 3, 3] = 80.0  # a bright spot is no skull
+    for image in (whole, few, scan, torch.zeros(1, 4, 4, 1), whole.clamp(-10, 100)):
+        assert RestoreBone()(image) is image
+    assert RestoreBone(enabled=False)(whole.clamp(-10, 80)).max() == 80

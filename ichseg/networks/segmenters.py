@@ -41,6 +41,7 @@ class SegmenterSettings:
         suspicious_share: of a slice's pixels that count as its most suspicious, in training as in scoring.
         score_slope, score_offset: of Platt scaling, from a slice's score to its probability.
         fusion_weight: of neighboring slices in the slice's score; 0: every slice alone.
+        restore_bone: undo a narrow window's clipping of bone, see :class:`ichseg.transforms.RestoreBone`.
         remove_cupping: make brain as bright beside bone as in its middle, see :class:`ichseg.transforms.RemoveCupping`.
     """
 
@@ -58,6 +59,7 @@ class SegmenterSettings:
     score_slope: float = 1.0
     score_offset: float = 0.0
     fusion_weight: float = 0.5
+    restore_bone: bool = False
     remove_cupping: bool = False
 
     def __post_init__(self) -> None:

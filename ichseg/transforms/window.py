@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import ScaleIntensityRange
+from monai.transforms import ScaleIntensityRange, Transform
 
 from ichseg.defaults import ROUNDING
-from ichseg.transforms.base import DictionaryTransform
+from ichseg.transforms.base import BACKENDS, DictionaryTransform
 from ichseg.transforms.volumes import like, plain
 
+LOWEST_TOP, CLIP_TOLERANCE, LEAST_BONE = 60.0, 1.0, 0.02  # HU, HU, and share of all voxels at the upper end
 OVERSHOOT = 2.0  # a picture of 255 gray levels is not as dark, if it has fractions of them
 
 
@@ -108,3 +109,37 @@ def _number(value: Any) -> float | None:
     except (TypeError, ValueError):
         return None
     return number if math.isfinite(number) else None
+
+
+class RestoreBone(Transform):
+    """HU that a narrow window has clipped: what lies at its upper end is mostly bone, and becomes ``top``.
+
+    Pictures and some exports are clipped at 70 to 95 HU, where bone looks like dense blood. A volume that reaches
+    ``top``, or has too few voxels at its largest value for a skull, stays as it is.
+
+    Args:
+        top: HU that bone gets; the upper end of the network's window.
+        enabled: False leaves every volume as it is.
+    """
+
+    backend = BACKENDS
+
+    def __init__(self, top: float = 100.0, enabled: bool = True) -> None:
+        self.top, self.enabled = top, enabled
+
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        """Any shape in HU -> the same."""
+        values = plain(image)
+        if not self.enabled or not values.numel():
+            return image
+        highest = float(values.max())
+        if not LOWEST_TOP <= highest < self.top:
+            return image
+        clipped = values >= highest - CLIP_TOLERANCE
+        if float(clipped.float().mean()) < LEAST_BONE:
+            return image
+        return like(torch.where(clipped, torch.as_tensor(self.top, dtype=values.dtype), values), image)
+
+
+class RestoreBoned(DictionaryTransform, array=RestoreBone):
+    """Dictionary version of :class:`RestoreBone`."""

@@ -100,7 +100,7 @@ def _implant(
     if mask.sum() * head.pixel**2 < SMALLEST_MM2:
         return None
     look = draw_look(subtype, lesion.faint, rng)
-    texture = head.noise(rng, 4.0)
+    texture = head.noise(rng, rng.uniform(3.0, 9.0))
     # In a single slice, the share of the slice's thickness that is in the lesion has to be drawn.
     full = rng.uniform(0.65, 1.0) if len(filled) == 1 else 1.0
     level = rng.uniform(-8, 8)

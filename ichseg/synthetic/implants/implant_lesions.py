@@ -11,7 +11,8 @@ from scipy import ndimage
 from ichseg.synthetic.implants.head_slices import HeadSlices
 
 SETTLED = 0.6  # of blood in ventricles
-SUBTLE = 0.4  # of hematomas, crescents and lenses: contusions and slivers
+# Of hematomas, contusions; of crescents and lenses, slivers.
+SUBTLE = {"IPH": 0.25, "SDH": 0.3, "EDH": 0.4}
 
 
 @dataclass
@@ -40,7 +41,7 @@ def draw_lesion(head: HeadSlices, middle: int, subtype: str, rng: np.random.Gene
     """
     makers = {"IPH": (_hematomas, _contusions), "SDH": (_crescent, _sliver), "EDH": (_lens, _sliver)}
     if subtype in makers:
-        return makers[subtype][int(rng.uniform() < SUBTLE)](head, middle, rng)
+        return makers[subtype][int(rng.uniform() < SUBTLE[subtype])](head, middle, rng)
     return _filled_fluid(head, middle, rng, ventricles=subtype == "IVH")
 
 

@@ -16,7 +16,7 @@ AGES, AGE_SHARES = (
     {"SDH": (0.64, 0.2, 0.08, 0.08), "EDH": (0.84, 0.16, 0, 0)},
 )
 ACUTE_HU, SUBACUTE_HU, CHRONIC_HU, SUBARACHNOID_HU = (48.0, 80.0), (36.0, 48.0), (-2.0, 26.0), (44.0, 62.0)
-FAINT_HU = (5.0, 15.0)  # above the brain around it: contusions
+FAINT_HU = (9.0, 20.0)  # above the brain around it: contusions; cortex is brighter than white matter by up to 8
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def draw_look(subtype: str, faint: bool, rng: np.random.Generator) -> ImplantLoo
         faint: a contusion: a few HU above the brain around it, with a fuzzy edge.
         rng: source of chance.
     """
-    core, coarse, blur = rng.uniform(0, 5), rng.uniform(1, 5), rng.uniform(0.5, 1.1)
+    core, coarse, blur = rng.uniform(0, 5), rng.uniform(1, 7), rng.uniform(0.5, 1.1)
     if faint:
         edema = (rng.uniform(2, 8), rng.uniform(2, 8)) if rng.uniform() < 0.5 else None
         return ImplantLook(rng.uniform(*FAINT_HU), relative=True, core=core, coarse=rng.uniform(1, 4),

@@ -18,7 +18,7 @@ from ichseg.progress import progress as with_progress
 from ichseg.synthetic.implants.implant import SMALLEST_MM2, implant_volume
 
 # Raised when implants are drawn in another way.
-FORMAT = 3
+FORMAT = 4
 BACK = (0, 1)  # packed slices are turned: rows to the left, columns to the back
 # How many lesions a scan gets; and how often to try where a head has no room for the kind that was drawn.
 LESIONS, LESION_SHARES, TRIES = (1, 2, 3), (0.6, 0.25, 0.15), 8
