@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ichseg.bundle import BundleParts, config_values, parse_settings, run_bundle
-from ichseg.data import check_folds, load_datalist, pack_scans, parse_folds
+from ichseg.data import check_folds, load_datalist, parse_folds
 from ichseg.defaults import MEMBERS, PAPER_PAIR, TEST_FOLDS, TRAIN_FOLDS, VAL_FOLDS
 from ichseg.devices import pick_device
 from ichseg.errors import IchsegError
@@ -188,9 +188,10 @@ def recommended(plan: Plan) -> Path:
         return files[0]
     weights = plan.output / "model.pt"
     join_members(files, weights)
-    scans, size = load_datalist(plan.datalist, require=("slice_labels",)), segmenter_settings(weights).size
-    before = BundleParts("ich_segmentation", CONFIGS["recommended"], {"size": size})["preprocessing"]
-    packed = pack_scans(scans, before, plan.shared, about=size, folds=parse_folds(plan.val_folds))
+    made = segmenter_settings(weights)
+    values: dict[str, Any] = {key: getattr(made, key) for key in ("size", "restore_bone", "remove_cupping")}
+    values |= {"datalist": plan.datalist, "cache_dir": plan.shared, "val_folds": list(parse_folds(plan.val_folds))}
+    packed = BundleParts("ich_segmentation", CONFIGS["recommended"], values)["validate::packed"]
     fit_score(weights, packed, pick_device(plan.device or "auto"))
     return weights
 
