@@ -17,7 +17,7 @@ import torch
 from conftest import segmenter_file
 from ignite.engine import Engine
 from monai.data import MetaTensor
-from monai.transforms import Orientation
+from monai.transforms import Compose, Orientation
 from PIL import Image
 from scipy import ndimage
 from torch import nn
@@ -26,7 +26,7 @@ from ichseg.anatomy import head_box, intracranial_mask
 from ichseg.bundle import BundleParts, config_values
 from ichseg.cli import main
 from ichseg.context import fuse
-from ichseg.data import PackedSlices, load_datalist, pack_scans
+from ichseg.data import PackedSlices, load_datalist, pack_masks, pack_scans
 from ichseg.data.packed import gray, hounsfield, windowed
 from ichseg.errors import IchsegError
 from ichseg.io import write_volume
@@ -53,6 +53,7 @@ from ichseg.transforms import (
     HeadCropd,
     NeighborSlices,
     SliceScoredProbability,
+    head_ct_loader,
 )
 
 SIZE = 64
@@ -424,6 +425,28 @@ def test_images_and_masks_move_alike_and_unknown_stays_unknown():
 
 
 # --- learning ---------------------------------------------------------------------------------------------------------
+def test_masks_of_some_folds_can_teach(cohort, packed):
+    scans = load_datalist(cohort, require=["slice_labels"])
+    both = Compose([head_ct_loader(mask_keys="label"),
+                    HeadCropd(keys=("image", "label"), size=SIZE, mode=("bilinear", "nearest"))])  # fmt: skip
+    assert pack_masks(scans, packed, both) == {}
+    masks = pack_masks(scans, packed, both, [0, 1])
+    folds = np.repeat(packed.folds, np.diff(packed.starts))
+    assert sorted(masks) == np.flatnonzero((packed.labels > 0) & np.isin(folds, [0, 1])).tolist() and masks
+    assert all(mask.shape == (SIZE, SIZE) and mask.any() for mask in masks.values())
+    dense = [hounsfield(packed.gray[k])[mask].mean() > hounsfield(packed.gray[k])[~mask & (packed.gray[k] > 60) &
+             (packed.gray[k] < 200)].mean() for k, mask in masks.items()]  # fmt: skip
+    assert np.mean(dense) > 0.8
+    pool = implant_pool(packed, per_scan=2, seed=3)
+    batch = next(iter(SliceMixture(packed, pool, 24, 1, positive_share=0.5, masks=masks)))
+    kinds = batch["mask"][batch["label"] == 1].flatten(1).amin(dim=1)
+    assert {-1, 0} == set(kinds.tolist())
+    for scan in scans:
+        scan.pop("label", None)
+    with pytest.raises(IchsegError, match="has hemorrhage, but no mask"):
+        pack_masks(scans, packed, both, [0, 1])
+
+
 def test_unknown_pixels_teach_nothing_and_labels_teach_the_score():
     torch.manual_seed(0)
     logits = torch.randn(2, 3, 8, 8, requires_grad=True)

@@ -17,6 +17,7 @@ from ichseg.data.subtypes import SUBTYPE_NAMES, SUBTYPES
 if TYPE_CHECKING:
     from ichseg.data.compact import prepare_compact
     from ichseg.data.packed import PackedSlices, pack_scans
+    from ichseg.data.packed_masks import pack_masks
     from ichseg.data.slices import SliceDataset, balanced_sampler
 
 # Names that bring torch -> their module.
@@ -24,6 +25,7 @@ _LATE = {
     "PackedSlices": "packed",
     "SliceDataset": "slices",
     "balanced_sampler": "slices",
+    "pack_masks": "packed_masks",
     "pack_scans": "packed",
     "prepare_compact": "compact",
 }
@@ -41,6 +43,7 @@ __all__ = [
     "load_manifest",
     "load_masked",
     "manifest_names",
+    "pack_masks",
     "pack_scans",
     "parse_folds",
     "prepare_bcihm",

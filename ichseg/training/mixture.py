@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -25,6 +25,8 @@ class SliceMixture(IterableDataset):
         batch_size: slices a batch.
         batches: a pass over this data set, that is, an epoch.
         implant_share, positive_share: of a batch; the rest are real slices without hemorrhage.
+        masks: index of a packed slice -> (H, W) bool, of :func:`ichseg.data.pack_masks`; without one, the mask of a
+            positive slice is not known. Only for measuring what masks would be worth.
 
     Items are batches already: ``image`` (B, 3, H, W) uint8, ``mask`` (B, 1, H, W) int8, -1 all over where it is not
     known, ``label`` (B,) float32.
@@ -41,6 +43,7 @@ class SliceMixture(IterableDataset):
         batches: int = 100,
         implant_share: float = 0.375,
         positive_share: float = 0.25,
+        masks: Mapping[int, np.ndarray] | None = None,
     ) -> None:
         self.counts = round(batch_size * implant_share), round(batch_size * positive_share)
         self.negatives = batch_size - sum(self.counts)
@@ -49,7 +52,7 @@ class SliceMixture(IterableDataset):
                 f"a batch of {batch_size} with implant_share {implant_share} and positive_share {positive_share} "
                 "leaves no slice without hemorrhage"
             )
-        self.packed, self.pool, self.batches = packed, pool, batches
+        self.packed, self.pool, self.batches, self.masks = packed, pool, batches, masks or {}
         self.healthy, self.bleeding = np.flatnonzero(packed.labels == 0), np.flatnonzero(packed.labels > 0)
         if not len(self.healthy) or (self.counts[1] and not len(self.bleeding)):
             kind = "without" if not len(self.healthy) else "with"
@@ -74,7 +77,8 @@ class SliceMixture(IterableDataset):
         for some, count, value in ((self.healthy, self.negatives, 0), (self.bleeding, positives, -1)):
             for index in rng.choice(some, count) if count else ():
                 images.append(self.packed.gray[list(self.packed.with_neighbors(int(index)))])
-                masks.append(blank + np.int8(value))
+                known = self.masks.get(int(index)) if value else None
+                masks.append(blank + np.int8(value) if known is None else known.astype(np.int8))
         label = np.repeat(np.array([1, 0, 1], np.float32), [implants, self.negatives, positives])
         return {
             "image": torch.from_numpy(np.stack(images)),

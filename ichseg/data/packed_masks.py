@@ -1,0 +1,51 @@
+"""Masks on the grid of packed slices: for measuring what full supervision would reach, never for a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ichseg.data.packed import PackedScans
+from ichseg.data.slices import slices_first
+from ichseg.errors import IchsegError
+from ichseg.progress import progress as with_progress
+
+
+def pack_masks(
+    data: Sequence[dict[str, Any]],
+    packed: PackedScans,
+    transform: Callable[[dict[str, Any]], dict[str, Any]],
+    folds: Sequence[int] = (),
+) -> dict[int, np.ndarray]:
+    """Masks of the positive slices of some folds.
+
+    Args:
+        data: of :func:`ichseg.data.load_datalist`; scans with masks under ``label``.
+        packed: scans that were made of the same data.
+        transform: as for :func:`ichseg.data.pack_scans`, of ``image`` and ``label`` alike.
+        folds: whose masks; none by default.
+
+    Returns:
+        index of a packed slice -> (H, W) bool.
+
+    Raises:
+        IchsegError: a scan with hemorrhage has no mask.
+    """
+    masks: dict[int, np.ndarray] = {}
+    number = {case: place for place, case in enumerate(packed.cases)}
+    wanted = [scan for scan in data if scan.get("fold", -1) in folds and scan["case"] in number]
+    for scan in with_progress(wanted, "packing masks") if wanted else ():
+        where = packed.scan(number[scan["case"]])
+        positive = np.flatnonzero(packed.labels[where] > 0)
+        if not len(positive):
+            continue
+        if "label" not in scan:
+            raise IchsegError(f"{scan['image']}: has hemorrhage, but no mask (label) in the datalist")
+        item = transform(dict(scan))
+        affine = np.asarray(item["image"].affine)
+        slices = slices_first(item["label"].as_tensor(), affine)[:, 0].numpy() > 0
+        for place in positive:
+            masks[where.start + int(place)] = slices[:: 1 if affine[2, 2] >= 0 else -1][place]
+    return masks
