@@ -1,5 +1,6 @@
 """Where the head, the brain and the midline are, and how bright bone makes the brain, without a network."""
 
+from ichseg.anatomy.appearance import Reference, appearance
 from ichseg.anatomy.brain import intracranial_mask
 from ichseg.anatomy.cupping import cupping
 from ichseg.anatomy.extent import NOT_A_HEAD, extent_doubts
@@ -10,6 +11,8 @@ from ichseg.anatomy.plausible import mask_doubts
 __all__ = [
     "NOT_A_HEAD",
     "Plane",
+    "Reference",
+    "appearance",
     "cupping",
     "extent_doubts",
     "head_box",

@@ -16,8 +16,22 @@ from ichseg.metrics.measures import MEASURES
 
 NOTE = "note: "  # before what is good to know and no reason to look at a scan
 STATUSES = ("failed", "skipped", "flagged", "ok")
-COLUMNS = ("case", "status", *MEASURES, "seconds", "reused", "stage", "message", "file")
-TEXT_COLUMNS = ("case", "status", *MEASURES[:-2], "message")
+# How likely the scan shows hemorrhage, its place in the order of that, and how unlike the training scans it is.
+SCORES, PRIORITY = ("probability", "unusual"), "priority"
+COLUMNS = (
+    "case",
+    "status",
+    "probability",
+    PRIORITY,
+    "unusual",
+    *MEASURES,
+    "seconds",
+    "reused",
+    "stage",
+    "message",
+    "file",
+)
+TEXT_COLUMNS = ("case", "status", "probability", *MEASURES[:-2], "message")
 # Writing the tables may take this share of a run's time, not more: they grow with it.
 WRITING_SHARE = 0.05
 
@@ -62,7 +76,7 @@ class Results:
     def write(self) -> None:
         """Write both files."""
         started = time.monotonic()
-        rows = self.rows
+        rows = prioritized(self.rows)
         table = io.StringIO()
         writer = csv.DictWriter(table, COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
@@ -90,6 +104,14 @@ class Results:
         lines = [[*shown], *([str(_cell(row.get(name, ""))) for name in shown] for row in self.rows)]
         widths = [max(len(line[n]) for line in lines) for n in range(len(shown))]
         return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def prioritized(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows, each with its place in the order of probability and volume; 1: to be looked at first."""
+    known = [place for place, row in enumerate(rows) if isinstance(row.get("probability"), int | float)]
+    known.sort(key=lambda place: (-rows[place]["probability"], -(rows[place].get("volume_ml") or 0)))
+    order = {place: number for number, place in enumerate(known, 1)}
+    return [{**row, PRIORITY: order[place]} if place in order else dict(row) for place, row in enumerate(rows)]
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from ichseg.errors import SOME_FAILED, IchsegError, ScanError, first_cause, one_
 from ichseg.folder.journal import Journal
 from ichseg.folder.memory import return_freed_memory
 from ichseg.folder.parts import remove_parts
-from ichseg.folder.results import NOTE, Results, read_rows
+from ichseg.folder.results import NOTE, SCORES, Results, read_rows
 from ichseg.folder.scans import ScanDataset
 from ichseg.folder.threads import run_in_turn, run_overlapped
 from ichseg.io import slice_axis
@@ -247,7 +247,8 @@ class FolderRunner:
         flags = [*meta.get("flags", []), *item.get("flags", [])]
         flags += [f"existing file, edited or not written by ichseg, kept as {name}" for name in moved]
         said = [*flags, *(f"{NOTE}{note}" for note in meta.get("notes", []))]
-        return {"status": "flagged" if flags else "ok", **measured, "message": "; ".join(said)}
+        scored = {name: item[name] for name in SCORES if name in item}
+        return {"status": "flagged" if flags else "ok", **scored, **measured, "message": "; ".join(said)}
 
     def _make_way(self, case: Item, moved: list[str], path: Path) -> None:
         """Before an output is written: nothing that is not a run's own is lost."""

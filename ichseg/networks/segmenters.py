@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -40,9 +40,12 @@ class SegmenterSettings:
         flip: average with the mirrored slice too.
         suspicious_share: of a slice's pixels that count as its most suspicious, in training as in scoring.
         score_slope, score_offset: of Platt scaling, from a slice's score to its probability.
+        patient_slope, patient_offset: from a scan's largest slice score to the probability that it shows hemorrhage;
+            None: not fitted.
         fusion_weight: of neighboring slices in the slice's score; 0: every slice alone.
         restore_bone: undo a narrow window's clipping of bone, see :class:`ichseg.transforms.RestoreBone`.
         remove_cupping: make brain as bright beside bone as in its middle, see :class:`ichseg.transforms.RemoveCupping`.
+        reference: how the training scans look, see :class:`ichseg.anatomy.Reference`; None: not known.
     """
 
     architecture: str
@@ -58,9 +61,12 @@ class SegmenterSettings:
     suspicious_share: float = SUSPICIOUS_SHARE
     score_slope: float = 1.0
     score_offset: float = 0.0
+    patient_slope: float | None = None
+    patient_offset: float = 0.0
     fusion_weight: float = 0.5
     restore_bone: bool = False
     remove_cupping: bool = False
+    reference: Mapping[str, Sequence[Any]] | None = None
 
     def __post_init__(self) -> None:
         if self.architecture not in ARCHITECTURES:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,11 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
+from ichseg.anatomy import Reference, appearance
 from ichseg.context import fuse_scores
 from ichseg.data.packed import PackedScans, PackedSlices
 from ichseg.errors import IchsegError
+from ichseg.io import spacing_mm
 from ichseg.metrics import without_small_lesions
 from ichseg.networks import (
     SegmenterSettings,
@@ -60,8 +62,8 @@ def join_members(files: Sequence[Path], output: Path) -> None:
     save_weights(output, joined, replace(settings[0], members=len(files)))
 
 
-def fit_score(weights: Path, packed: PackedScans, device: torch.device) -> None:
-    """Fit the slice's probability and the threshold on slice labels, and write them into the weight file.
+def fit_score(weights: Path, packed: PackedScans, device: torch.device, reference: Reference | None = None) -> None:
+    """Fit the probabilities of slice and scan and the threshold on slice labels, and write them into the weight file.
 
     Platt scaling of the scores that :class:`ichseg.transforms.SliceScoredProbability` uses; and the smallest threshold
     (of .05 to .95) at which at most 2 % of the slices labeled negative are touched by a lesion that is not too small.
@@ -70,6 +72,7 @@ def fit_score(weights: Path, packed: PackedScans, device: torch.device) -> None:
         weights: of the joined members.
         packed: scans nothing was trained on.
         device: where the network runs.
+        reference: how the training scans look, for the weight file as well.
 
     Raises:
         IchsegError: the scans lack slices of either label.
@@ -82,6 +85,10 @@ def fit_score(weights: Path, packed: PackedScans, device: torch.device) -> None:
     load_weights(network, weights).eval().to(device)
     scores, pixels = score_scans(network, packed, settings, device)
     slope, offset = platt(scores, labels)
+    largest = np.array([scores[packed.scan(i)].max() for i in range(len(packed.cases))])
+    any_label = np.array([labels[packed.scan(i)].any() for i in range(len(packed.cases))])
+    # Where all scans bleed, or none does, the slices' scaling has to do.
+    patient = (slope, offset) if any_label.all() or not any_label.any() else platt(largest, any_label)
     bleeds = 1 / (1 + np.exp(-(slope * scores + offset)))
 
     def allowed(threshold: float) -> bool:
@@ -96,12 +103,33 @@ def fit_score(weights: Path, packed: PackedScans, device: torch.device) -> None:
     fitted: dict[str, Any] = {
         "score_slope": round(slope, 4),
         "score_offset": round(offset, 4),
+        "patient_slope": round(patient[0], 4),
+        "patient_offset": round(patient[1], 4),
         "threshold": THRESHOLDS[place],
         "min_volume_ml": SPECK_ML,
         "fill_holes_mm2": HOLE_MM2,
     }
     logger.info("fitted on %d scans: %s", len(packed.cases), fitted)
+    fitted["reference"] = None if reference is None else vars(reference)
     save_weights(weights, network.cpu().state_dict(), replace(settings, **fitted))
+
+
+def fit_reference(
+    data: Sequence[Mapping[str, Any]], transform: Callable[[dict[str, Any]], dict[str, Any]]
+) -> Reference | None:
+    """How scans look, for :class:`ichseg.transforms.CompareAppearanced`; None for fewer than two with a brain.
+
+    Args:
+        data: the training scans.
+        transform: leaves ``image`` as (1, X, Y, Z) MetaTensor in HU, slices along the last axis, nothing evened out.
+    """
+    measured = []
+    for scan in progress(data, "measuring appearance"):
+        image = transform(dict(scan))["image"]
+        pixel = float(np.mean(spacing_mm(np.asarray(image.affine))[:2]))
+        measured.append(appearance(image.as_tensor()[0].movedim(-1, 0).numpy(), pixel))
+    found = [one for one in measured if one is not None]
+    return Reference.of(found) if len(found) > 1 else None
 
 
 def touched_slices(masks: np.ndarray, packed: PackedScans) -> np.ndarray:

@@ -17,7 +17,7 @@ from ichseg.errors import IchsegError
 from ichseg.evaluation import evaluate_masks, evaluate_slices
 from ichseg.io import write_csv
 from ichseg.networks import segmenter_settings
-from ichseg.presets.join import fit_score, join_members
+from ichseg.presets.join import fit_reference, fit_score, join_members
 from ichseg.provenance import Record, value_hash
 
 logger = logging.getLogger(__name__)
@@ -192,7 +192,9 @@ def recommended(plan: Plan) -> Path:
     values: dict[str, Any] = {key: getattr(made, key) for key in ("size", "restore_bone", "remove_cupping")}
     values |= {"datalist": plan.datalist, "cache_dir": plan.shared, "val_folds": list(parse_folds(plan.val_folds))}
     packed = BundleParts("ich_segmentation", CONFIGS["recommended"], values)["validate::packed"]
-    fit_score(weights, packed, pick_device(plan.device or "auto"))
+    as_it_is = BundleParts("ich_segmentation", CONFIGS["recommended"], {**values, "remove_cupping": False})
+    reference = fit_reference(load_datalist(plan.datalist, plan.train_folds), as_it_is["preprocessing"])
+    fit_score(weights, packed, pick_device(plan.device or "auto"), reference)
     return weights
 
 

@@ -15,7 +15,7 @@ import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from ichseg.folder.results import NOTE
+from ichseg.folder.results import NOTE, prioritized
 from ichseg.io import atomic_path, write_text
 from ichseg.report.case import FOLDER
 from ichseg.version import __version__
@@ -24,7 +24,8 @@ VIEWER = Path(__file__).resolve().parent / "viewer"
 PACKAGES = ("torch", "monai", "nibabel", "numpy", "scipy")
 # Column -> heading, and whether it holds numbers.
 HEADINGS = {
-    "case": ("scan", False), "status": ("status", False), "volume_ml": ("mL", True), "lesions": ("lesions", True),
+    "case": ("scan", False), "status": ("status", False), "probability": ("p", True), "priority": ("priority", True),
+    "unusual": ("unusual", True), "volume_ml": ("mL", True), "lesions": ("lesions", True),
     "largest_ml": ("largest mL", True), "largest_slice": ("slice", True), "side": ("side", False),
     "a_cm": ("A cm", True), "b_cm": ("B cm", True), "c_cm": ("C cm", True), "abc2_ml": ("ABC/2 mL", True),
     "seconds": ("s", True), "message": ("message", False),
@@ -60,7 +61,7 @@ class FolderReport:
         if not self.enabled:
             (self.output_dir / "report.html").unlink(missing_ok=True)  # it would show an earlier run
             return None
-        return write_report(self.output_dir, runner.results.rows, facts, self.limit_mb)
+        return write_report(self.output_dir, prioritized(runner.results.rows), facts, self.limit_mb)
 
 
 def merge_report(folder: str | Path, results: Any, limit_mb: float = 150.0) -> Path:
@@ -78,7 +79,7 @@ def merge_report(folder: str | Path, results: Any, limit_mb: float = 150.0) -> P
               "reused": sum(part["reused"] for part in parts),
               "scans": {status: results.count(status) for status in ORDER}}  # fmt: skip
     write_text(folder / "report.json", json.dumps(facts, indent=2, default=str) + "\n")
-    return write_report(folder, results.rows, facts, limit_mb)
+    return write_report(folder, prioritized(results.rows), facts, limit_mb)
 
 
 def run_facts(runner: Any) -> dict[str, Any]:
@@ -203,9 +204,14 @@ def _kept(folder: Path, row: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _by_interest(rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, Mapping[str, Any]]]:
-    """Numbered rows: flagged ones first, then by volume."""
+    """Numbered rows: flagged ones first, then by volume, then by probability."""
     numbered = list(enumerate(rows))
-    return sorted(numbered, key=lambda pair: (ORDER.index(pair[1]["status"]), -(pair[1].get("volume_ml") or 0)))
+
+    def interest(pair: tuple[int, Mapping[str, Any]]) -> tuple[float, ...]:
+        row = pair[1]
+        return ORDER.index(row["status"]), -(row.get("volume_ml") or 0), -(row.get("probability") or 0)
+
+    return sorted(numbered, key=interest)
 
 
 def _values(

@@ -1,0 +1,102 @@
+"""How a head looks in numbers, and how unlike those a model was trained on it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from ichseg.anatomy.cupping import brain_depth
+
+# What is measured, and in which form it is told.
+NAMES = {
+    "brain density": "{:.0f} HU",
+    "noise": "{:.1f} HU",
+    "grain": "{:.2f}",  # correlation of the noise in neighboring pixels
+    "bright tissue": "{:.0f} HU above the median",
+    "dark tissue": "{:.0f} HU below the median",
+    "excess beside bone": "{:.0f} HU",
+    "share of fluid": "{:.2f}",
+}
+DEEP_MM, BESIDE_MM = 10.0, (3.0, 6.0)
+FLUID_HU, SMOOTH_MM = 15.0, 1.7
+FEWEST_DEEP, MOST_SLICES = 500, 12
+SHRINKAGE = 0.1  # of the covariance toward independence: training sets are small
+UNLIKE = 3.0  # no training scan is half as far off
+
+
+def appearance(hounsfield: np.ndarray, pixel_mm: float) -> np.ndarray | None:
+    """The numbers of :data:`NAMES` for one head, or None where there is too little brain.
+
+    Medians and quantiles over the brain: a hemorrhage of ordinary size changes them little.
+
+    Args:
+        hounsfield: (slices, H, W) HU; at most ``MOST_SLICES`` of them, evenly spaced, are looked at.
+        pixel_mm: mm per pixel in plane.
+    """
+    some = np.unique(np.linspace(0, len(hounsfield) - 1, MOST_SLICES).round().astype(int))
+    image = np.asarray(hounsfield[some], dtype=np.float32)
+    depth = np.stack([brain_depth(one, pixel_mm) for one in image])
+    deep, beside = depth > DEEP_MM, (depth > BESIDE_MM[0]) & (depth < BESIDE_MM[1])
+    if int(deep.sum()) < FEWEST_DEEP or not beside.any():
+        return None
+    rest = image - ndimage.uniform_filter(image, (1, 3, 3))
+    noise = float(1.4826 * np.median(np.abs(rest[deep])))
+    limited = rest.clip(-6 * noise - 1, 6 * noise + 1)
+    pairs = (limited[:, 1:] * limited[:, :-1])[deep[:, 1:] & deep[:, :-1]]
+    sigma = SMOOTH_MM / pixel_mm
+    smooth = ndimage.gaussian_filter(image, (0, sigma, sigma))
+    low, middle, high = np.quantile(smooth[deep], (0.1, 0.5, 0.9))
+    return np.array([
+        middle,
+        noise,
+        pairs.mean() / max(float(limited[deep].var()), 1e-6),
+        high - middle,
+        middle - low,
+        np.median(image[beside]) - middle,
+        (smooth[depth > 0] < FLUID_HU).mean(),
+    ])  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Reference:
+    """How the scans of a training set look.
+
+    Attributes:
+        mean, deviation: of every number of :data:`NAMES`.
+        precision: inverse of their correlation.
+    """
+
+    mean: Sequence[float]
+    deviation: Sequence[float]
+    precision: Sequence[Sequence[float]]
+
+    @classmethod
+    def of(cls, measured: Sequence[np.ndarray]) -> Reference:
+        """Of the appearances of some scans, at least two.
+
+        Raises:
+            ValueError: fewer.
+        """
+        values = np.stack(measured) if len(measured) else np.zeros((0, len(NAMES)))
+        if len(values) < 2:
+            raise ValueError(f"a reference needs at least 2 scans, not {len(values)}")
+        mean, deviation = values.mean(axis=0), np.maximum(values.std(axis=0), 1e-6)
+        normal = (values - mean) / deviation
+        correlation = normal.T @ normal / len(values)
+        precision = np.linalg.inv((1 - SHRINKAGE) * correlation + SHRINKAGE * np.eye(len(mean)))
+        return cls(*(np.round(array, 5).tolist() for array in (mean, deviation, precision)))
+
+    def distance(self, measured: np.ndarray) -> float:
+        """Mahalanobis 1936, per dimension: about 1 for the scans it was made of."""
+        normal = (measured - np.array(self.mean)) / np.array(self.deviation)
+        return float(np.sqrt(max(normal @ np.array(self.precision) @ normal, 0.0) / len(normal)))
+
+    def told(self, measured: np.ndarray) -> str:
+        """What is most unlike, for people."""
+        normal = (measured - np.array(self.mean)) / np.array(self.deviation)
+        most = int(np.abs(normal).argmax())
+        name, form = list(NAMES.items())[most]
+        return f"{name} {form.format(measured[most])} (training {form.format(self.mean[most])})"
