@@ -2,6 +2,7 @@
 
 from ichseg.evaluation.detection import evaluate_slices
 from ichseg.evaluation.hu_rule import hu_rule
+from ichseg.evaluation.intervals import bootstrap_intervals
 from ichseg.evaluation.masks import evaluate_masks, print_evaluation
 from ichseg.evaluation.surface import surface_agreement
 from ichseg.evaluation.tally import COLUMNS, SCAN_COLUMNS, Tally
@@ -11,6 +12,7 @@ __all__ = [
     "COLUMNS",
     "SCAN_COLUMNS",
     "Tally",
+    "bootstrap_intervals",
     "compare",
     "evaluate_masks",
     "evaluate_slices",

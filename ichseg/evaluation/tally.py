@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,20 @@ SCAN_COLUMNS = (
     "slices",
     "positive_slices",
 )
+SLICE_COLUMNS = (
+    "case",
+    "patient",
+    "slice",
+    "pixels",
+    "true_pixels",
+    "predicted_pixels",
+    "overlap_pixels",
+    "dice",
+    "true_lesions",
+    "found_lesions",
+    "predicted_lesions",
+    "false_lesions",
+)
 NAN = float("nan")
 
 
@@ -79,6 +94,18 @@ class Tally:
         self.scans: list[dict[str, Any]] = []
         self.partly_annotated = 0
 
+    @classmethod
+    def joined(cls, parts: Sequence[Tally]) -> Tally:
+        """All that was counted by some tallies of one method."""
+        whole = cls(parts[0].method, parts[0].lesions.connectivity, parts[0].tolerance_mm)
+        for part in parts:
+            whole.iou.confusion += part.iou.confusion
+            whole.lesions.add(part.lesions)
+            whole.slices += part.slices
+            whole.scans += part.scans
+            whole.partly_annotated += part.partly_annotated
+        return whole
+
     def add(
         self,
         case: str,
@@ -100,12 +127,24 @@ class Tally:
         """
         p, t = np.asarray(prediction) > 0, np.asarray(truth) > 0
         self.iou.update(torch.from_numpy(p), torch.from_numpy(t))
-        if self.lesions.ndim == 2 or whole:
+        if self.lesions.ndim == 3 and whole:
             self.lesions.update(p, t)
         for one, true in zip(p, t, strict=True):
             background, foreground = _iou(one, true)
+            counted = LesionLocalization(self.lesions.connectivity)
+            if self.lesions.ndim == 2:
+                counted.update(one, true)
+                self.lesions.add(counted)
             self.slices.append(
                 {
+                    "pixels": true.size,
+                    "true_pixels": int(true.sum()),
+                    "predicted_pixels": int(one.sum()),
+                    "overlap_pixels": int((one & true).sum()),
+                    "true_lesions": counted.true,
+                    "found_lesions": counted.found,
+                    "predicted_lesions": counted.predicted,
+                    "false_lesions": counted.false,
                     "positive": float(true.any()),
                     "touched": float(one.any()),
                     "foreground_iou": foreground,

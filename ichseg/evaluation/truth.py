@@ -50,6 +50,11 @@ class TrueScan:
     slices: list[int] | None = None
     entry: dict[str, Any] | None = None
 
+    @property
+    def patient(self) -> str:
+        """Whose scan it is; the case, where nothing says."""
+        return str((self.entry or {}).get("patient", self.case))
+
 
 @dataclass
 class Compared:

@@ -23,6 +23,7 @@ class LesionLocalization:
     def __init__(self, connectivity: int = 8) -> None:
         if connectivity not in CONNECTIVITIES:
             raise ValueError(f"connectivity must be one of {sorted(CONNECTIVITIES)}, not {connectivity}")
+        self.connectivity = connectivity
         self.ndim, rank = CONNECTIVITIES[connectivity]
         self.structure = ndimage.generate_binary_structure(self.ndim, rank)
         self.true = self.found = self.predicted = self.false = 0
@@ -42,6 +43,13 @@ class LesionLocalization:
         self.predicted += predicted
         self.found += len(np.unique(true_parts[p & t]))
         self.false += predicted - len(np.unique(parts[p & t]))
+
+    def add(self, other: LesionLocalization) -> None:
+        """Add what another one has counted."""
+        self.true += other.true
+        self.found += other.found
+        self.predicted += other.predicted
+        self.false += other.false
 
     def compute(self) -> dict[str, float]:
         """``{"CL", "ML", "FPL"}``; NaN where there is nothing to divide by."""
