@@ -29,6 +29,8 @@ def test_slices_of_one_patient_stay_together():
     told = bootstrap_intervals(groups, lambda some: {"mean": float(np.mean(some)), "count": len(some)})
     assert told == {"mean": [0.0, 1.0]}  # a count gets none
     assert bootstrap_intervals(groups[:1], lambda some: {"mean": 1.0}) == {}
+    rare = bootstrap_intervals(groups, lambda some: {"zero": 0.5} if 0.0 in some else {})
+    assert rare == {"zero": [0.5, 0.5]}  # some draws lack it
     nothing = bootstrap_intervals(groups, lambda some: {"mean": float("nan")})
     assert nothing == {}
 

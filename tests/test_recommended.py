@@ -46,7 +46,15 @@ from ichseg.report.case import case_pictures
 from ichseg.report.gallery import Judged, slice_gallery, to_the_back
 from ichseg.synthetic.implants import field_volume, implant_pool
 from ichseg.synthetic.phantom import phantom_scan, prepare_phantom
-from ichseg.training import Augmentation, ContextLoss, MovingAverage, PrepareMixture, SliceMixture, warm_cosine
+from ichseg.training import (
+    Augmentation,
+    ContextLoss,
+    MovingAverage,
+    PrepareMixture,
+    SliceMixture,
+    judged_pool,
+    warm_cosine,
+)
 from ichseg.transforms import (
     BrainWindow,
     HeadCrop,
@@ -425,6 +433,27 @@ def test_images_and_masks_move_alike_and_unknown_stays_unknown():
 
 
 # --- learning ---------------------------------------------------------------------------------------------------------
+def test_easy_implants_are_thinned_out(packed, tmp_path, monkeypatch):
+    pool = implant_pool(packed, per_scan=2, seed=3)
+    assert judged_pool(pool, packed) is pool
+    weights = segmenter_file(tmp_path / "judge.pt", channels=[4, 8, 8], size=SIZE)
+    all_of_it = judged_pool(pool, packed, weights, quantile=1.0, keep=1.0)
+    assert all_of_it.index == pool.index and all_of_it is not pool
+
+    def brightness(images, *_):  # a judge for which more bright pixels are more hemorrhage
+        return np.array([(image[0] > 180).mean() for image in images])
+
+    monkeypatch.setattr("ichseg.training.judge._scores", brightness)
+    scores = brightness([pool[k][0] for k in range(len(pool))])
+    real = brightness([packed.gray[[k, k, k]] for k in np.flatnonzero(packed.labels > 0)])
+    limit = np.quantile(real, 0.3)
+    none = judged_pool(pool, packed, weights, quantile=0.3, keep=0.0)
+    assert none.index == [place for place, score in zip(pool.index, scores, strict=True) if score <= limit]
+    some = judged_pool(pool, packed, weights, quantile=0.3, keep=0.5)
+    assert len(none) < len(some) < len(pool) and set(none.index) <= set(some.index)
+    assert some.index == judged_pool(pool, packed, weights, quantile=0.3, keep=0.5).index
+
+
 def test_masks_of_some_folds_can_teach(cohort, packed):
     scans = load_datalist(cohort, require=["slice_labels"])
     both = Compose([head_ct_loader(mask_keys="label"),

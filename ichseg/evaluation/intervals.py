@@ -46,8 +46,8 @@ def bootstrap_intervals(
         drawn.append(figures([part for patient in chosen for part in groups[patient]]))
     ends = (1 - level) / 2, (1 + level) / 2
     intervals = {}
-    for name in drawn[0]:
-        values = np.array([one[name] for one in drawn if isinstance(one[name], float)])
+    for name in figures([part for group in groups for part in group]):
+        values = np.array([one[name] for one in drawn if isinstance(one.get(name), float)])
         values = values[np.isfinite(values)]
         if len(values) > resamples / 2:
             intervals[name] = [float(end) for end in np.quantile(values, ends)]

@@ -6,6 +6,7 @@ from ichseg.training.context_loss import ContextLoss
 from ichseg.training.distributed import exit_at_once, is_rank_zero, join_process_group, leave_process_group
 from ichseg.training.history import EpochHistory, PrintMetrics
 from ichseg.training.implant_loss import ImplantLoss, batch_with_mask
+from ichseg.training.judge import judged_pool
 from ichseg.training.mixture import SliceMixture
 from ichseg.training.outputs import MetricOf, logits_and_labels, lower_is_better, score_and_label, slice_score_and_label
 from ichseg.training.steps import AlsoHandlers, ClipGradients, poly_decay, warm_cosine
@@ -30,6 +31,7 @@ __all__ = [
     "exit_at_once",
     "is_rank_zero",
     "join_process_group",
+    "judged_pool",
     "leave_process_group",
     "logits_and_labels",
     "lower_is_better",
