@@ -39,6 +39,7 @@ from ichseg.networks import (
     segmenter,
     slice_scores,
     suspicion,
+    trained_segmenter,
 )
 from ichseg.presets import Plan, cross_validate, train_fold
 from ichseg.presets.join import join_members, platt, touched_slices
@@ -535,6 +536,32 @@ def test_the_teacher_outlines_what_it_is_sure_of_once_it_has_learned():
     assert (taught[:2] == 1).all() and (taught[2:4] == -1).all() and (taught[4:] == 0).all()
     assert (target["mask"][2] == -1).all() and (target["mask"][0] == 0).all()  # sure of nothing: unknown; known: kept
     assert inputs[1, 0, 0, 0] == pytest.approx(0.8, abs=0.01)
+
+
+def test_a_teacher_is_imitated(tmp_path):
+    torch.manual_seed(0)
+    network, image = ContextUNet(3, (4, 8, 16)), torch.randint(0, 255, (4, 3, 32, 32), dtype=torch.uint8)
+    file = segmenter_file(tmp_path / "teacher.pt", channels=[4, 8, 16])
+    teacher = trained_segmenter(file)
+    assert trained_segmenter(None) is None and not teacher.training
+    still = Augmentation(amount=0, flip=0, clip=0, alone=0)
+    prepare = PrepareMixture(still, teacher=teacher)
+    batch = {"image": image, "mask": torch.full((4, 1, 32, 32), -1, dtype=torch.int8), "label": torch.ones(4)}
+    inputs, target = prepare(batch, torch.device("cpu"))
+    assert torch.equal(target["teacher"], teacher(inputs)) and not target["teacher"].requires_grad
+    loss = ContextLoss(cross_entropy=1, dice=0, instances=0, score=1)
+    optimizer = torch.optim.Adam(network.parameters(), 1e-2)
+    before = (network(inputs)[:, 1].sigmoid() - target["teacher"][:, 1].sigmoid()).abs().mean()
+    for _ in range(40):
+        optimizer.zero_grad()
+        loss(network(inputs), target).backward()
+        optimizer.step()
+    after = (network(inputs)[:, 1].sigmoid() - target["teacher"][:, 1].sigmoid()).abs().mean()
+    assert after < 0.6 * before
+    without = {key: value for key, value in target.items() if key != "teacher"}
+    logits = network(inputs)
+    assert ContextLoss()(logits, without) < ContextLoss()(logits, target)
+    assert torch.equal(ContextLoss(distillation=0)(logits, target), ContextLoss()(logits, without))
 
 
 def test_a_slice_known_to_bleed_is_judged_by_its_own_suspicion():

@@ -22,6 +22,7 @@ from ichseg.networks.segmenters import (
     context_network,
     segmenter,
     segmenter_settings,
+    trained_segmenter,
 )
 from ichseg.networks.supervision import DeeplySupervised
 from ichseg.networks.vgg import VGG
@@ -60,4 +61,5 @@ __all__ = [
     "slice_scores",
     "stages",
     "suspicion",
+    "trained_segmenter",
 ]

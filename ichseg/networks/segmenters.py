@@ -8,6 +8,7 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
+import torch
 from monai.networks.nets import BasicUNet, UNet
 from torch import nn
 
@@ -15,7 +16,7 @@ from ichseg.defaults import ARCHITECTURES
 from ichseg.errors import IchsegError
 from ichseg.networks.context_unet import CHANNELS, SUSPICIOUS_SHARE, ContextUNet, NetworkEnsemble
 from ichseg.networks.lite_unet import DECODER, LiteContextUNet, load_encoder
-from ichseg.networks.weights import check_settings, read_settings, with_overrides
+from ichseg.networks.weights import check_settings, load_weights, read_settings, with_overrides
 
 # Which architectures a pipeline (a config of the bundle) can run.
 PIPELINES = {"inference.yaml": ("context", "lite"), "inference_paper.yaml": ("small", "paper")}
@@ -182,3 +183,16 @@ def segmenter(
             norm="batch",
         )
     raise IchsegError(f"architecture '{architecture}' is unknown; choose one of {', '.join(ARCHITECTURES)}")
+
+
+def trained_segmenter(weights: str | Path | None, device: torch.device | str = "cpu") -> nn.Module | None:
+    """The network of a weight file, as its settings describe it, on a device; None for no file.
+
+    Raises:
+        IchsegError: the file cannot be read, or has no settings.
+    """
+    if weights is None:
+        return None
+    made = read_settings(weights, SegmenterSettings)
+    network = segmenter(made.architecture, made.channels, made.members, made.flip)
+    return load_weights(network, weights).eval().to(device)

@@ -16,8 +16,12 @@ class ContextLoss(nn.Module):
     over the batch stays defined); cross entropy between the slice label and the mean of its most suspicious pixels
     (multiple instances: a slice that bleeds does so somewhere); and between the label and the slice's score.
 
+    Where a teacher's logits come with the target, the pixels and the score are also taught its probabilities (Hinton et
+    al. 2015, at temperature 1).
+
     Args:
         cross_entropy, dice, instances, score: weights of the four.
+        distillation: weight of the teacher's, in units of ``cross_entropy`` and ``score``.
         share: of a slice's pixels that count as its most suspicious.
     """
 
@@ -27,14 +31,22 @@ class ContextLoss(nn.Module):
         dice: float = 1.0,
         instances: float = 0.3,
         score: float = 0.5,
+        distillation: float = 1.0,
         share: float = SUSPICIOUS_SHARE,
     ) -> None:
         super().__init__()
         self.weights = cross_entropy, dice, instances, score
+        self.distillation = distillation
         self.share = share
 
     def forward(self, logits: Tensor, target: dict[str, Tensor]) -> Tensor:
-        """(B, 3, H, W) logits and ``{"mask": (B, 1, H, W), "label": (B,)}`` -> scalar; -1 in a mask: not known."""
+        """Scalar for (B, 3, H, W) logits and their target.
+
+        Args:
+            logits: of the network.
+            target: ``mask`` (B, 1, H, W), -1 where it is not known; ``label`` (B,); ``teacher`` (B, 3, H, W) logits, or
+                absent.
+        """
         pixels, score = (logits[:, 1] - logits[:, 0]).float(), logits[:, 2, 0, 0].float()
         mask, label = target["mask"][:, 0], target["label"]
         known, truth = (mask >= 0).float(), mask.clamp(min=0)
@@ -44,4 +56,11 @@ class ContextLoss(nn.Module):
         overlap = (2 * (found * truth).sum() + 1) / (found.sum() + truth.sum() + 1)
         instances = binary_cross_entropy_with_logits(suspicion(pixels, self.share), label)
         parts = entropy, 1 - overlap, instances, binary_cross_entropy_with_logits(score, label)
-        return torch.stack([weight * part for weight, part in zip(self.weights, parts, strict=True)]).sum()
+        loss = torch.stack([weight * part for weight, part in zip(self.weights, parts, strict=True)]).sum()
+        if (teacher := target.get("teacher")) is not None:
+            soft = (teacher[:, 1] - teacher[:, 0]).float().sigmoid(), teacher[:, 2, 0, 0].float().sigmoid()
+            alike = [
+                binary_cross_entropy_with_logits(mine, its) for mine, its in zip((pixels, score), soft, strict=True)
+            ]
+            loss = loss + self.distillation * (self.weights[0] * alike[0] + self.weights[3] * alike[1])
+        return loss

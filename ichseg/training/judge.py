@@ -11,7 +11,7 @@ from torch import nn
 
 from ichseg.data.packed import PackedScans, windowed
 from ichseg.errors import IchsegError
-from ichseg.networks import SegmenterSettings, load_weights, read_settings, segmenter, slice_scores
+from ichseg.networks import SegmenterSettings, read_settings, slice_scores, trained_segmenter
 from ichseg.progress import progress
 from ichseg.synthetic.implants.pool import ImplantPool
 
@@ -48,9 +48,7 @@ def judged_pool(
     """
     if weights is None:
         return pool
-    settings = read_settings(weights, SegmenterSettings)
-    network = segmenter(settings.architecture, settings.channels, settings.members, flip=False)
-    network = load_weights(network, weights).eval().to(device)
+    settings, network = read_settings(weights, SegmenterSettings), trained_segmenter(weights, device)
     bleeding = np.flatnonzero(packed.labels > 0)
     if not len(bleeding):
         raise IchsegError("no training slice with hemorrhage; there is nothing to compare implants with")
@@ -72,9 +70,11 @@ def judged_pool(
 
 @torch.no_grad()
 def _scores(
-    images: list[np.ndarray], network: nn.Module, settings: SegmenterSettings, device: torch.device | str
+    images: list[np.ndarray], network: nn.Module | None, settings: SegmenterSettings, device: torch.device | str
 ) -> np.ndarray:
     """(3, H, W) uint8 slices -> (n,) scores."""
+    if network is None:
+        raise ValueError("no network to judge with")
     found = []
     for start in range(0, len(images), BATCH):
         batch = torch.from_numpy(np.stack(images[start : start + BATCH])).to(device)

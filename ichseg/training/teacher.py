@@ -60,6 +60,7 @@ class PrepareMixture:
             most suspicious pixels of a slice whose probability is at least ``least``.
         least: 1 judges every slice alike.
         share: of a slice's pixels that count as its most suspicious.
+        teacher: a trained network, such as an ensemble, whose logits of every augmented slice go with the target.
     """
 
     def __init__(
@@ -73,10 +74,12 @@ class PrepareMixture:
         unsure: float = 0.15,
         least: float = 1.0,
         share: float = SUSPICIOUS_SHARE,
+        teacher: nn.Module | None = None,
     ) -> None:
         self.augment, self.level, self.width = augment, level, width
         self.average, self.start, self.sure, self.unsure = average, start, sure, unsure
         self.least, self.share = least, share
+        self.teacher = None if teacher is None else teacher.eval().requires_grad_(False)
         self.step = 0
 
     def attach(self, engine: Engine) -> None:
@@ -94,7 +97,11 @@ class PrepareMixture:
         if self.average is not None and self.step > self.start and bool(unknown.any()):
             mask[unknown] = self._taught(self.average.network, image[unknown])
         image, mask = self.augment(image, mask)
-        return image.contiguous(memory_format=torch.channels_last), {"mask": mask, "label": label}
+        image, target = image.contiguous(memory_format=torch.channels_last), {"mask": mask, "label": label}
+        if self.teacher is not None:
+            with torch.no_grad():
+                target["teacher"] = self.teacher(image)
+        return image, target
 
     @torch.no_grad()
     def _taught(self, network: nn.Module, image: Tensor) -> Tensor:
