@@ -57,12 +57,14 @@ def _segmented(scans: Path, output: Path, weights: Path | None) -> dict[str, dic
     if ichseg(words) > 1:
         raise SystemExit(f"{scans}: not segmented")
     rows = [json.loads(line) for line in (output / "results.jsonl").read_text(encoding="utf-8").splitlines()]
+    if bad := [row["case"] for row in rows if row["status"] in ("failed", "skipped")]:
+        raise SystemExit(f"{scans}: not segmented: {', '.join(bad)}")
     return {row["case"]: {**row, "mask": output / f"{row['case']}_ich.nii.gz"} for row in rows}
 
 
 def _told(rows: list[dict[str, Any]], figures: Any, table: Path) -> dict[str, Any]:
     write_csv(table, list(rows[0]), rows)
-    intervals = bootstrap_intervals([[row] for row in rows], figures)
+    intervals = bootstrap_intervals([[row] for row in rows], lambda groups: figures([row for (row,) in groups]))
     return {name: _rounded(value, intervals.get(name)) for name, value in figures(rows).items()}
 
 
@@ -126,7 +128,7 @@ def _labeled(labels: Path, found: dict[str, dict[str, Any]]) -> list[dict[str, A
         known = {row["name"]: row for row in csv.DictReader(lines)}
     return [{"case": case, "label": int(known[case]["hemorrhage"]), "subtypes": known[case].get("subtypes", ""),
              "probability": row.get("probability", ""), "volume_ml": row.get("volume_ml", "")}
-            for case, row in found.items() if row["status"] != "failed"]  # fmt: skip
+            for case, row in found.items()]  # fmt: skip
 
 
 def _slice_figures(rows: list[dict[str, Any]]) -> dict[str, Any]:

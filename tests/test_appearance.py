@@ -8,9 +8,9 @@ import torch
 from monai.data import MetaTensor
 from test_cupping import PIXEL, head
 
-from ichseg.anatomy.appearance import NAMES, UNLIKE, Reference, appearance
+from ichseg.anatomy.appearance import FEWEST_SCANS, NAMES, UNLIKE, Reference, appearance
 from ichseg.folder.results import Results, prioritized
-from ichseg.transforms import CompareAppearanced, PatientProbabilityd
+from ichseg.transforms import CompareAppearanced, SliceScoredProbabilityd
 from ichseg.transforms.unusual import NO_BRAIN
 
 
@@ -22,7 +22,7 @@ def looks(**kind) -> np.ndarray:
 def reference():
     rng = np.random.default_rng(0)
     made = [looks(amount=rng.uniform(3, 7), seed=seed) + rng.normal(0, 0.3, len(NAMES)) * [2, 1, 0.1, 2, 2, 1, 0.02]
-            for seed in range(14)]  # fmt: skip
+            for seed in range(FEWEST_SCANS)]  # fmt: skip
     return Reference.of(made)
 
 
@@ -67,8 +67,10 @@ def test_the_transform_measures_and_flags(reference):
 
 
 def test_a_reference_needs_scans():
-    with pytest.raises(ValueError, match="at least 2 scans, not 1"):
+    with pytest.raises(ValueError, match="at least 20 scans, not 1"):
         Reference.of([looks()])
+    alike = Reference.of([np.array([30.0, 4.0, 0.1, 6, 6, 5, 0.0])] * FEWEST_SCANS)
+    assert np.isfinite(alike.distance(looks()))
     with pytest.raises(ValueError, match="not 0"):
         Reference.of([])
 
@@ -76,14 +78,21 @@ def test_a_reference_needs_scans():
 def test_one_suspicious_slice_makes_a_scan_suspicious():
     logits = torch.full((3, 16, 16, 6), -4.0)
     logits[0] = 0
-    quiet = PatientProbabilityd("pred", share=0.05)({"pred": logits})["probability"]
+
+    def probability(**options):
+        made = SliceScoredProbabilityd("pred", share=0.05, **options)({"pred": logits.clone()})
+        assert made["pred"].shape == (1, 16, 16, 6)
+        return made.get("probability")
+
+    assert probability() is None  # weights from before it was fitted
+    quiet = probability(patient_slope=1.0)
     logits[1:, :, :, 3] = 4.0
-    found = PatientProbabilityd("pred", share=0.05, weight=0.0)({"pred": logits})["probability"]
-    fused = PatientProbabilityd("pred", share=0.05, weight=0.5)({"pred": logits})["probability"]
+    found, fused = probability(patient_slope=1.0, weight=0.0), probability(patient_slope=1.0, weight=0.5)
     assert quiet < 0.05 < fused < found and found == pytest.approx(0.982, abs=0.001)
-    steep = PatientProbabilityd("pred", slope=2.0, offset=-8.0, share=0.05, weight=0.0)({"pred": logits})
-    assert steep["probability"] == 0.5
-    assert "probability" not in PatientProbabilityd("pred", slope=None)({"pred": logits})
+    assert probability(patient_slope=2.0, patient_offset=-8.0, weight=0.0) == 0.5
+    assert probability(patient_slope=1000.0, patient_offset=-9000.0, weight=0.0) == 0.0
+    logits[:] = float("nan")
+    assert probability(patient_slope=1.0) is None
 
 
 def test_priority_is_the_order_of_probability_then_volume(tmp_path):

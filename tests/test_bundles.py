@@ -21,6 +21,7 @@ from ichseg.bundle import BundleParts, bundle_folder, config_values, guard_bundl
 from ichseg.cli import main
 from ichseg.errors import IchsegError, chain
 from ichseg.networks import ClassifierSettings, SegmenterSettings, read_settings, save_weights, slice_classifier
+from ichseg.networks.segmenters import USUAL_CHANNELS
 from ichseg.version import __version__
 
 CONFIGS = [
@@ -110,9 +111,10 @@ def test_what_stands_in_several_configs_is_the_same():
     assert steps("ich_slice_classification", "train.yaml") == paper
     assert steps("ich_pseudo_segmentation", "generate.yaml") == [*paper, "KeepIntracraniald"]
     ours = steps("ich_segmentation", "inference.yaml")
-    assert ours == ["head_ct_loader", "HeadCropd", "BrainWindowd", "NeighborSlicesd"]
+    evened = ["head_ct_loader", "RestoreBoned", "HeadCropd", "RemoveCuppingd"]
+    assert ours == [*evened[:3], "CopyItemsd", "CompareAppearanced", *evened[3:], "BrainWindowd", "NeighborSlicesd"]
     # Training packs Hounsfield units; window and neighbors come with the batch.
-    assert steps("ich_segmentation", "train_recommended.yaml") == ours[:2]
+    assert steps("ich_segmentation", "train_recommended.yaml") == evened
     tail = [
         steps("ich_segmentation", name, "postprocessing")[2:] for name in ("inference.yaml", "inference_paper.yaml")
     ]
@@ -120,8 +122,9 @@ def test_what_stands_in_several_configs_is_the_same():
     # What the shipped model was trained with is what the training config says.
     shipped = read_settings(bundle_folder("ich_segmentation") / "models" / "model.pt", SegmenterSettings)
     recommended = config_values("ich_segmentation", "train_recommended.yaml")
-    for key in ("size", "window_level", "window_width", "channels", "suspicious_share"):
+    for key in ("size", "window_level", "window_width", "suspicious_share"):
         assert recommended[key] == getattr(shipped, key), key
+    assert recommended["channels"] is None and shipped.channels == list(USUAL_CHANNELS[shipped.architecture])
 
 
 @pytest.mark.parametrize(("bundle", "name", "kind"), CONFIGS)
@@ -154,7 +157,8 @@ def test_ckpt_export_as_documented_by_monai(tmp_path):
 
 UNUSUAL = {"threshold": 0.4, "window_level": 45, "window_width": 90, "members": 2, "channels": [4, 8, 16],
            "flip": False, "score_slope": 0.3, "score_offset": 1.5, "fusion_weight": 0.9, "suspicious_share": 0.05,
-           "min_volume_ml": 0.01, "fill_holes_mm2": 7.0, "size": 96}  # fmt: skip
+           "min_volume_ml": 0.01, "fill_holes_mm2": 7.0, "size": 96, "restore_bone": True, "remove_cupping": True,
+           "patient_slope": 0.7, "patient_offset": -0.2}  # fmt: skip
 
 
 @pytest.mark.slow

@@ -73,7 +73,7 @@ def test_options_and_configs_have_one_default():
         assert config["precision"] == defaults.PRECISIONS[0] and config["device_name"] == "auto"
     assert tuple(generate["classifiers"]) == defaults.PAPER_PAIR and classify["backbone"] == defaults.PAPER_PAIR[0]
     assert generate["threshold"] == of_function(LayerAggregation)["threshold"] == defaults.PAPER_THRESHOLD
-    assert paper["architecture"] == defaults.ARCHITECTURES[1]
+    assert paper["architecture"] == defaults.MASK_ARCHITECTURES[0]
     # What is not given on the command line leaves the config's value alone.
     segment = of_parser("segment")
     assert all(segment[name] is None for name in ("threshold", "min_volume", "size", "batch_size", "shard"))

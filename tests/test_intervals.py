@@ -16,7 +16,7 @@ from ichseg.io import write_volume
 def test_the_interval_of_a_mean_is_that_of_the_normal_distribution():
     rng = np.random.default_rng(0)
     values = rng.normal(5.0, 2.0, 60).tolist()
-    low, high = bootstrap_intervals([[v] for v in values], lambda parts: {"mean": float(np.mean(parts))})["mean"]
+    low, high = bootstrap_intervals([[v] for v in values], lambda groups: {"mean": float(np.mean(groups))})["mean"]
     half = 1.96 * np.std(values) / np.sqrt(60)
     assert low == pytest.approx(np.mean(values) - half, abs=0.15 * half)
     assert high == pytest.approx(np.mean(values) + half, abs=0.15 * half)
@@ -29,10 +29,17 @@ def test_slices_of_one_patient_stay_together():
     told = bootstrap_intervals(groups, lambda some: {"mean": float(np.mean(some)), "count": len(some)})
     assert told == {"mean": [0.0, 1.0]}  # a count gets none
     assert bootstrap_intervals(groups[:1], lambda some: {"mean": 1.0}) == {}
-    rare = bootstrap_intervals(groups, lambda some: {"zero": 0.5} if 0.0 in some else {})
+    rare = bootstrap_intervals(groups, lambda some: {"zero": 0.5} if [0.0] * 20 in some else {})
     assert rare == {"zero": [0.5, 0.5]}  # some draws lack it
     nothing = bootstrap_intervals(groups, lambda some: {"mean": float("nan")})
     assert nothing == {}
+
+
+def test_a_patient_drawn_twice_is_two():
+    groups = [[1.0], [2.0], [3.0]]
+    sizes = set()
+    bootstrap_intervals(groups, lambda some: sizes.add(len(some)) or {"sum": float(sum(map(sum, some)))})
+    assert sizes == {3}
 
 
 @pytest.fixture
@@ -87,6 +94,8 @@ def test_slice_labels_have_intervals_too(judged):
     assert kept["patients"] == 5 and "intervals" not in told
     low, high = kept["intervals"]["negative_slices_touched"]
     assert low <= told["negative_slices_touched"] <= high
+    low, high = kept["intervals"]["patient_auc"]
+    assert 0 <= low <= high <= 1  # a patient's volumes are not added up for being drawn twice
     lines = table(judged / "out" / "detection_slices.csv")
     touched = [int(line["area_pixels"]) > 0 for line in lines if line["label"] == "1"]
     assert len(lines) == 30 and np.mean(touched) == pytest.approx(told["positive_slices_touched"])

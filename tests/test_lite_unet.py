@@ -31,6 +31,13 @@ def test_three_maps_of_the_slices_own_size():
         (16, 32, 32), (24, 16, 16), (40, 8, 8), (112, 4, 4), (320, 2, 2)]  # fmt: skip
 
 
+def test_it_can_be_exported():
+    network, image = LiteContextUNet(SMALL).eval(), torch.rand(1, 3, 64, 96)
+    scripted = torch.jit.script(network)
+    with torch.no_grad():
+        torch.testing.assert_close(scripted(image), network(image))
+
+
 def test_it_learns(tmp_path):
     torch.manual_seed(0)
     network = LiteContextUNet(SMALL)

@@ -24,6 +24,9 @@ DEEP_MM, BESIDE_MM = 10.0, (3.0, 6.0)
 FLUID_HU, SMOOTH_MM = 15.0, 1.7
 FEWEST_DEEP, MOST_SLICES = 500, 12
 SHRINKAGE = 0.1  # of the covariance toward independence: training sets are small
+# Fewer scans say little of how scans differ, and any other scan would stand out.
+FEWEST_SCANS = 20
+LEAST_DEVIATION = (0.5, 0.05, 0.01, 0.2, 0.2, 0.5, 0.005)
 UNLIKE = 3.0  # no training scan is half as far off
 
 
@@ -75,19 +78,19 @@ class Reference:
 
     @classmethod
     def of(cls, measured: Sequence[np.ndarray]) -> Reference:
-        """Of the appearances of some scans, at least two.
+        """Of the appearances of some scans, at least ``FEWEST_SCANS``.
 
         Raises:
             ValueError: fewer.
         """
-        values = np.stack(measured) if len(measured) else np.zeros((0, len(NAMES)))
-        if len(values) < 2:
-            raise ValueError(f"a reference needs at least 2 scans, not {len(values)}")
-        mean, deviation = values.mean(axis=0), np.maximum(values.std(axis=0), 1e-6)
+        if len(measured) < FEWEST_SCANS:
+            raise ValueError(f"a reference needs at least {FEWEST_SCANS} scans, not {len(measured)}")
+        values = np.stack(measured)
+        mean, deviation = values.mean(axis=0), np.maximum(values.std(axis=0), LEAST_DEVIATION)
         normal = (values - mean) / deviation
         correlation = normal.T @ normal / len(values)
         precision = np.linalg.inv((1 - SHRINKAGE) * correlation + SHRINKAGE * np.eye(len(mean)))
-        return cls(*(np.round(array, 5).tolist() for array in (mean, deviation, precision)))
+        return cls(*(np.round(array, 6).tolist() for array in (mean, deviation, precision)))
 
     def distance(self, measured: np.ndarray) -> float:
         """Mahalanobis 1936, per dimension: about 1 for the scans it was made of."""

@@ -14,23 +14,27 @@ import numpy as np
 from scipy import ndimage
 
 from ichseg.anatomy.brain import intracranial_mask
+from ichseg.io import USUAL_STEP_MM
 
 # mm from the inner table. The innermost 3 mm share their pixels with bone in every scan, and tell nothing.
 EDGES_MM = (3.0, 4.5, 6.0, 8.0, 10.0, 13.0, 16.0)
 SECTORS = 12
-AROUND = 2  # slices below and above that are heard as well
+AROUND_MM = 10.0  # slices so far below and above are heard as well
 AGREED = 0.4  # quantile of the parts: real blood in up to half of them changes little
 FEWEST_PIXELS, FEWEST_DEEP = 20, 500
 SMOOTH_PIXELS = 0.8  # or noise tears the brain's mask
 MOST_HU = 40.0
 
 
-def cupping(hounsfield: np.ndarray, pixel_mm: float) -> np.ndarray:
+def cupping(hounsfield: np.ndarray, pixel_mm: float, step_mm: float = USUAL_STEP_MM) -> np.ndarray:
     """How much brighter the brain is for its distance to bone.
+
+    Compared with the middle of all slices: a slice that is brighter as a whole, as near the vertex, is evened out too.
 
     Args:
         hounsfield: (slices, H, W) HU.
         pixel_mm: mm per pixel in plane.
+        step_mm: mm between slices.
 
     Returns:
         (slices, H, W) float32 HU to subtract, 0 or more; 0 outside the brain and where there is too little of it.
@@ -43,11 +47,15 @@ def cupping(hounsfield: np.ndarray, pixel_mm: float) -> np.ndarray:
     base = float(np.median(hounsfield[deep]))
     parts = np.stack([_parts(one, far) for one, far in zip(hounsfield, depth, strict=True)])
     centers = [*((a + b) / 2 for a, b in pairwise(EDGES_MM)), EDGES_MM[-1] + 2]
+    around = max(1, round(AROUND_MM / step_mm)) if step_mm > 0 else 1
     for index in np.flatnonzero(depth.any(axis=(1, 2))):
-        near = parts[max(index - AROUND, 0) : index + AROUND + 1].reshape(-1, len(EDGES_MM))
-        if np.isnan(near).all(axis=0).any():
+        near = parts[max(index - around, 0) : index + around + 1].reshape(-1, len(EDGES_MM))
+        known = np.flatnonzero(~np.isnan(near).all(axis=0))
+        if not len(known):
             continue
-        excess = np.clip(np.nanquantile(near, AGREED, axis=0) - base, 0, MOST_HU)
+        middle = np.nanquantile(near[:, known], AGREED, axis=0)
+        # Near the vertex no brain is far from bone: there the deepest that is known stands for the rest.
+        excess = np.clip(np.interp(np.arange(len(EDGES_MM)), known, middle) - base, 0, MOST_HU)
         excess = np.maximum.accumulate(excess[::-1])[::-1]  # it never rises with the distance from bone
         result[index] = np.interp(depth[index], centers, excess) * (depth[index] > 0)
     return result

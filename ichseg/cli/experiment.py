@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ichseg.cli.options import datalist_option, device_options, fold_options, progress, set_option
-from ichseg.defaults import ARCHITECTURES, EXPERIMENTS, PAPER_EPOCHS, PAPER_SIZE, TEST_FOLDS
+from ichseg.defaults import EXPERIMENTS, MASK_ARCHITECTURES, PAPER_EPOCHS, PAPER_SIZE, TEST_FOLDS
 from ichseg.errors import DONE
 
 HELP = "Reproduce a table or figure of the paper: DIR/NAME.csv, .md and .png, next to the published results."
@@ -28,7 +28,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--test-folds", default=TEST_FOLDS, help="test folds (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, help="in training (default: the configs')")
     parser.add_argument(
-        "--architecture", choices=ARCHITECTURES[1:], default=ARCHITECTURES[1], help="U-Net (default: %(default)s)"
+        "--architecture", choices=MASK_ARCHITECTURES, default=MASK_ARCHITECTURES[0], help="U-Net (default: %(default)s)"
     )
     device_options(parser)
     set_option(parser, "change a value of the pseudo-mask bundle's config in every row, e.g. gate_by=label")

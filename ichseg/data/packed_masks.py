@@ -28,11 +28,13 @@ def pack_masks(
         folds: whose masks; none by default.
 
     Returns:
-        index of a packed slice -> (H, W) bool.
+        index of a packed slice -> (H, W) bool; slices whose mask is not known, or empty, are left out.
 
     Raises:
-        IchsegError: a scan with hemorrhage has no mask.
+        IchsegError: a scan with hemorrhage has no mask, or a fold is none of the packed ones.
     """
+    if strangers := sorted(set(folds) - set(packed.folds.tolist())):
+        raise IchsegError(f"mask_folds: fold(s) {', '.join(map(str, strangers))} are no training folds")
     masks: dict[int, np.ndarray] = {}
     number = {case: place for place, case in enumerate(packed.cases)}
     wanted = [scan for scan in data if scan.get("fold", -1) in folds and scan["case"] in number]
@@ -46,6 +48,11 @@ def pack_masks(
         item = transform(dict(scan))
         affine = np.asarray(item["image"].affine)
         slices = slices_first(item["label"].as_tensor(), affine)[:, 0].numpy() > 0
+        upward = slices[:: 1 if affine[2, 2] >= 0 else -1]
+        annotated = scan.get("label_slices")
         for place in positive:
-            masks[where.start + int(place)] = slices[:: 1 if affine[2, 2] >= 0 else -1][place]
+            index = where.start + int(place)
+            # A positive slice without a mask, or whose mask is empty, is not known: it is no background.
+            if (annotated is None or int(packed.stored[index]) in annotated) and upward[place].any():
+                masks[index] = upward[place]
     return masks

@@ -63,8 +63,8 @@ def evaluate_slices(
             Judged(scan["image"], str(file), scan.get("label"), index, bool(bleeds), int(size))
             for index, (bleeds, size) in enumerate(zip(one.labels, one.areas, strict=True))
         ]
-    result: dict[str, Any] = _figures(seen)
     groups = by_patient(seen, [one.patient for one in seen])
+    result: dict[str, Any] = _figures(groups)
     if output is not None:
         intervals = bootstrap_intervals(groups, _figures)
         about = {"interval_level": LEVEL, "patients": len(groups), "intervals": intervals}
@@ -106,17 +106,11 @@ def _looked_at(scan: dict[str, Any], file: Path, subtypes: list[tuple[str, int]]
     )
 
 
-def _figures(seen: Sequence[_Seen]) -> dict[str, float | int]:
-    """What some scans come to."""
+def _figures(patients: Sequence[Sequence[_Seen]]) -> dict[str, float | int]:
+    """What the scans of some patients come to."""
+    seen = [one for scans in patients for one in scans]
     area, label = (np.concatenate([getattr(one, name) for one in seen]) for name in ("areas", "labels"))
-    patients = list(dict.fromkeys(one.patient for one in seen))
-    volumes, bleeds, highest = (dict.fromkeys(patients, 0.0) for _ in range(3))
-    for one in seen:
-        volumes[one.patient] += one.volume_ml
-        bleeds[one.patient] = max(bleeds[one.patient], float(one.labels.any()))
-        if one.peaks is not None:
-            highest[one.patient] = max(highest[one.patient], float(one.peaks.max()))
-    truth = [bleeds[patient] > 0 for patient in patients]
+    bleeds = [any(one.labels.any() for one in scans) for scans in patients]
     result: dict[str, float | int] = {
         "scans": len(seen),
         "slices": len(label),
@@ -124,12 +118,13 @@ def _figures(seen: Sequence[_Seen]) -> dict[str, float | int]:
         "positive_slices_touched": float((area[label] > 0).mean()) if label.any() else float("nan"),
         "negative_slices_touched": float((area[~label] > 0).mean()) if (~label).any() else float("nan"),
         "slice_auc": roc_auc(area, label),
-        "patient_auc": roc_auc([volumes[patient] for patient in patients], truth),
+        "patient_auc": roc_auc([sum(one.volume_ml for one in scans) for scans in patients], bleeds),
     }
     peaks = [one.peaks for one in seen if one.peaks is not None]
     if len(peaks) == len(seen):
         result["slice_auc_probability"] = roc_auc(np.concatenate(peaks), label)
-        result["patient_auc_probability"] = roc_auc([highest[patient] for patient in patients], truth)
+        highest = [max(one.peaks.max() for one in scans if one.peaks is not None) for scans in patients]
+        result["patient_auc_probability"] = roc_auc(highest, bleeds)
     for name in SUBTYPES.values():
         hits = [bool(one.areas[index] > 0) for one in seen for kind, index in one.subtypes if kind == name]
         if hits:

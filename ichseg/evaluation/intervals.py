@@ -21,7 +21,7 @@ def by_patient(parts: Sequence[Part], patients: Sequence[str]) -> list[list[Part
 
 def bootstrap_intervals(
     groups: Sequence[Sequence[Part]],
-    figures: Callable[[list[Part]], Mapping[str, Any]],
+    figures: Callable[[Sequence[Sequence[Part]]], Mapping[str, Any]],
     resamples: int = RESAMPLES,
     level: float = LEVEL,
     seed: int = 0,
@@ -30,7 +30,8 @@ def bootstrap_intervals(
 
     Args:
         groups: the parts of every patient.
-        figures: parts -> figures by name; what is no fraction, or NaN in most resamples, gets no interval.
+        figures: groups -> figures by name; a patient who is drawn twice is two groups. What is no float, or is NaN or
+            absent in most resamples, gets no interval.
         resamples: how often as many patients are drawn, with replacement.
         level: share of the resamples inside the interval.
         seed: of the draws.
@@ -43,10 +44,10 @@ def bootstrap_intervals(
     rng, drawn = np.random.default_rng(seed), []
     for _ in range(resamples):
         chosen = rng.integers(len(groups), size=len(groups))
-        drawn.append(figures([part for patient in chosen for part in groups[patient]]))
+        drawn.append(figures([groups[patient] for patient in chosen]))
     ends = (1 - level) / 2, (1 + level) / 2
     intervals = {}
-    for name in figures([part for group in groups for part in group]):
+    for name in figures(groups):
         values = np.array([one[name] for one in drawn if isinstance(one.get(name), float)])
         values = values[np.isfinite(values)]
         if len(values) > resamples / 2:

@@ -32,6 +32,7 @@ def evaluate_masks(
     images: str | Path | None = None,
     connectivity: int = CONNECTIVITY,
     tolerance_mm: float = TOLERANCE_MM,
+    with_intervals: bool = True,
 ) -> list[dict[str, Any]]:
     """Compare ``<name>_ich.nii.gz``, ``<name>_pseudo.nii.gz`` or ``<name>.nii.gz`` with true masks.
 
@@ -48,6 +49,7 @@ def evaluate_masks(
         progress: wraps the iteration over scans.
         connectivity: what a lesion is: 4 or 8 in slices, 6, 18 or 26 in volumes (decision D18).
         tolerance_mm: of the surface Dice.
+        with_intervals: give bootstrap intervals too, which takes some seconds.
 
     Returns:
         one row per method, columns :data:`COLUMNS`. The first, of the masks, has under ``intervals`` what
@@ -75,8 +77,8 @@ def evaluate_masks(
     joined = {method: Tally.joined(parts) for method, parts in tallies.items()}
     rows = [tally.row() for tally in joined.values()]
     groups = by_patient(tallies[PREDICTION], [scan.patient for scan in scans])
-    if intervals := bootstrap_intervals(groups, lambda parts: Tally.joined(parts).row()):
-        rows[0][INTERVALS] = intervals
+    if with_intervals and (found := bootstrap_intervals(groups, _figures)):
+        rows[0][INTERVALS] = found
     if output is not None:
         write_csv(Path(output) / "evaluation.csv", COLUMNS, rows)
         per_scan = [scan for tally in joined.values() for scan in tally.scans]
@@ -93,6 +95,10 @@ def evaluate_masks(
         if with_probability == len(scans):  # of some, it would be a figure of nobody knows what
             write_calibration(output, calibration)
     return rows
+
+
+def _figures(patients: Sequence[Sequence[Tally]]) -> dict[str, Any]:
+    return Tally.joined([part for parts in patients for part in parts]).row()
 
 
 def _per_slice(scans: Sequence[TrueScan], parts: Sequence[Tally]) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ import torch
 
 from ichseg.bundle import parse_settings, run_bundle
 from ichseg.data import check_folds, load_datalist, parse_folds
-from ichseg.defaults import ARCHITECTURES, PAPER_EPOCHS, PAPER_SIZE, TEST_FOLDS, TRAIN_FOLDS, VAL_FOLDS
+from ichseg.defaults import MASK_ARCHITECTURES, PAPER_EPOCHS, PAPER_SIZE, TEST_FOLDS, TRAIN_FOLDS, VAL_FOLDS
 from ichseg.devices import pick_device
 from ichseg.errors import IchsegError
 from ichseg.evaluation.truth import TrueScan, compare, prediction_file, true_scans
@@ -70,7 +70,7 @@ class Study:
     batch_size: int | None = None
     precision: str = "fp32"
     device: str = "auto"
-    architecture: str = ARCHITECTURES[1]
+    architecture: str = MASK_ARCHITECTURES[0]
     settings: Sequence[str] = ()
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter
     _ensembles: dict[tuple[str, int], torch.nn.Module] = field(default_factory=dict)

@@ -92,7 +92,9 @@ def table2(study: Study) -> str:
                 ("U-Net", unet_masks(study, which, pair, size, choice), study.evaluated_folds),
             ):
                 place = study.output / "evaluation" / which / f"{stage}_{choice}"
-                for line in evaluate_masks(folder, study.path(which), place, folds, progress=study.progress):
+                for line in evaluate_masks(
+                    folder, study.path(which), place, folds, progress=study.progress, with_intervals=False
+                ):
                     if line["method"] != "prediction" and choice != CHOICES[0]:
                         continue
                     ours = line["method"] == "prediction"

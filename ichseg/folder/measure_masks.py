@@ -109,7 +109,7 @@ def measure_folder(
     root = Path(scan_root(masks))
     found = [path for path in find_nifti(masks) if not scan_name(path).endswith(PROBABILITY_POSTFIX)]
     scans = None if images is None else _scans_by_case(Path(images))
-    results = Results(output if output is not None else root, [str(path) for path in found], "measures")
+    results = Results(output if output is not None else root, [str(path) for path in found], "measures", scored=False)
     names = {_case(path, root) for path in found}
     cases = {_without_postfix(name) for name in names}
     for path in progress(found):

@@ -40,7 +40,8 @@ class Results:
     """The rows of a run, in the order of its cases; both files are written anew, so that what is there is always whole.
 
     A row has ``case``; ``status``: ``ok``, ``flagged`` (done, with doubts), ``failed`` or ``skipped`` (no scan, such as
-    an earlier mask); what :func:`ichseg.metrics.measure_mask` measures, if a mask was made; ``seconds``; ``reused`` if
+    an earlier mask); ``probability``, ``priority`` and ``unusual``, if the weights give them; what
+    :func:`ichseg.metrics.measure_mask` measures, if a mask was made; ``seconds``; ``reused`` if
     an earlier run had done it; for a failure the ``stage`` (``list``, ``read``, ``network``, ``mask`` or ``write``);
     ``message``: the reason or the flags; ``file``: the scan.
 
@@ -48,10 +49,13 @@ class Results:
         folder: where ``results.csv`` and ``results.jsonl`` go.
         order: the cases' files, in the order of the rows; None keeps the order of coming.
         name: of both files, without the ending.
+        scored: False where no network has seen the scans: no columns for what it says.
     """
 
-    def __init__(self, folder: str | Path, order: Sequence[str] | None = None, name: str = "results") -> None:
-        self.folder, self.name = Path(folder), name
+    def __init__(
+        self, folder: str | Path, order: Sequence[str] | None = None, name: str = "results", scored: bool = True
+    ) -> None:
+        self.folder, self.name, self.scored = Path(folder), name, scored
         self._place = None if order is None else {file: place for place, file in enumerate(order)}
         self._rows: list[dict[str, Any]] = []
         self._written, self._took = 0.0, 0.0
@@ -78,7 +82,8 @@ class Results:
         started = time.monotonic()
         rows = prioritized(self.rows)
         table = io.StringIO()
-        writer = csv.DictWriter(table, COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
+        columns = [name for name in COLUMNS if self.scored or name not in (*SCORES, PRIORITY)]
+        writer = csv.DictWriter(table, columns, restval="", extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         for each in rows:
             writer.writerow({name: _cell(value) for name, value in each.items()})

@@ -51,6 +51,15 @@ class LesionLocalization:
         self.predicted += other.predicted
         self.false += other.false
 
+    def counts(self) -> dict[str, int]:
+        """What the rates are made of."""
+        return {
+            "true_lesions": self.true,
+            "found_lesions": self.found,
+            "predicted_lesions": self.predicted,
+            "false_lesions": self.false,
+        }
+
     def compute(self) -> dict[str, float]:
         """``{"CL", "ML", "FPL"}``; NaN where there is nothing to divide by."""
         found = self.found / self.true if self.true else float("nan")

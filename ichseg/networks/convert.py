@@ -60,8 +60,8 @@ def _fitting(old: Path, known: dict[str, Any], single: bool) -> SegmenterSetting
     """The settings with the architecture that the weights fit: early settings do not name it."""
     refused = ""
     for architecture in [known["architecture"]] if "architecture" in known else ARCHITECTURES:
-        made = SegmenterSettings(**{**known, "architecture": architecture})
         try:
+            made = SegmenterSettings(**{**known, "architecture": architecture})
             network = segmenter(architecture, made.channels, made.members)
             load_weights(network.members[0] if single and isinstance(network, NetworkEnsemble) else network, old)
             return made

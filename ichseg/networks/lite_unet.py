@@ -31,7 +31,7 @@ class LiteContextUNet(nn.Module):
     channels, a slice and its neighbors, stand where the encoder knew red, green and blue.
 
     Args:
-        channels: of the decoder, coarsest first; H and W must be multiples of 32.
+        channels: of the decoder, coarsest first. H and W are multiples of 32.
         dropout: before the slice's score.
     """
 
@@ -101,9 +101,8 @@ class _Inverted(nn.Module):
         super().__init__()
         wide = before * expansion
         self.widens, self.adds = expansion > 1, stride == 1 and before == after
-        if self.widens:
-            self._expand_conv = nn.Conv2d(before, wide, 1, bias=False)
-            self._bn0 = nn.BatchNorm2d(wide, EPSILON, MOMENTUM)
+        self._expand_conv = nn.Conv2d(before, wide, 1, bias=False) if self.widens else nn.Identity()
+        self._bn0 = nn.BatchNorm2d(wide, EPSILON, MOMENTUM) if self.widens else nn.Identity()
         self._depthwise_conv = _Same(wide, wide, kernel, stride, groups=wide)
         self._bn1 = nn.BatchNorm2d(wide, EPSILON, MOMENTUM)
         self._project_conv = nn.Conv2d(wide, after, 1, bias=False)
@@ -123,10 +122,12 @@ class _Same(nn.Conv2d):
         even = stride == 1
         super().__init__(before, after, kernel, stride, kernel // 2 if even else 0, groups=groups, bias=False)
         spare = kernel - stride
-        self.around = (0, 0, 0, 0) if even else (spare // 2, spare - spare // 2) * 2
+        self.around = [0, 0, 0, 0] if even else [spare // 2, spare - spare // 2] * 2
+        self.halves = not even
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x if self.stride[0] == 1 else functional.pad(x, self.around))
+        padded = functional.pad(x, self.around) if self.halves else x
+        return self._conv_forward(padded, self.weight, self.bias)
 
 
 def _conv(before: int, after: int) -> nn.Sequential:

@@ -8,18 +8,20 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from monai.networks.nets import BasicUNet, UNet
 from torch import nn
 
-from ichseg.defaults import ARCHITECTURES
-from ichseg.errors import IchsegError
+from ichseg.anatomy import Reference
+from ichseg.defaults import ARCHITECTURES, MASK_ARCHITECTURES, SCORING_ARCHITECTURES
+from ichseg.errors import IchsegError, one_line
 from ichseg.networks.context_unet import CHANNELS, SUSPICIOUS_SHARE, ContextUNet, NetworkEnsemble
 from ichseg.networks.lite_unet import DECODER, LiteContextUNet, load_encoder
 from ichseg.networks.weights import check_settings, load_weights, read_settings, with_overrides
 
 # Which architectures a pipeline (a config of the bundle) can run.
-PIPELINES = {"inference.yaml": ("context", "lite"), "inference_paper.yaml": ("small", "paper")}
+PIPELINES = {"inference.yaml": SCORING_ARCHITECTURES, "inference_paper.yaml": MASK_ARCHITECTURES}
 # Of those that score slices as well: the U-Net's levels, or the decoder's.
 USUAL_CHANNELS = {"context": CHANNELS, "lite": DECODER}
 
@@ -83,6 +85,11 @@ class SegmenterSettings:
             "fusion_weight": 0,
         }
         check_settings(self, **{name: (value, inf) for name, value in least.items()}, suspicious_share=(0, 1))
+        if self.reference is not None:
+            try:
+                Reference(**self.reference).distance(np.array(self.reference["mean"]))
+            except (TypeError, ValueError, KeyError) as error:
+                raise IchsegError(f"reference is not usable ({one_line(error)})") from None
         channels = USUAL_CHANNELS.get(self.architecture, CHANNELS) if self.channels is None else self.channels
         object.__setattr__(self, "channels", list(channels))
 
@@ -137,6 +144,8 @@ def context_network(
         raise IchsegError(f"architecture '{architecture}' scores no slices; choose one of {', '.join(USUAL_CHANNELS)}")
     channels = USUAL_CHANNELS[architecture] if channels is None else channels
     if architecture == "lite":
+        if len(channels) != len(DECODER):
+            raise IchsegError(f"architecture 'lite' needs {len(DECODER)} channels, of its decoder, not {len(channels)}")
         return load_encoder(LiteContextUNet(channels, dropout), encoder_weights)
     if encoder_weights is not None:
         raise IchsegError(f"encoder_weights is for architecture 'lite', not for '{architecture}'")
@@ -185,14 +194,26 @@ def segmenter(
     raise IchsegError(f"architecture '{architecture}' is unknown; choose one of {', '.join(ARCHITECTURES)}")
 
 
-def trained_segmenter(weights: str | Path | None, device: torch.device | str = "cpu") -> nn.Module | None:
+def trained_segmenter(
+    weights: str | Path | None, device: torch.device | str = "cpu", like: Mapping[str, Any] | None = None
+) -> nn.Module | None:
     """The network of a weight file, as its settings describe it, on a device; None for no file.
 
+    Args:
+        weights: the file.
+        device: where it runs.
+        like: settings it must have been made for, to be given the inputs of another network.
+
     Raises:
-        IchsegError: the file cannot be read, or has no settings.
+        IchsegError: the file cannot be read, has no settings, scores no slices, or was made for other inputs.
     """
     if weights is None:
         return None
     made = read_settings(weights, SegmenterSettings)
+    if made.architecture not in SCORING_ARCHITECTURES:
+        raise IchsegError(f"{weights}: architecture '{made.architecture}' scores no slices")
+    for name, value in (like or {}).items():
+        if (own := getattr(made, name)) != value:
+            raise IchsegError(f"{weights}: made for {name} {own}, not {value}; its inputs would be others")
     network = segmenter(made.architecture, made.channels, made.members, made.flip)
     return load_weights(network, weights).eval().to(device)

@@ -15,6 +15,7 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from ichseg.anatomy import Reference, appearance
+from ichseg.anatomy.appearance import FEWEST_SCANS
 from ichseg.context import fuse_scores
 from ichseg.data.packed import PackedScans, PackedSlices
 from ichseg.errors import IchsegError
@@ -38,6 +39,7 @@ MOST_NEGATIVES = 0.02
 # threshold can be the lower for it.
 SPECK_ML = 0.4
 HOLE_MM2 = 100.0
+FEWEST_OF_A_KIND = 3  # scans with and without hemorrhage
 THRESHOLDS = tuple(round(0.01 * step, 2) for step in range(5, 96))
 BATCH = 8
 
@@ -62,7 +64,13 @@ def join_members(files: Sequence[Path], output: Path) -> None:
     save_weights(output, joined, replace(settings[0], members=len(files)))
 
 
-def fit_score(weights: Path, packed: PackedScans, device: torch.device, reference: Reference | None = None) -> None:
+def fit_score(
+    weights: Path,
+    packed: PackedScans,
+    device: torch.device,
+    reference: Reference | None = None,
+    output: Path | None = None,
+) -> None:
     """Fit the probabilities of slice and scan and the threshold on slice labels, and write them into the weight file.
 
     Platt scaling of the scores that :class:`ichseg.transforms.SliceScoredProbability` uses; and the smallest threshold
@@ -70,9 +78,11 @@ def fit_score(weights: Path, packed: PackedScans, device: torch.device, referenc
 
     Args:
         weights: of the joined members.
+        output: the weight file that is made.
         packed: scans nothing was trained on.
         device: where the network runs.
         reference: how the training scans look, for the weight file as well.
+        output: the weight file that is made; None: ``weights`` itself.
 
     Raises:
         IchsegError: the scans lack slices of either label.
@@ -87,8 +97,10 @@ def fit_score(weights: Path, packed: PackedScans, device: torch.device, referenc
     slope, offset = platt(scores, labels)
     largest = np.array([scores[packed.scan(i)].max() for i in range(len(packed.cases))])
     any_label = np.array([labels[packed.scan(i)].any() for i in range(len(packed.cases))])
-    # Where all scans bleed, or none does, the slices' scaling has to do.
-    patient = (slope, offset) if any_label.all() or not any_label.any() else platt(largest, any_label)
+    patient = platt(largest, any_label) if min(any_label.sum(), (~any_label).sum()) >= FEWEST_OF_A_KIND else (0.0, 0.0)
+    if patient[0] <= 0:  # a few scans in the wrong order must not turn the order of all others
+        logger.warning("too few scans with and without hemorrhage to fit a scan's probability; it is the slice's")
+        patient = slope, offset
     bleeds = 1 / (1 + np.exp(-(slope * scores + offset)))
 
     def allowed(threshold: float) -> bool:
@@ -111,13 +123,13 @@ def fit_score(weights: Path, packed: PackedScans, device: torch.device, referenc
     }
     logger.info("fitted on %d scans: %s", len(packed.cases), fitted)
     fitted["reference"] = None if reference is None else vars(reference)
-    save_weights(weights, network.cpu().state_dict(), replace(settings, **fitted))
+    save_weights(output or weights, network.cpu().state_dict(), replace(settings, **fitted))
 
 
 def fit_reference(
     data: Sequence[Mapping[str, Any]], transform: Callable[[dict[str, Any]], dict[str, Any]]
 ) -> Reference | None:
-    """How scans look, for :class:`ichseg.transforms.CompareAppearanced`; None for fewer than two with a brain.
+    """How scans look, for :class:`ichseg.transforms.CompareAppearanced`; None for too few with a brain.
 
     Args:
         data: the training scans.
@@ -129,7 +141,7 @@ def fit_reference(
         pixel = float(np.mean(spacing_mm(np.asarray(image.affine))[:2]))
         measured.append(appearance(image.as_tensor()[0].movedim(-1, 0).numpy(), pixel))
     found = [one for one in measured if one is not None]
-    return Reference.of(found) if len(found) > 1 else None
+    return Reference.of(found) if len(found) >= FEWEST_SCANS else None
 
 
 def touched_slices(masks: np.ndarray, packed: PackedScans) -> np.ndarray:

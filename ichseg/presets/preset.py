@@ -18,7 +18,7 @@ from ichseg.evaluation import evaluate_masks, evaluate_slices
 from ichseg.io import write_csv
 from ichseg.networks import segmenter_settings
 from ichseg.presets.join import fit_reference, fit_score, join_members
-from ichseg.provenance import Record, value_hash
+from ichseg.provenance import Record, file_hash, value_hash
 
 logger = logging.getLogger(__name__)
 
@@ -141,6 +141,9 @@ def _fold_plans(name: str, plan: Plan, folds: Iterable[int]) -> dict[int, Plan]:
     _check(name, plan)
     if plan.member is not None:
         raise IchsegError("a single member cannot be cross-validated; omit --member")
+    for setting in plan.settings:
+        if (key := setting.split("=")[0]) in ("teacher_weights", "judge_weights"):
+            raise IchsegError(f"--set {setting}: a model has seen what folds hold out; no {key} with cross-validation")
     every = sorted(folds)
     if len(every) < 3:
         raise IchsegError(f"{plan.datalist}: cross-validation needs at least 3 folds, but there are {len(every)}")
@@ -186,15 +189,17 @@ def recommended(plan: Plan) -> Path:
         files.append(_trained(CONFIGS["recommended"], folder, overrides, plan.settings))
     if plan.member is not None:
         return files[0]
-    weights = plan.output / "model.pt"
-    join_members(files, weights)
-    made = segmenter_settings(weights)
-    values: dict[str, Any] = {key: getattr(made, key) for key in ("size", "restore_bone", "remove_cupping")}
+    made = segmenter_settings(files[0])
+    same = ("size", "window_level", "window_width", "restore_bone", "remove_cupping")
+    values: dict[str, Any] = {key: getattr(made, key) for key in same}
     values |= {"datalist": plan.datalist, "cache_dir": plan.shared, "val_folds": list(parse_folds(plan.val_folds))}
     packed = BundleParts("ich_segmentation", CONFIGS["recommended"], values)["validate::packed"]
     as_it_is = BundleParts("ich_segmentation", CONFIGS["recommended"], {**values, "remove_cupping": False})
     reference = fit_reference(load_datalist(plan.datalist, plan.train_folds), as_it_is["preprocessing"])
-    fit_score(weights, packed, pick_device(plan.device or "auto"), reference)
+    joined, weights = plan.output / "joined.pt", plan.output / "model.pt"
+    join_members(files, joined)
+    fit_score(joined, packed, pick_device(plan.device or "auto"), reference, weights)
+    joined.unlink()
     return weights
 
 
@@ -284,6 +289,9 @@ def _trained(
     # Members may train anywhere and be brought together: neither the machine nor its paths count.
     values = {**config_values(bundle, config), **overrides, **parse_settings(bundle, config, settings)}
     made_of = {k: v for k, v in values.items() if k not in ("device_name", "num_workers", "bundle_root") and _plain(v)}
+    for key, value in made_of.items():
+        if key.endswith("_weights") and value is not None and Path(str(value)).is_file():
+            made_of[key] = file_hash(Path(str(value)))
     scans = [
         {key: Path(value).name if key in ("image", "label") else value for key, value in scan.items()}
         for scan in load_datalist(overrides["datalist"])

@@ -28,7 +28,7 @@ class Augmentation:
             to two thirds as much: reconstruction kernels differ.
         glow: how much of a halo around bone is added at most, in units of the window; every other slice gets some, or a
             third as much taken away. Scanners differ in beam hardening and scatter: brain beneath bone looks denser.
-        amount: scales turn, scale, stretch, shift, gain, bias, noise, kernel and glow.
+        amount: scales turn, scale, stretch, shift, gain, bias, noise, kernel, glow and clip.
         clip: chance that what is brighter than some value between ``LOWEST_CLIP`` and 1 becomes white, as in scans that
             come clipped by a narrower window, see :class:`ichseg.transforms.RestoreBone`.
         alone: chance that a slice loses its neighbors, which then are itself: as an isolated slice comes.
@@ -81,7 +81,7 @@ class Augmentation:
         smooth = 3 * _mean3(grain)  # of unit variance again
         grain = torch.where((between(0, 1) < 0.5)[:, None, None, None], smooth, grain)
         image = image + noisy[:, None, None, None] * grain
-        clipped = between(LOWEST_CLIP, 1).where(between(0, 1) < self.clip, torch.tensor(1.0, device=device))
+        clipped = between(LOWEST_CLIP, 1).where(between(0, 1) < self._much("clip"), torch.tensor(1.0, device=device))
         image = torch.where(image >= clipped[:, None, None, None], 1.0, image)
         unknown = functional.grid_sample((mask < 0).float(), grid, align_corners=False) > 0.25
         inside = functional.grid_sample(mask.clamp(min=0).float(), grid, align_corners=False) > 0.5

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +29,7 @@ def judged_pool(
     keep: float = 0.3,
     seed: int = 0,
     device: torch.device | str = "cpu",
+    like: Mapping[str, Any] | None = None,
 ) -> ImplantPool:
     """Thin out implants that look more like hemorrhage than most real hemorrhage does.
 
@@ -42,13 +45,14 @@ def judged_pool(
         keep: share of the easy ones that stays.
         seed: decides which.
         device: where the judge runs.
+        like: settings the judge must have been made for: those of the training.
 
     Raises:
         IchsegError: no real positive slice, or the weights do not fit.
     """
     if weights is None:
         return pool
-    settings, network = read_settings(weights, SegmenterSettings), trained_segmenter(weights, device)
+    settings, network = read_settings(weights, SegmenterSettings), trained_segmenter(weights, device, like)
     bleeding = np.flatnonzero(packed.labels > 0)
     if not len(bleeding):
         raise IchsegError("no training slice with hemorrhage; there is nothing to compare implants with")
@@ -62,7 +66,7 @@ def judged_pool(
     told = int(stays.sum()), len(pool), int((scores > limit).sum()), limit
     logger.info("%d of %d implanted slices kept: %d score above %.2f", *told)
     if not stays.any():
-        return pool
+        raise IchsegError(f"{weights}: tells every implant from real hemorrhage; none is left to train on")
     kept = ImplantPool(pool.packed, pool.implants)
     kept.index = [place for place, stay in zip(pool.index, stays, strict=True) if stay]
     return kept

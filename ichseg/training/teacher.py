@@ -47,9 +47,8 @@ class PrepareMixture:
     """``prepare_batch`` of the trainer: windowed, taught, augmented, on the device.
 
     Where a slice bleeds and nobody says where, the moving average is asked, once it has learned enough: its sure pixels
-    become the slice's mask, its doubtful ones stay unknown. That the slice bleeds is known, only not where: a slice in
-    which the average is sure of nothing is judged by its own most suspicious pixels, unless these are below ``least``;
-    then it stays unknown.
+    become the slice's mask, its doubtful ones stay unknown. That the slice bleeds is known, only not where: with
+    ``least`` below 1, slices are judged relative to their own most suspicious pixels, if these reach ``least``.
 
     Args:
         augment: of images and masks.

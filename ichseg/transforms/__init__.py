@@ -27,7 +27,7 @@ from ichseg.transforms.resize import SliceResize, SliceResized
 from ichseg.transforms.saver import SaveImageMaskd
 from ichseg.transforms.shallow_cam import ShallowFeatureCAM, ShallowFeatureCAMd, cam_keys
 from ichseg.transforms.slice_score import SliceScoredProbability, SliceScoredProbabilityd
-from ichseg.transforms.unusual import CompareAppearanced, PatientProbabilityd
+from ichseg.transforms.unusual import CompareAppearanced
 from ichseg.transforms.window import BrainWindow, BrainWindowd, RestoreBone, RestoreBoned, gray_range
 
 DenseCRF = RefineWithCRF  # the name it had up to 0.6
@@ -57,7 +57,6 @@ __all__ = [
     "MeasureHemorrhaged",
     "NeighborSlices",
     "NeighborSlicesd",
-    "PatientProbabilityd",
     "RandImplantHemorrhaged",
     "RefineWithCRF",
     "RemoveCupping",

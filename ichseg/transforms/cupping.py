@@ -8,7 +8,7 @@ from monai.data import MetaTensor
 from monai.transforms import Transform
 
 from ichseg.anatomy.cupping import cupping
-from ichseg.io import spacing_mm
+from ichseg.io import USUAL_STEP_MM, spacing_mm
 from ichseg.transforms.base import BACKENDS, DictionaryTransform
 from ichseg.transforms.volumes import like, plain, volume_slice_axis
 
@@ -37,11 +37,12 @@ class RemoveCupping(Transform):
         axis, values = volume_slice_axis(volume), plain(volume)
         if len(values) != 1:
             raise ValueError(f"expected a volume (1, X, Y, Z) in HU, not shape {tuple(values.shape)}")
-        pixel = self.pixel_mm
+        pixel, step = self.pixel_mm, USUAL_STEP_MM
         if isinstance(volume, MetaTensor):
-            pixel = float(np.delete(spacing_mm(np.asarray(volume.affine)), axis).mean())
+            spacing = spacing_mm(np.asarray(volume.affine))
+            pixel, step = float(np.delete(spacing, axis).mean()), spacing[axis]
         slices = values[0].movedim(axis, 0).float().cpu().numpy()
-        excess = torch.from_numpy(cupping(slices, pixel)).movedim(0, axis)[None]
+        excess = torch.from_numpy(cupping(slices, pixel, step)).movedim(0, axis)[None]
         return like(values - excess.to(values), volume)
 
 

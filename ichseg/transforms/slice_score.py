@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Hashable, Mapping
+from typing import Any
+
 import torch
 from monai.transforms import Transform
 
@@ -23,6 +27,8 @@ class SliceScoredProbability(Transform):
         slope, offset: of Platt scaling.
         window, weight: of spatial context fusion; a weight of 0 leaves every slice alone.
         share: of a slice's pixels that count as its most suspicious.
+        patient_slope, patient_offset: of Platt scaling, from the largest score of a scan's slices to the probability
+            that the scan shows hemorrhage; None: not fitted.
     """
 
     backend = BACKENDS
@@ -34,21 +40,42 @@ class SliceScoredProbability(Transform):
         window: int = 2,
         weight: float = 0.5,
         share: float = SUSPICIOUS_SHARE,
+        patient_slope: float | None = None,
+        patient_offset: float = 0.0,
     ) -> None:
+        self.patient_slope, self.patient_offset = patient_slope, patient_offset
         self.slope, self.offset, self.window, self.weight, self.share = slope, offset, window, weight, share
 
     def __call__(self, logits: torch.Tensor) -> torch.Tensor:
+        axis, slices = self._slices(logits)
+        bleeds = torch.sigmoid(self.slope * self._scores(slices) + self.offset)
+        probability = (slices[:, 1] - slices[:, 0]).sigmoid() * bleeds[:, None, None]
+        return like(probability.movedim(0, axis)[None], logits)
+
+    def patient_probability(self, logits: torch.Tensor) -> float | None:
+        """The probability that the scan shows hemorrhage anywhere; None where it was not fitted."""
+        if self.patient_slope is None:
+            return None
+        largest = self._scores(self._slices(logits)[1]).max()
+        return float(torch.sigmoid(self.patient_slope * largest + self.patient_offset))
+
+    def _slices(self, logits: torch.Tensor) -> tuple[int, torch.Tensor]:
         if len(logits) != 3:
             raise ValueError(f"expected logits for background, hemorrhage and slice, not {len(logits)} channels")
         axis = volume_slice_axis(logits)
-        slices = plain(logits).movedim(1 + axis, 0).float()
-        pixels = slices[:, 1] - slices[:, 0]
-        score = slice_scores(slices, self.share)
-        score = fuse_scores(score, self.window, self.weight)
-        bleeds = torch.sigmoid(self.slope * score + self.offset)
-        probability = pixels.sigmoid() * bleeds[:, None, None]
-        return like(probability.movedim(0, axis)[None], logits)
+        return axis, plain(logits).movedim(1 + axis, 0).float()
+
+    def _scores(self, slices: torch.Tensor) -> torch.Tensor:
+        return fuse_scores(slice_scores(slices, self.share), self.window, self.weight)
 
 
 class SliceScoredProbabilityd(DictionaryTransform, array=SliceScoredProbability):
-    """Dictionary version of :class:`SliceScoredProbability`."""
+    """Dictionary version of :class:`SliceScoredProbability`; the scan's own probability goes under ``probability``."""
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        item = dict(data)
+        for key in self.key_iterator(item):
+            probability = self.of_key(key).patient_probability(item[key])
+            if probability is not None and math.isfinite(probability):
+                item["probability"] = round(probability, 3)
+        return super().__call__(item)

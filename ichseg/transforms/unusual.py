@@ -1,8 +1,7 @@
-"""What a scan is like, beside those the model was trained on; and how likely the patient bleeds."""
+"""What a scan is like, beside those the model was trained on."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -12,9 +11,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
 from ichseg.anatomy.appearance import UNLIKE, Reference, appearance
-from ichseg.context import fuse_scores
 from ichseg.io import spacing_mm
-from ichseg.networks import SUSPICIOUS_SHARE, slice_scores
 from ichseg.provenance import value_hash
 from ichseg.transforms.base import BACKENDS
 from ichseg.transforms.volumes import plain, volume_slice_axis
@@ -68,44 +65,4 @@ class CompareAppearanced(MapTransform):
                 flag = f"unlike the training scans: {self.reference.told(measured)}" if distance > self.limit else ""
             if flag:
                 item["flags"] = [*item.get("flags", ()), flag]
-        return item
-
-
-class PatientProbabilityd(MapTransform):
-    """The probability that a scan shows hemorrhage anywhere, from the logits of its slices.
-
-    ``sigmoid(slope * score + offset)`` of the largest slice score, fused with its neighbors as in
-    :class:`SliceScoredProbability`. Platt scaling on scans, as if half of them bled.
-
-    Args:
-        keys: logits (3, X, Y, Z); one key.
-        slope, offset: of Platt scaling; without a slope there is no probability.
-        window, weight, share: as of :class:`SliceScoredProbability`.
-        output_key: gets the probability.
-    """
-
-    backend = BACKENDS
-
-    def __init__(
-        self,
-        keys: KeysCollection,
-        slope: float | None = 1.0,
-        offset: float = 0.0,
-        window: int = 2,
-        weight: float = 0.5,
-        share: float = SUSPICIOUS_SHARE,
-        output_key: str = "probability",
-    ) -> None:
-        super().__init__(keys)
-        self.slope, self.offset, self.output_key = slope, offset, output_key
-        self.window, self.weight, self.share = window, weight, share
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        item = dict(data)
-        for key in self.key_iterator(item) if self.slope is not None else ():
-            logits = item[key]
-            slices = plain(logits).movedim(1 + volume_slice_axis(logits), 0).float()
-            score = fuse_scores(slice_scores(slices, self.share), self.window, self.weight).max()
-            probability = 1 / (1 + math.exp(-(self.slope * float(score) + self.offset)))  # type: ignore[operator]
-            item[self.output_key] = round(probability, 3)
         return item

@@ -129,10 +129,9 @@ def _painted(
     if look.relative:
         return image + alpha * np.maximum(look.density + own, 0)
     dense: np.ndarray | float = look.density
-    if look.lower is not None and inside.any():
+    if look.lower is not None and head.back is not None and inside.any():
         rows, columns = head.coordinates
-        back = head.back or (0, 1)
-        behind = rows * back[0] + columns * back[1]
+        behind = rows * head.back[0] + columns * head.back[1]
         settled = behind - float(np.median(behind[inside])) - level
         dense = np.where(settled > 0, look.lower, look.density)
     blood = dense + own + (head.hounsfield[index] - head.smooth(index))
