@@ -12,7 +12,7 @@ from ichseg.anatomy import cupping
 from ichseg.anatomy.cupping import brain_depth
 from ichseg.transforms import RemoveCupping, RemoveCuppingd
 
-SIZE, SLICES, PIXEL = 128, 9, 1.5
+SIZE, SLICES, PIXEL, STEP = 128, 9, 1.5, 5.0
 AMOUNT = 22.0  # HU at the inner table
 MOST_LEFT = 0.25  # of it
 
@@ -41,7 +41,7 @@ def head(fade: float = 8.0, amount: float = 0.0, blood: str = "", seed: int = 0)
 @pytest.mark.parametrize("fade", [4.0, 8.0, 14.0])
 def test_it_finds_what_was_added(fade):
     scan = head(fade, AMOUNT)
-    found = cupping(scan, PIXEL)
+    found = cupping(scan, PIXEL, STEP)
     depth = np.stack([brain_depth(one, PIXEL) for one in scan])
     assert found.min() >= 0 and not found[depth <= 0].any()
     for low, high in ((3, 5), (6, 9), (10, 14)):
@@ -54,22 +54,22 @@ def test_it_finds_what_was_added(fade):
 
 
 def test_even_brain_stays():
-    assert cupping(head(), PIXEL).max() < 2.5
+    assert cupping(head(), PIXEL, STEP).max() < 2.5
 
 
 @pytest.mark.parametrize("blood", ["one side", "middle", "sliver"])
 def test_blood_stays(blood):
     scan = head(blood=blood)
     bright = scan == 65
-    assert (scan - cupping(scan, PIXEL))[bright].mean() > 60
+    assert (scan - cupping(scan, PIXEL, STEP))[bright].mean() > 60
     both = head(8.0, AMOUNT, blood)
-    left = (both - cupping(both, PIXEL))[bright & (ndimage.uniform_filter(bright.astype(float), (1, 5, 5)) > 0.9)]
+    left = (both - cupping(both, PIXEL, STEP))[bright & (ndimage.uniform_filter(bright.astype(float), (1, 5, 5)) > 0.9)]
     assert not len(left) or left.mean() > 65 - AMOUNT - 3
 
 
 def test_where_there_is_no_brain_nothing_changes():
-    assert not cupping(np.full((3, 64, 64), -1000.0, np.float32), 1.0).any()
-    assert not cupping(np.full((1, 64, 64), 40.0, np.float32), 1.0).any()
+    assert not cupping(np.full((3, 64, 64), -1000.0, np.float32), 1.0, STEP).any()
+    assert not cupping(np.full((1, 64, 64), 40.0, np.float32), 1.0, STEP).any()
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -84,7 +84,7 @@ def test_the_transform_finds_slices_and_spacing(axis):
     image = MetaTensor(torch.from_numpy(np.ascontiguousarray(volume))[None], affine=torch.from_numpy(turned))
     made = RemoveCuppingd("image")({"image": image})["image"]
     assert isinstance(made, MetaTensor) and torch.equal(made.affine, image.affine)
-    expected = np.moveaxis(scan - cupping(scan, PIXEL), 0, -1).transpose(order)
+    expected = np.moveaxis(scan - cupping(scan, PIXEL, STEP), 0, -1).transpose(order)
     np.testing.assert_allclose(made.as_tensor()[0].numpy(), expected, atol=1e-3)
 
 

@@ -14,7 +14,6 @@ import numpy as np
 from scipy import ndimage
 
 from ichseg.anatomy.brain import intracranial_mask
-from ichseg.io import USUAL_STEP_MM
 
 # mm from the inner table. The innermost 3 mm share their pixels with bone in every scan, and tell nothing.
 EDGES_MM = (3.0, 4.5, 6.0, 8.0, 10.0, 13.0, 16.0)
@@ -26,7 +25,7 @@ SMOOTH_PIXELS = 0.8  # or noise tears the brain's mask
 MOST_HU = 40.0
 
 
-def cupping(hounsfield: np.ndarray, pixel_mm: float, step_mm: float = USUAL_STEP_MM) -> np.ndarray:
+def cupping(hounsfield: np.ndarray, pixel_mm: float, step_mm: float) -> np.ndarray:
     """How much brighter the brain is for its distance to bone.
 
     Compared with the middle of all slices: a slice that is brighter as a whole, as near the vertex, is evened out too.
