@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 MOST_NEGATIVES = 0.02
 # Smaller lesions are left out: weak evidence over a large lesion is worth more than strong evidence at a point, so the
 # threshold can be the lower for it.
-SPECK_ML = 0.4
+SPECK_ML = 0.1
 HOLE_MM2 = 100.0
 FEWEST_OF_A_KIND = 3  # scans with and without hemorrhage
 THRESHOLDS = tuple(round(0.01 * step, 2) for step in range(5, 96))
