@@ -58,7 +58,7 @@ def judged(tmp_path):
         write_volume(tmp_path / "labels" / f"{name}.nii.gz", truth, affine)
         write_volume(tmp_path / "masks" / f"{name}_ich.nii.gz", found, affine)
         write_volume(tmp_path / "masks" / f"{name}_probability.nii.gz", found * np.float32(0.8), affine)
-        scans.append({"case": name, "patient": f"p{min(number, 4)}", "image": f"images/{name}.nii.gz",
+        scans.append({"case": name, "patient": f"p{max(number - 1, 0)}", "image": f"images/{name}.nii.gz",
                       "label": f"labels/{name}.nii.gz", "fold": 0,
                       "slice_labels": truth.any(axis=(0, 1)).astype(int).tolist()})  # fmt: skip
     (tmp_path / "datalist.json").write_text(json.dumps({"name": "x", "training": scans}))

@@ -63,7 +63,7 @@ def test_segmenters_have_the_stated_size():
     for architecture in ("small", "paper"):
         with torch.no_grad():
             assert segmenter(architecture).eval()(torch.zeros(1, 1, 32, 32)).shape == (1, 2, 32, 32)
-    with pytest.raises(IchsegError, match="architecture 'huge' is unknown; choose one of context, small, paper"):
+    with pytest.raises(IchsegError, match="architecture 'huge' is unknown; choose one of context, lite, small, paper"):
         segmenter("huge")
 
 

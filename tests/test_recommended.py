@@ -42,7 +42,7 @@ from ichseg.networks import (
     trained_segmenter,
 )
 from ichseg.presets import Plan, cross_validate, train_fold
-from ichseg.presets.join import join_members, platt, touched_slices
+from ichseg.presets.join import HOLE_MM2, SPECK_ML, join_members, platt, touched_slices
 from ichseg.report.case import case_pictures
 from ichseg.report.gallery import Judged, slice_gallery, to_the_back
 from ichseg.synthetic.implants import field_volume, implant_pool
@@ -254,7 +254,7 @@ def test_the_score_is_fitted_to_touch_few_slices_labeled_negative(packed, tmp_pa
     share = [float(touched[packed.labels == 0].mean()) for touched in found]
     place = join.THRESHOLDS.index(fitted.threshold)
     assert share[place] <= join.MOST_NEGATIVES < share[place - 1]
-    assert (fitted.min_volume_ml, fitted.fill_holes_mm2) == (join.SPECK_ML, join.HOLE_MM2)
+    assert (fitted.min_volume_ml, fitted.fill_holes_mm2) == (SPECK_ML, HOLE_MM2)
     kept = ("architecture", "size", "channels", "members", "window_level", "window_width", "suspicious_share")
     assert all(getattr(fitted, name) == getattr(before, name) for name in kept)
     segmenter("context", [4, 8, 8]).load_state_dict(torch.load(weights, weights_only=True))
@@ -624,7 +624,7 @@ def test_one_command_trains_segments_measures_and_goes_on(cohort, tmp_path, caps
     assert main(words) == 0
     settings = read_settings(out / "model.pt", SegmenterSettings)
     assert settings.members == 2 and settings.channels == [4, 8, 16] and settings.suspicious_share == 0.01
-    assert (settings.min_volume_ml, settings.fill_holes_mm2) == (0.4, 100.0) and settings.score_slope != 1.0
+    assert (settings.min_volume_ml, settings.fill_holes_mm2) == (SPECK_ML, HOLE_MM2) and settings.score_slope != 1.0
     found = json.loads((out / "results" / "detection.json").read_text())
     assert found["scans"] == 4 and 0 <= found["slice_auc_probability"] <= 1
     assert (out / "results" / "evaluation.csv").is_file() and (out / "masks" / "report.html").is_file()

@@ -304,7 +304,7 @@ def test_one_mask_that_cannot_be_written_is_one_row(scans, tmp_path):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="sizes are limited the Linux way")
 def test_a_write_that_breaks_off_is_one_row(scans, tmp_path):
     """The system refuses to let files grow: masks get as far as they get, and no half of one stays."""
-    code = ("import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000)); "
+    code = ("import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (12000, 12000)); "
             "from ichseg.cli import main; sys.exit(main(sys.argv[1:]))")  # fmt: skip
     words = ["segment", scans, tmp_path / "out", "--device", "cpu", "--size", "64", "--save-probabilities"]
     words += ["--set", "report=false"]  # which is larger than that
@@ -461,7 +461,8 @@ def test_overlapping_keeps_order_and_ends_on_errors():
 OTHER = {
     "inference.yaml": {"size": 96, "window_level": 40, "window_width": 90, "threshold": 0.4, "members": 1,
                        "flip": False, "fusion_weight": 0.1, "min_volume_ml": 3.0, "fill_holes_mm2": 5.0,
-                       "report": False, "save_probabilities": True, "precision": "bf16"},
+                       "restore_bone": True, "remove_cupping": True, "report": False, "save_probabilities": True,
+                       "precision": "bf16"},
     "generate.yaml": {"size": 96, "window_level": 40, "window_width": 90, "strip_skull": True, "method": "layer_cam",
                       "cam_layers": ["layer2"], "target": "predicted", "gate": 0.4, "gate_rule": "either",
                       "gate_by": "label", "component_mode": "channel", "component_sign": "border",

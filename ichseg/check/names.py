@@ -26,7 +26,7 @@ REFUSED = (
 # Functions, unlike classes, do what they do at once: only those of these places.
 FUNCTIONS = (
     "ichseg.cam", "ichseg.context", "ichseg.crf", "ichseg.data.datalist", "ichseg.synthetic.implants.pool",
-    "ichseg.data.packed", "ichseg.data.slices",
+    "ichseg.data.packed", "ichseg.data.packed_masks", "ichseg.data.slices",
     "ichseg.devices", "ichseg.bundle.guard_bundle_run", "ichseg.bundle.weight_file", "ichseg.folder.scans",
     "ichseg.metrics",
     "ichseg.networks", "ichseg.evaluation.masks", "ichseg.training", "ichseg.transforms", "ignite.metrics",

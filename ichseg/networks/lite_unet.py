@@ -40,6 +40,7 @@ class LiteContextUNet(nn.Module):
         if len(channels) != len(TAPS):
             raise ValueError(f"channels must name {len(TAPS)} levels of the decoder, not {len(channels)}")
         self.encoder = LiteEncoder()
+        self.mean, self.deviation = MEAN, DEVIATION
         last = STAGES[-1][3]
         skips = [STAGES[tap][3] for tap in reversed(TAPS)]
         before = [last, *channels[:-1]]
@@ -53,7 +54,7 @@ class LiteContextUNet(nn.Module):
         self.score = nn.Sequential(nn.Dropout(dropout), nn.Linear(2 * last, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        features = self.encoder((x - MEAN) / DEVIATION)
+        features = self.encoder((x - self.mean) / self.deviation)
         hidden = features[-1]
         score = self.score(torch.cat([hidden.amax(dim=(2, 3)), hidden.mean(dim=(2, 3))], dim=1))
         level = len(features) - 1
