@@ -1,4 +1,4 @@
-"""Brain is as bright beside bone as in its middle; blood on one side stays."""
+"""Brain is as bright near bone as in its middle; blood on one side stays."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ NAMES = {
     "grain": "{:.2f}",  # correlation of the noise in neighboring pixels
     "bright tissue": "{:.0f} HU above the median",
     "dark tissue": "{:.0f} HU below the median",
-    "excess beside bone": "{:.0f} HU",
+    "excess near bone": "{:.0f} HU",
     "share of fluid": "{:.2f}",
 }
 DEEP_MM, BESIDE_MM = 10.0, (3.0, 6.0)

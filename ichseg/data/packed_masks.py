@@ -34,7 +34,7 @@ def pack_masks(
         IchsegError: a scan with hemorrhage has no mask, or a fold is none of the packed ones.
     """
     if strangers := sorted(set(folds) - set(packed.folds.tolist())):
-        raise IchsegError(f"mask_folds: fold(s) {', '.join(map(str, strangers))} are no training folds")
+        raise IchsegError(f"mask_folds: fold(s) {', '.join(map(str, strangers))} are not training folds")
     masks: dict[int, np.ndarray] = {}
     number = {case: place for place, case in enumerate(packed.cases)}
     wanted = [scan for scan in data if scan.get("fold", -1) in folds and scan["case"] in number]

@@ -47,7 +47,7 @@ class SegmenterSettings:
             None: not fitted.
         fusion_weight: of neighboring slices in the slice's score; 0: every slice alone.
         restore_bone: undo a narrow window's clipping of bone, see :class:`ichseg.transforms.RestoreBone`.
-        remove_cupping: make brain as bright beside bone as in its middle, see :class:`ichseg.transforms.RemoveCupping`.
+        remove_cupping: make brain as bright near bone as in its middle, see :class:`ichseg.transforms.RemoveCupping`.
         reference: how the training scans look, see :class:`ichseg.anatomy.Reference`; None: not known.
     """
 

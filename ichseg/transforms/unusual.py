@@ -1,4 +1,4 @@
-"""What a scan is like, beside those the model was trained on."""
+"""What a scan looks like, compared with those the model was trained on."""
 
 from __future__ import annotations
 

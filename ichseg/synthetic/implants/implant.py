@@ -139,7 +139,7 @@ def _painted(
 
 
 def _pushed(head: HeadSlices, index: int, image: np.ndarray, inside: np.ndarray, far: float) -> np.ndarray:
-    """(H, W): brain beside a lesion gives way by up to ``far`` mm, less with the distance; bone stays."""
+    """(H, W): brain next to a lesion gives way by up to ``far`` mm, less with the distance; bone stays."""
     away, place = ndimage.distance_transform_edt(~inside, sampling=head.pixel, return_indices=True)
     rows, columns = np.indices(image.shape)
     toward = np.stack([place[0] - rows, place[1] - columns]) * head.pixel / np.maximum(away, 1e-6)

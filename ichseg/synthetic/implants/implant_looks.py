@@ -1,4 +1,4 @@
-"""How blood looks, by its age and place: density, texture, edge, and what it does to the brain beside it.
+"""How blood looks, by its age and place: density, texture, edge, and what it does to the brain next to it.
 
 Densities by age: Bradley 1993 and Parizel et al. 2001 for the order (acute 50 to 80 HU, like brain after one to three
 weeks, like fluid after that); the shares are ours.
