@@ -8,6 +8,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from ichseg.networks import SUSPICIOUS_SHARE, suspicion
 
+IMPOSSIBLE = -20.0  # a logit
+
 
 class ContextLoss(nn.Module):
     """The loss of :class:`ichseg.networks.ContextUNet`: pixels, their most suspicious ones, and the slice's own score.
@@ -54,7 +56,10 @@ class ContextLoss(nn.Module):
         entropy = (entropy * known).sum() / known.sum().clamp(min=1)
         found = pixels.sigmoid() * known
         overlap = (2 * (found * truth).sum() + 1) / (found.sum() + truth.sum() + 1)
-        instances = binary_cross_entropy_with_logits(suspicion(pixels, self.share), label)
+        # Where a part of the slice is known to be none, the hemorrhage is in the rest.
+        elsewhere = (mask == 0) & (mask.flatten(1).amin(dim=1) < 0)[:, None, None]
+        possible = pixels.masked_fill(elsewhere, IMPOSSIBLE)
+        instances = binary_cross_entropy_with_logits(suspicion(possible, self.share), label)
         parts = entropy, 1 - overlap, instances, binary_cross_entropy_with_logits(score, label)
         loss = torch.stack([weight * part for weight, part in zip(self.weights, parts, strict=True)]).sum()
         if (teacher := target.get("teacher")) is not None:

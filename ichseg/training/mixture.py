@@ -6,11 +6,15 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
+from scipy import ndimage
 from torch.utils.data import IterableDataset
 
-from ichseg.data.packed import PackedScans
+from ichseg.anatomy import intracranial_mask
+from ichseg.data.packed import PackedScans, hounsfield
 from ichseg.errors import IchsegError
 from ichseg.synthetic.implants.pool import ImplantPool
+
+GROWN = 3  # pixels around the brain's mask that may hold blood along the inner table
 
 
 class SliceMixture(IterableDataset):
@@ -28,8 +32,8 @@ class SliceMixture(IterableDataset):
         masks: index of a packed slice -> (H, W) bool, of :func:`ichseg.data.pack_masks`; without one, the mask of a
             positive slice is not known. Only for measuring what masks would be worth.
 
-    Items are batches already: ``image`` (B, 3, H, W) uint8, ``mask`` (B, 1, H, W) int8, -1 all over where it is not
-    known, ``label`` (B,) float32.
+    Items are batches already: ``image`` (B, 3, H, W) uint8; ``mask`` (B, 1, H, W) int8, -1 where it is not known, which
+    is inside the skull of a positive slice; ``label`` (B,) float32.
 
     Raises:
         IchsegError: shares that leave a kind without a slice, or scans that lack one.
@@ -53,6 +57,7 @@ class SliceMixture(IterableDataset):
                 "leaves no slice without hemorrhage"
             )
         self.packed, self.pool, self.batches, self.masks = packed, pool, batches, masks or {}
+        self._inside: dict[int, np.ndarray] = {}
         self.healthy, self.bleeding = np.flatnonzero(packed.labels == 0), np.flatnonzero(packed.labels > 0)
         if not len(self.healthy) or (self.counts[1] and not len(self.bleeding)):
             kind = "without" if not len(self.healthy) else "with"
@@ -66,6 +71,16 @@ class SliceMixture(IterableDataset):
         for _ in range(self.batches):
             yield self._batch(rng)
 
+    def _truth(self, index: int) -> np.ndarray:
+        """(H, W) int8 of a positive slice: its mask, or -1 inside the skull and 0 outside: a swollen scalp is known."""
+        if (known := self.masks.get(index)) is not None:
+            return known.astype(np.int8)
+        if index not in self._inside:
+            brain = intracranial_mask(hounsfield(self.packed.gray[index]))
+            # No brain is found where the skull is open: then nothing is known.
+            self._inside[index] = ndimage.binary_dilation(brain, iterations=GROWN) if brain.any() else ~brain
+        return -self._inside[index].astype(np.int8)
+
     def _batch(self, rng: np.random.Generator) -> dict[str, torch.Tensor]:
         implants, positives = self.counts
         images, masks = [], []
@@ -74,11 +89,10 @@ class SliceMixture(IterableDataset):
             images.append(image)
             masks.append(mask.astype(np.int8))
         blank = np.zeros(self.packed.gray.shape[1:], np.int8)
-        for some, count, value in ((self.healthy, self.negatives, 0), (self.bleeding, positives, -1)):
+        for some, count, value in ((self.healthy, self.negatives, False), (self.bleeding, positives, True)):
             for index in rng.choice(some, count) if count else ():
                 images.append(self.packed.gray[list(self.packed.with_neighbors(int(index)))])
-                known = self.masks.get(int(index)) if value else None
-                masks.append(blank + np.int8(value) if known is None else known.astype(np.int8))
+                masks.append(self._truth(int(index)) if value else blank)
         label = np.repeat(np.array([1, 0, 1], np.float32), [implants, self.negatives, positives])
         return {
             "image": torch.from_numpy(np.stack(images)),

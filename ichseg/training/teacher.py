@@ -92,9 +92,10 @@ class PrepareMixture:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         image, mask, label = (batch[key].to(device, non_blocking=non_blocking) for key in ("image", "mask", "label"))
         image, mask = windowed(image, self.level, self.width), mask.float()
-        unknown = mask.flatten(1).amax(dim=1) < 0
+        unknown = mask.flatten(1).amin(dim=1) < 0
         if self.average is not None and self.step > self.start and bool(unknown.any()):
-            mask[unknown] = self._taught(self.average.network, image[unknown])
+            taught = self._taught(self.average.network, image[unknown])
+            mask[unknown] = torch.where(mask[unknown] < 0, taught, mask[unknown])
         image, mask = self.augment(image, mask)
         image, target = image.contiguous(memory_format=torch.channels_last), {"mask": mask, "label": label}
         if self.teacher is not None:
