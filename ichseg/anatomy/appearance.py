@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,15 +10,16 @@ from scipy import ndimage
 
 from ichseg.anatomy.cupping import brain_depth
 
-# What is measured, and in which form it is told.
-NAMES = {
-    "brain density": "{:.0f} HU",
-    "noise": "{:.1f} HU",
-    "grain": "{:.2f}",  # correlation of the noise in neighboring pixels
-    "bright tissue": "{:.0f} HU above the median",
-    "dark tissue": "{:.0f} HU below the median",
-    "excess near bone": "{:.0f} HU",
-    "share of fluid": "{:.2f}",
+# What is measured, and how it is told.
+NAMES: dict[str, Callable[[float], str]] = {
+    "brain density": "{:.0f} HU".format,
+    "noise": "{:.1f} HU".format,
+    "grain": "{:.2f}".format,  # correlation of the noise in neighboring pixels
+    "bright tissue": "{:.0f} HU above the median".format,
+    "dark tissue": "{:.0f} HU below the median".format,
+    "excess near bone": "{:.0f} HU".format,
+    # Measured as its square root: between young and old brains the share itself differs tenfold.
+    "share of fluid": lambda root: f"{root * root:.0%}",
 }
 DEEP_MM, BESIDE_MM = 10.0, (3.0, 6.0)
 FLUID_HU, SMOOTH_MM = 15.0, 1.7
@@ -26,7 +27,7 @@ FEWEST_DEEP, MOST_SLICES = 500, 12
 SHRINKAGE = 0.1  # of the covariance toward independence: training sets are small
 # Fewer scans say little of how scans differ, and any other scan would stand out.
 FEWEST_SCANS = 20
-LEAST_DEVIATION = (0.5, 0.05, 0.01, 0.2, 0.2, 0.5, 0.005)
+LEAST_DEVIATION = (0.5, 0.05, 0.01, 0.2, 0.2, 0.5, 0.02)
 UNLIKE = 3.0  # no training scan is half as far off
 
 
@@ -59,7 +60,7 @@ def appearance(hounsfield: np.ndarray, pixel_mm: float) -> np.ndarray | None:
         high - middle,
         middle - low,
         np.median(image[beside]) - middle,
-        (smooth[depth > 0] < FLUID_HU).mean(),
+        np.sqrt((smooth[depth > 0] < FLUID_HU).mean()),
     ])  # fmt: skip
 
 
@@ -101,5 +102,5 @@ class Reference:
         """What is most unlike, for people."""
         normal = (measured - np.array(self.mean)) / np.array(self.deviation)
         most = int(np.abs(normal).argmax())
-        name, form = list(NAMES.items())[most]
-        return f"{name} {form.format(measured[most])} (training {form.format(self.mean[most])})"
+        name, told = list(NAMES.items())[most]
+        return f"{name} {told(float(measured[most]))} (training {told(float(self.mean[most]))})"
