@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from ichseg.cli import main as ichseg
 from ichseg.evaluation import bootstrap_intervals
 from ichseg.io import find_nifti, read_mask, scan_name, slice_axis, write_volume
 from ichseg.io.tables import write_csv
-from ichseg.metrics import roc_auc
+from ichseg.metrics import dice, roc_auc
 from ichseg.metrics.measures import voxel_ml
 
 PICTURE_HU, PICTURE_MM, PICTURE_STEP = 80.0, 0.49, 5.0
@@ -83,7 +84,7 @@ def _masked(images: Path, masks: Path, found: dict[str, dict[str, Any]]) -> list
         empty = ~np.moveaxis(truth, axis, 0).any(axis=(1, 2))
         touched = np.moveaxis(mask, axis, 0).any(axis=(1, 2))
         rows.append({"case": case, "status": found[case]["status"], "unusual": found[case].get("unusual", ""),
-                     "dice": round(2 * float((mask & truth).sum()) / max(1, int(mask.sum() + truth.sum())), 4),
+                     "dice": round(dice(torch.from_numpy(mask), torch.from_numpy(truth)), 4),
                      "true_ml": round(float(truth.sum()) * voxel_ml(affine), 2),
                      "predicted_ml": round(float(mask.sum()) * voxel_ml(affine), 2),
                      "overlap": int((mask & truth).sum()), "union": int((mask | truth).sum()),

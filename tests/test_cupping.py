@@ -64,7 +64,8 @@ def test_blood_stays(blood):
     assert (scan - cupping(scan, PIXEL, STEP))[bright].mean() > 60
     both = head(8.0, AMOUNT, blood)
     left = (both - cupping(both, PIXEL, STEP))[bright & (ndimage.uniform_filter(bright.astype(float), (1, 5, 5)) > 0.9)]
-    assert not len(left) or left.mean() > 65 - AMOUNT - 3
+    assert left.size or blood == "sliver"  # too thin to have an inside
+    assert not left.size or left.mean() > 65 - AMOUNT - 3
 
 
 def test_where_there_is_no_brain_nothing_changes():

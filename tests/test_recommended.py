@@ -610,6 +610,10 @@ def test_a_slice_known_to_bleed_is_judged_by_its_own_suspicion():
     assert (masks[1.0][0, 0, :2] == 1).all() and (masks[1.0][1:] == -1).all()
     assert (masks[0.2][1, 0, :2] == 1).all() and (masks[0.2][1, 0, 2:4] == -1).all() and not masks[0.2][1, 0, 4:].any()
     assert torch.equal(masks[0.2][0, 0, 4:], masks[1.0][0, 0, 4:]) and (masks[0.2][2] == -1).all()
+    known = batch["mask"].clone()
+    known[0, :, 0] = 0  # outside the skull: bright as it is, nothing is taught there
+    taught = prepare({**batch, "mask": known}, torch.device("cpu"))[1]["mask"]
+    assert not taught[0, 0, 0].any() and (taught[0, 0, 1] == 1).all()
 
 
 def test_the_rate_goes_up_then_down():

@@ -21,14 +21,14 @@ NAMES: dict[str, Callable[[float], str]] = {
     # Measured as its square root: between young and old brains the share itself differs tenfold.
     "share of fluid": lambda root: f"{root * root:.0%}",
 }
-DEEP_MM, BESIDE_MM = 10.0, (3.0, 6.0)
+DEEP_MM, NEAR_MM = 10.0, (3.0, 6.0)
 FLUID_HU, SMOOTH_MM = 15.0, 1.7
 FEWEST_DEEP, MOST_SLICES = 500, 12
 SHRINKAGE = 0.1  # of the covariance toward independence: training sets are small
 # Fewer scans say little of how scans differ, and any other scan would stand out.
 FEWEST_SCANS = 20
 LEAST_DEVIATION = (0.5, 0.05, 0.01, 0.2, 0.2, 0.5, 0.02)
-UNLIKE = 3.0  # no training scan is half as far off
+UNLIKE = 3.0  # the scans a reference was made of are at about 1
 
 
 def appearance(hounsfield: np.ndarray, pixel_mm: float) -> np.ndarray | None:
@@ -43,8 +43,8 @@ def appearance(hounsfield: np.ndarray, pixel_mm: float) -> np.ndarray | None:
     some = np.unique(np.linspace(0, len(hounsfield) - 1, MOST_SLICES).round().astype(int))
     image = np.asarray(hounsfield[some], dtype=np.float32)
     depth = np.stack([brain_depth(one, pixel_mm) for one in image])
-    deep, beside = depth > DEEP_MM, (depth > BESIDE_MM[0]) & (depth < BESIDE_MM[1])
-    if int(deep.sum()) < FEWEST_DEEP or not beside.any():
+    deep, near = depth > DEEP_MM, (depth > NEAR_MM[0]) & (depth < NEAR_MM[1])
+    if int(deep.sum()) < FEWEST_DEEP or not near.any():
         return None
     rest = image - ndimage.uniform_filter(image, (1, 3, 3))
     noise = float(1.4826 * np.median(np.abs(rest[deep])))
@@ -59,7 +59,7 @@ def appearance(hounsfield: np.ndarray, pixel_mm: float) -> np.ndarray | None:
         pairs.mean() / max(float(limited[deep].var()), 1e-6),
         high - middle,
         middle - low,
-        np.median(image[beside]) - middle,
+        np.median(image[near]) - middle,
         np.sqrt((smooth[depth > 0] < FLUID_HU).mean()),
     ])  # fmt: skip
 

@@ -1,7 +1,7 @@
 """Brain that is brighter near bone than in the middle: how much, from the head at hand.
 
 Beam hardening, scatter, and sharp kernels brighten brain near the skull, on both sides and all around, in some
-scanners by 25 HU: as much as blood. Blood outside the brain is on one side, or over a short arc, or in few slices. So
+scanners as much as blood. Blood outside the brain is on one side, or over a short arc, or in few slices. So
 the median HU at a distance from bone is taken apart by direction and slice, and what most of the parts agree on is the
 scanner's.
 """

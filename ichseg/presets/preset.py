@@ -190,8 +190,8 @@ def recommended(plan: Plan) -> Path:
     if plan.member is not None:
         return files[0]
     made = segmenter_settings(files[0])
-    same = ("size", "window_level", "window_width", "restore_bone", "remove_cupping")
-    values: dict[str, Any] = {key: getattr(made, key) for key in same}
+    inputs = config_values("ich_segmentation", CONFIGS["recommended"])["inputs"]
+    values: dict[str, Any] = {key: getattr(made, key) for key in inputs}
     values |= {"datalist": plan.datalist, "cache_dir": plan.shared, "val_folds": list(parse_folds(plan.val_folds))}
     packed = BundleParts("ich_segmentation", CONFIGS["recommended"], values)["validate::packed"]
     as_it_is = BundleParts("ich_segmentation", CONFIGS["recommended"], {**values, "remove_cupping": False})
