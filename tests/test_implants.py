@@ -17,7 +17,15 @@ from ichseg.cli import main
 from ichseg.data import SUBTYPES, load_datalist
 from ichseg.errors import IchsegError
 from ichseg.io import read_mask, read_volume
-from ichseg.synthetic.implants import LOOKALIKES, draw_lookalikes, implant_hemorrhage, implant_volume, prepare_implants
+from ichseg.synthetic.implants import (
+    LOOKALIKES,
+    draw_lookalikes,
+    draw_surgery,
+    implant_hemorrhage,
+    implant_volume,
+    prepare_implants,
+    surgery,
+)
 from ichseg.synthetic.implants.head_slices import HeadSlices
 from ichseg.synthetic.implants.implant_looks import ImplantLook
 from ichseg.synthetic.phantom import phantom_scan, prepare_phantom
@@ -165,6 +173,71 @@ def test_brain_gives_way_and_bone_does_not(head, monkeypatch):
     brain = np.stack([intracranial_mask(one) for one in before])
     assert differs.any() and not (differs & ~brain).any()
     assert np.abs(moved - still)[:, away > 40].max() < np.abs(moved - still).max() / 4
+
+
+@pytest.fixture
+def operated(head, monkeypatch):
+    """Makes one trace of an operation beside a hemorrhage on one side."""
+    image, spacing = head
+    mask = np.zeros(image.shape, bool)
+    mask[6, 30:38, 60:68] = HeadSlices(image, spacing[1], spacing[0]).brain[6, 30:38, 60:68]
+
+    def make(kind, seed=0, **settings):
+        for name in ("CRANIOTOMY", "AIR", "DRAIN"):
+            monkeypatch.setattr(surgery, name, float(name == kind))
+        for name, value in settings.items():
+            monkeypatch.setattr(surgery, name, value)
+        return draw_surgery(image, mask, spacing, np.random.default_rng(seed), (0, 1))
+
+    return image, spacing, mask, make
+
+
+@pytest.mark.parametrize("flap", [0.0, 1.0])
+def test_bone_is_opened_above_the_hemorrhage_only(operated, flap):
+    image, spacing, mask, make = operated
+    made, left = make("CRANIOTOMY", FLAP=flap)
+    opened = (image > surgery.BONE) & (made < surgery.BONE)
+    assert np.array_equal(left, mask) and opened[6].any()
+    assert (np.abs(np.flatnonzero(opened.any(axis=(1, 2))) - 6) * spacing[0]).max() < 40
+    center = HeadSlices(image, spacing[1], spacing[0]).center(6)
+    toward = np.array(ndimage.center_of_mass(mask[6])) * spacing[1] - center
+    places = np.argwhere(opened[6]) * spacing[1] - center
+    cosine = places @ toward / np.linalg.norm(places, axis=1) / np.linalg.norm(toward)
+    assert cosine.min() > np.cos(1.3)
+    if flap:  # the bone is back in place: only the gap is soft
+        assert opened[6].sum() < 0.5 * (make("CRANIOTOMY", FLAP=0.0)[0][6] < image[6] - 50).sum()
+
+
+def test_air_is_no_hemorrhage_and_lies_in_the_brain(operated):
+    image, spacing, mask, make = operated
+    brain = HeadSlices(image, spacing[1], spacing[0]).brain
+    made, left = [], []
+    for seed in range(6):
+        one, rest = make("AIR", seed)
+        air = one < -300
+        assert (air & ~(image < -300)).sum() > 0 and (air & ~(image < -300) <= brain).all()
+        assert not (rest & air).any() and (rest <= mask).all()
+        made.append(one), left.append(rest)
+    assert any(rest.sum() < mask.sum() for rest in left)
+
+
+def test_a_drain_is_bright_thin_and_leads_to_the_skull(operated):
+    image, spacing, _, make = operated
+    made, _ = make("DRAIN", 3)
+    tube = (made - image) > 30
+    assert tube.any(axis=(1, 2)).sum() >= 2  # through several slices
+    thickest = max(ndimage.distance_transform_edt(one).max() for one in tube) * spacing[1]
+    assert thickest < 5
+
+
+def test_surgery_keeps_the_range_and_needs_a_brain(operated):
+    image, spacing, mask, make = operated
+    for kind in ("CRANIOTOMY", "AIR", "DRAIN"):
+        made, _ = make(kind)
+        assert made.min() >= image.min() and made.max() <= image.max() and made.dtype == np.float32
+    nothing = np.full_like(image, -1000)
+    same, kept = draw_surgery(nothing, mask, spacing, np.random.default_rng(0), (0, 1))
+    assert np.array_equal(same, nothing) and np.array_equal(kept, mask)
 
 
 def test_benchmark(tmp_path, capsys):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
+from monai.data import MetaTensor
 from scipy import ndimage
 
-from ichseg.anatomy import intracranial_mask, mask_doubts, midline_of
+from ichseg.anatomy import intracranial_mask, mask_doubts, midline_of, shell_of
 from ichseg.folder.measure_masks import measure_with_doubts
 from ichseg.synthetic.phantom import phantom_scan
+from ichseg.transforms import RemoveShelld
 
 KINDS = ("EDH", "IPH", "IVH", "SDH")
 
@@ -78,6 +81,42 @@ def test_masks_and_scans_may_lie_on_different_grids(head):
 def test_measuring_says_it_too(head):
     _, said = measure_with_doubts(rim_of(head).astype(np.uint8), head.affine, head.image)
     assert any("all around" in one for one in said)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_hemorrhage_is_no_shell(kind):
+    for seed in (1, 5):
+        made = phantom_scan(seed=seed, subtypes=(kind,), size=160, slices=16)
+        assert not shell_of(made.label > 0, made.affine, made.image.astype(np.float32), made.affine, 2).any()
+
+
+def test_a_shell_goes_and_what_lies_deeper_stays(head):
+    ring, lesion = rim_of(head), np.zeros(head.image.shape, bool)
+    lesion[90:102, 80:92, 8:11] = brain_of(head)[90:102, 80:92, 8:11]
+    gaps = ring.copy()
+    gaps[:60, 60:90] = False  # a shell is not whole in every direction
+    for shell in (ring, gaps):
+        left_out = shell_of(shell | lesion, head.affine, head.image.astype(np.float32), head.affine, 2)
+        assert not (left_out & lesion).any() and left_out[shell].mean() > 0.95
+    half = ring & (np.arange(192)[:, None, None] < 96)  # a subdural over one whole side
+    assert not shell_of(half | lesion, head.affine, head.image.astype(np.float32), head.affine, 2).any()
+
+
+def test_a_shell_on_another_grid_than_the_scans(head):
+    grid = head.affine @ np.array([[2, 0, 0, 10], [0, 2, 0, 5], [0, 0, -1, 19], [0, 0, 0, 1.0]])
+    image, ring = head.image[10:180:2, 5:185:2, ::-1].astype(np.float32), rim_of(head)
+    assert shell_of(ring, head.affine, image, grid, 2)[ring].mean() > 0.95
+
+
+def test_how_much_of_a_shell_was_left_out_is_said(head):
+    ring = rim_of(head)
+    image = MetaTensor(torch.from_numpy(((head.image + 15) / 130).clip(0, 1))[None], affine=head.affine)
+    item = {"pred": MetaTensor(torch.from_numpy(ring)[None].byte(), affine=head.affine), "image": image, "flags": ["a"]}
+    found = RemoveShelld("pred")(item)
+    ml = (ring & ~found["pred"].numpy()[0].astype(bool)).sum() * abs(np.linalg.det(head.affine)) / 1000
+    assert found["pred"].sum() < 0.05 * ring.sum() and found["pred"].dtype == torch.uint8
+    assert found["flags"][0] == "a" and found["flags"][1].startswith(f"{ml:.1f} mL all around along the skull")
+    assert RemoveShelld("pred", enabled=False)(item)["pred"].sum() == ring.sum() and item["flags"] == ["a"]
 
 
 @pytest.mark.parametrize("name", ["0161", "0166", "0029", "0004"])

@@ -334,6 +334,9 @@ def test_a_pool_pastes_implants_into_slices_without_hemorrhage(packed, tmp_path)
     assert all(np.array_equal(a, b) for k in (0, 5) for a, b in zip(pool[k], again[k], strict=True))
     apart = implant_pool(packed, per_scan=2, seed=3, workers=2)
     assert apart.index == pool.index and np.array_equal(apart[7][0], pool[7][0])
+    operated = implant_pool(packed, per_scan=2, seed=3, folder=tmp_path, surgery_share=1.0)
+    air = [sum(int((p[k][0][0] == 0).sum()) for k in range(0, 20, 3)) for p in (pool, operated)]
+    assert air[0] != air[1] and len(operated) > 20  # and not what was kept
     # A part of the folds gets the same implants as all of them.
     some = implant_pool(packed.of_folds([1, 4]), per_scan=2, seed=3)
     folds = [int(packed.folds[pool.implants[number].scan]) for number, _ in pool.index]

@@ -7,6 +7,7 @@ from ichseg.anatomy.extent import NOT_A_HEAD, extent_doubts
 from ichseg.anatomy.head import head_box
 from ichseg.anatomy.midline import Plane, mid_sagittal_plane, midline_of
 from ichseg.anatomy.plausible import mask_doubts
+from ichseg.anatomy.shell import shell_of
 
 __all__ = [
     "NOT_A_HEAD",
@@ -20,4 +21,5 @@ __all__ = [
     "mask_doubts",
     "mid_sagittal_plane",
     "midline_of",
+    "shell_of",
 ]

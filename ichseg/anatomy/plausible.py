@@ -5,17 +5,13 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-from ichseg.anatomy.brain import intracranial_mask
 from ichseg.anatomy.midline import Plane
+from ichseg.anatomy.shell import RIM_MM, Rim, coarse_slices
 
-GRID_MM = 1.5  # a coarse grid will do
 MOST_SHARE, MOST_ML = 0.25, 300.0  # of the intracranial space; where that is not found
-RIM_MM = 10.0  # this near to the skull lies what a ring is made of
-SECTORS = 72
 RING_SHARE = 0.65  # of the directions from the middle; large subdurals reach half of them
 # Of a mask along the skull, what has its mirror image within a few mm in the mask; hemorrhage stayed below a tenth.
 MIRRORED, NEAR_SKULL, MIRROR_ML, MIRROR_MM = 0.25, 0.7, 1.0, 4.5
-SMALLEST_BRAIN_MM2 = 3000.0
 
 
 def mask_doubts(
@@ -39,13 +35,7 @@ def mask_doubts(
     mask = np.asarray(mask) > 0
     if not mask.any():
         return []
-    steps = np.maximum(1, np.rint(GRID_MM / np.linalg.norm(affine[:3, :3], axis=0))).astype(int)
-    steps[axis] = 1
-    grid = np.asarray(affine, dtype=float) @ np.diag([*steps, 1.0])
-    coarse = hounsfield[tuple(slice(None, None, step) for step in steps)]
-    marked = _laid_on(mask, np.asarray(mask_affine, dtype=float), coarse.shape, grid)
-    brain = np.stack([intracranial_mask(one) for one in np.moveaxis(coarse, axis, 0)])
-    marked = np.moveaxis(marked, axis, 0)
+    grid, marked, brain = coarse_slices(mask, mask_affine, hounsfield, affine, axis)
     ml = float(mask.sum()) * abs(np.linalg.det(mask_affine[:3, :3])) / 1000
     space = float(brain.sum()) * abs(np.linalg.det(grid[:3, :3])) / 1000
     doubts = []
@@ -53,44 +43,16 @@ def mask_doubts(
         part = f", {min(1.0, ml / space):.0%} of the space inside the skull" if space else ""
         doubts.append(f"{ml:,.0f} mL marked{part}: not to be believed")
     pixel = np.delete(np.linalg.norm(grid[:3, :3], axis=0), axis)
-    found = [_along_the_skull(*pair, pixel) for pair in zip(marked, brain, strict=True)]
-    if len(set().union(*(sectors for sectors, _ in found))) >= RING_SHARE * SECTORS:
+    rims = [Rim(*pair, pixel) for pair in zip(marked, brain, strict=True)]
+    if np.any([rim.thickness > 0 for rim in rims], axis=0).mean() >= RING_SHARE:
         doubts.append("marked all around along the skull: an artifact rather than blood?")
         return doubts
-    near = float(sum(count for _, count in found)) / max(1, int(marked.sum()))
+    near = sum(float(rim.near.sum()) for rim in rims) / max(1, int(marked.sum()))
     if plane is not None and ml >= MIRROR_ML and near >= NEAR_SKULL:
         mirrored = _mirrored_share(np.moveaxis(marked, 0, axis), grid, plane)
         if mirrored >= MIRRORED:
             doubts.append("both sides are marked alike along the skull: bone or an artifact rather than blood?")
     return doubts
-
-
-def _laid_on(mask: np.ndarray, mask_affine: np.ndarray, shape: tuple[int, ...], grid: np.ndarray) -> np.ndarray:
-    """The mask at the nearest voxel of every place of another grid."""
-    there = np.linalg.inv(mask_affine) @ grid
-    axes = [np.arange(n) for n in shape]
-    places = [
-        np.rint(
-            there[row, 0] * axes[0][:, None, None] + there[row, 1] * axes[1][:, None] + there[row, 2] * axes[2]
-            + there[row, 3]
-        ).astype(int)
-        for row in range(3)
-    ]  # fmt: skip
-    inside = np.ones(shape, bool)
-    for place, n in zip(places, mask.shape, strict=True):
-        inside &= (place >= 0) & (place < n)
-    return inside & mask[tuple(place.clip(0, n - 1) for place, n in zip(places, mask.shape, strict=True))]
-
-
-def _along_the_skull(marked: np.ndarray, brain: np.ndarray, pixel: np.ndarray) -> tuple[set[int], int]:
-    """Directions from the middle in which a slice is marked near the skull, as sectors, and how many pixels are."""
-    if not marked.any() or brain.sum() * pixel.prod() < SMALLEST_BRAIN_MM2:
-        return set(), 0
-    whole = ndimage.binary_fill_holes(brain | marked)
-    near = marked & (ndimage.distance_transform_edt(whole, sampling=pixel) <= RIM_MM)
-    rows, columns = ((np.argwhere(near) - ndimage.center_of_mass(whole)) * pixel).T
-    angles = (np.arctan2(columns, rows) / (2 * np.pi) * SECTORS).astype(int) % SECTORS
-    return set(angles.tolist()), int(near.sum())
 
 
 def _mirrored_share(marked: np.ndarray, grid: np.ndarray, plane: Plane) -> float:

@@ -26,6 +26,7 @@ from ichseg.transforms.reader import HeadCTReader, head_ct_loader
 from ichseg.transforms.resize import SliceResize, SliceResized
 from ichseg.transforms.saver import SaveImageMaskd
 from ichseg.transforms.shallow_cam import ShallowFeatureCAM, ShallowFeatureCAMd, cam_keys
+from ichseg.transforms.shell import RemoveShelld
 from ichseg.transforms.slice_score import SliceScoredProbability, SliceScoredProbabilityd
 from ichseg.transforms.unusual import CompareAppearanced
 from ichseg.transforms.window import BrainWindow, BrainWindowd, RestoreBone, RestoreBoned, gray_range
@@ -61,6 +62,7 @@ __all__ = [
     "RefineWithCRF",
     "RemoveCupping",
     "RemoveCuppingd",
+    "RemoveShelld",
     "RemoveSmallLesions",
     "RemoveSmallLesionsd",
     "RestoreBone",

@@ -16,6 +16,7 @@ from ichseg.anatomy import mask_doubts, midline_of
 from ichseg.io.geometry import SIDE_UNKNOWN
 from ichseg.metrics import measure_mask, without_small_holes, without_small_lesions
 from ichseg.transforms.base import BACKENDS, DictionaryTransform
+from ichseg.transforms.shell import windowed_hounsfield
 from ichseg.transforms.volumes import affine_of, checked_lengths, checked_mask, like, plain, volume_slice_axis
 
 MIDLINE = "midline"  # a key of the data dictionary
@@ -117,7 +118,7 @@ class MeasureHemorrhaged(MapTransform):
         output_key: str = "measured",
     ) -> None:
         super().__init__(keys)
-        self.image_key, self.low, self.width, self.output_key = image_key, level - width / 2, width, output_key
+        self.image_key, self.level, self.width, self.output_key = image_key, level, width, output_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         item = dict(data)
@@ -127,7 +128,8 @@ class MeasureHemorrhaged(MapTransform):
             voxels = checked_mask(plain(mask))[0].numpy()
             plane = None
             if voxels.any() and isinstance(image, MetaTensor):
-                where = self._hounsfield(image), np.asarray(image.affine, dtype=float), volume_slice_axis(image)
+                hounsfield = windowed_hounsfield(image, self.level, self.width)
+                where = hounsfield, np.asarray(image.affine, dtype=float), volume_slice_axis(image)
                 plane = midline_of(*where)
                 item["flags"] = [*item.get("flags", ()), *mask_doubts(voxels, affine, *where, plane)]
                 item[MIDLINE] = plane
@@ -135,6 +137,3 @@ class MeasureHemorrhaged(MapTransform):
                     plane = item[MIDLINE] = None
             item[self.output_key] = measure_mask(voxels, affine, axis, plane)
         return item
-
-    def _hounsfield(self, image: MetaTensor) -> np.ndarray:
-        return plain(image)[0].numpy() * self.width + self.low

@@ -16,6 +16,7 @@ from ichseg.data.packed import PackedScans, gray, hounsfield
 from ichseg.errors import IchsegError
 from ichseg.progress import progress as with_progress
 from ichseg.synthetic.implants.implant import SMALLEST_MM2, implant_volume
+from ichseg.synthetic.implants.surgery import draw_surgery
 
 # Raised when implants are drawn in another way.
 FORMAT = 4
@@ -81,7 +82,12 @@ class ImplantPool:
 
 
 def implant_pool(
-    packed: PackedScans, per_scan: int = 30, seed: int = 0, workers: int = 0, folder: str | Path | None = None
+    packed: PackedScans,
+    per_scan: int = 30,
+    seed: int = 0,
+    workers: int = 0,
+    folder: str | Path | None = None,
+    surgery_share: float = 0.0,
 ) -> ImplantPool:
     """Draw implants into every scan of a pack, or read what was drawn before.
 
@@ -93,6 +99,7 @@ def implant_pool(
         seed: of the implants.
         workers: processes that draw; 0: this one.
         folder: keeps them, ``implants_K.npz`` for fold K; what was made of the same scans with the same values is read.
+        surgery_share: of the variants, those with traces of an operation, see :func:`draw_surgery`.
 
     Raises:
         IchsegError: there is no room in any scan.
@@ -100,26 +107,22 @@ def implant_pool(
     implants = []
     for fold in sorted(set(packed.folds.tolist())):
         here, part = np.flatnonzero(packed.folds == fold), packed.of_folds([fold])
-        for one in _of_fold(part, fold, per_scan, seed, workers, folder):
+        for one in _of_fold(part, fold, _Drawn(part, per_scan, seed, surgery_share), workers, folder):
             scan = int(here[one.scan])
             moved = one.slices + int(packed.starts[scan]) - int(part.starts[one.scan])
             implants.append(replace(one, scan=scan, slices=moved))
     return ImplantPool(packed, implants)
 
 
-def _of_fold(
-    packed: PackedScans, fold: int, per_scan: int, seed: int, workers: int, folder: str | Path | None
-) -> list[Implant]:
+def _of_fold(packed: PackedScans, fold: int, drawn: _Drawn, workers: int, folder: str | Path | None) -> list[Implant]:
     known = (packed.gray, packed.labels, packed.pixel_mm, packed.step_mm)
     sums = [zlib.crc32(np.ascontiguousarray(array).tobytes()) for array in known]
-    made_of = [FORMAT, packed.cases, packed.gray.shape, sums, per_scan, seed]
+    made_of = [FORMAT, packed.cases, packed.gray.shape, sums, drawn.per_scan, drawn.seed, drawn.surgery_share]
     file = None if folder is None else Path(folder) / f"implants_{fold}.npz"
     implants = None if file is None else _read(file, made_of)
     if implants is None:
-        own = torch.Generator().manual_seed(seed)  # torch's own numbers stay as they are, drawn or read
-        jobs: DataLoader = DataLoader(
-            _Drawn(packed, per_scan, seed), batch_size=None, num_workers=workers, generator=own
-        )
+        own = torch.Generator().manual_seed(drawn.seed)  # torch's own numbers stay as they are, drawn or read
+        jobs: DataLoader = DataLoader(drawn, batch_size=None, num_workers=workers, generator=own)
         implants = [one for one in with_progress(jobs, f"drawing implants, fold {fold}") if one is not None]
         if file is not None and implants:
             _write(file, made_of, implants)
@@ -129,8 +132,8 @@ def _of_fold(
 class _Drawn(Dataset):
     """The implants, drawn when asked for."""
 
-    def __init__(self, packed: PackedScans, per_scan: int, seed: int) -> None:
-        self.packed, self.per_scan, self.seed = packed, per_scan, seed
+    def __init__(self, packed: PackedScans, per_scan: int, seed: int, surgery_share: float) -> None:
+        self.packed, self.per_scan, self.seed, self.surgery_share = packed, per_scan, seed, surgery_share
 
     def __len__(self) -> int:
         return len(self.packed.cases) * self.per_scan
@@ -148,6 +151,8 @@ class _Drawn(Dataset):
             drawn = implant_volume(image, spacing, rng, back=BACK)  # type: ignore[arg-type]
             if drawn is not None:
                 image, mask, made = drawn[0], mask | drawn[1], made + 1
+        if self.surgery_share and made and rng.uniform() < self.surgery_share:
+            image, mask = draw_surgery(image, mask, spacing, rng, BACK)  # type: ignore[arg-type]
         after, before = gray(image), self.packed.gray[where]
         changed = np.argwhere((after != before) | mask)
         own = self.packed.labels[where] > 0
