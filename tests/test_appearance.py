@@ -105,5 +105,5 @@ def test_priority_is_the_order_of_probability_then_volume(tmp_path):
         results.add(row)
     results.write()
     lines = results.path.read_text().splitlines()
-    assert lines[0].startswith("case,status,probability,priority,unusual,volume_ml")
-    assert lines[3].startswith("2,ok,0.9,1,,3.0") and lines[4].startswith("3,failed,,,,")
+    assert lines[0].startswith("case,status,probability,priority,types,unusual,volume_ml")
+    assert lines[3].startswith("2,ok,0.9,1,,,3.0") and lines[4].startswith("3,failed,,,,,")

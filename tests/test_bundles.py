@@ -561,13 +561,13 @@ def test_a_run_from_elsewhere_names_bundle_root(tmp_path):
 def test_onnx_of_any_size(tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    from ichseg.networks import load_weights, segmenter, segmenter_settings
+    from ichseg.networks import load_weights, segmenter_of, segmenter_settings
 
     path = tmp_path / "model.onnx"
     assert main(["export-onnx", str(path)]) == 0
     weights = bundle_folder("ich_segmentation") / "models" / "model.pt"
     made = segmenter_settings(weights)
-    network = load_weights(segmenter(made.architecture, made.channels, made.members, made.flip), weights).eval()
+    network = load_weights(segmenter_of(made), weights).eval()
     session = onnxruntime.InferenceSession(str(path))
     for shape in ((1, 3, 64, 64), (3, 3, 96, 64)):
         image = torch.rand(shape)

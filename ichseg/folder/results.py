@@ -16,13 +16,15 @@ from ichseg.metrics.measures import MEASURES
 
 NOTE = "note: "  # before what is good to know and no reason to look at a scan
 STATUSES = ("failed", "skipped", "flagged", "ok")
-# How likely the scan shows hemorrhage, its place in the order of that, and how unlike the training scans it is.
-SCORES, PRIORITY = ("probability", "unusual"), "priority"
+# How likely the scan shows hemorrhage, its place in the order of that, which types, and how unlike the training scans
+# it is.
+SCORES, PRIORITY = ("probability", "types", "unusual"), "priority"
 COLUMNS = (
     "case",
     "status",
     "probability",
     PRIORITY,
+    "types",
     "unusual",
     *MEASURES,
     "seconds",
@@ -40,7 +42,7 @@ class Results:
     """The rows of a run, in the order of its cases; both files are written anew, so that what is there is always whole.
 
     A row has ``case``; ``status``: ``ok``, ``flagged`` (done, with doubts), ``failed`` or ``skipped`` (no scan, such as
-    an earlier mask); ``probability``, ``priority`` and ``unusual``, if the weights give them; what
+    an earlier mask); ``probability``, ``priority``, ``types`` and ``unusual``, if the weights give them; what
     :func:`ichseg.metrics.measure_mask` measures, if a mask was made; ``seconds``; ``reused`` if
     an earlier run had done it; for a failure the ``stage`` (``list``, ``read``, ``network``, ``mask`` or ``write``);
     ``message``: the reason or the flags; ``file``: the scan.

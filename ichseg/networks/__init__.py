@@ -21,6 +21,7 @@ from ichseg.networks.segmenters import (
     SegmenterSettings,
     context_network,
     segmenter,
+    segmenter_of,
     segmenter_settings,
     trained_segmenter,
 )
@@ -56,6 +57,7 @@ __all__ = [
     "read_settings",
     "save_weights",
     "segmenter",
+    "segmenter_of",
     "segmenter_settings",
     "slice_classifier",
     "slice_scores",

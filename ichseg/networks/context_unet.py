@@ -27,9 +27,12 @@ class ContextUNet(nn.Module):
         channels: of the levels, 3 at least; each halves the one before, the last does not. H and W must be multiples
             of ``2 ** (len(channels) - 1)``.
         dropout: before the slice's score.
+        types: number of hemorrhage types whose logits follow as channels of their own, each the same at every pixel.
     """
 
-    def __init__(self, in_channels: int = 3, channels: Sequence[int] = CHANNELS, dropout: float = 0.3) -> None:
+    def __init__(
+        self, in_channels: int = 3, channels: Sequence[int] = CHANNELS, dropout: float = 0.3, types: int = 0
+    ) -> None:
         super().__init__()
         if len(channels) < 3:
             raise ValueError(f"channels must name at least 3 levels, not {len(channels)}")
@@ -56,6 +59,7 @@ class ContextUNet(nn.Module):
             last,
         )
         self.score = nn.Sequential(nn.Dropout(dropout), nn.Linear(2 * channels[-1], 1))
+        self.types = nn.Linear(2 * channels[-1], types) if types else None
 
     def forward(self, x: Tensor) -> Tensor:
         features: list[Tensor] = []
@@ -64,7 +68,10 @@ class ContextUNet(nn.Module):
             hidden = down(hidden)
             features.append(hidden)
         hidden = self.bottom(hidden)
-        score = self.score(torch.cat([hidden.amax(dim=(2, 3)), hidden.mean(dim=(2, 3))], dim=1))
+        pooled = torch.cat([hidden.amax(dim=(2, 3)), hidden.mean(dim=(2, 3))], dim=1)
+        score = self.score(pooled)
+        if self.types is not None:
+            score = torch.cat([score, self.types(pooled)], dim=1)
         level = len(features) - 1
         for narrow, up in zip(self.narrow, self.up):  # noqa: B905  # TorchScript knows no 'strict'
             level -= 1
@@ -98,8 +105,9 @@ class NetworkEnsemble(nn.Module):
 
 
 def packed_logits(pixels: Tensor, score: Tensor) -> Tensor:
-    """(B, 1, H, W) logits of the pixels and (B, 1) of the slice -> (B, 3, H, W): background 0, pixels, slice."""
-    return torch.cat([torch.zeros_like(pixels), pixels, score[:, :, None, None].to(pixels).expand_as(pixels)], dim=1)
+    """(B, 1, H, W) logits of the pixels and (B, N) of the slice -> (B, 2 + N, H, W): background 0, pixels, slice."""
+    whole = score[:, :, None, None].to(pixels).expand(-1, -1, pixels.shape[2], pixels.shape[3])
+    return torch.cat([torch.zeros_like(pixels), pixels, whole], dim=1)
 
 
 def suspicion(pixels: Tensor, share: float) -> Tensor:

@@ -14,6 +14,7 @@ from monai.networks.nets import BasicUNet, UNet
 from torch import nn
 
 from ichseg.anatomy import Reference
+from ichseg.data.subtypes import TYPES
 from ichseg.defaults import ARCHITECTURES, MASK_ARCHITECTURES, SCORING_ARCHITECTURES
 from ichseg.errors import IchsegError, one_line
 from ichseg.networks.context_unet import CHANNELS, SUSPICIOUS_SHARE, ContextUNet, NetworkEnsemble
@@ -48,6 +49,7 @@ class SegmenterSettings:
         fusion_weight: of neighboring slices in the slice's score; 0: every slice alone.
         restore_bone: undo a narrow window's clipping of bone, see :class:`ichseg.transforms.RestoreBone`.
         remove_cupping: make brain as bright near bone as in its middle, see :class:`ichseg.transforms.RemoveCupping`.
+        type_head: hemorrhage types (:data:`ichseg.data.subtypes.TYPES`) are scored as well.
         reference: how the training scans look, see :class:`ichseg.anatomy.Reference`; None: not known.
     """
 
@@ -69,6 +71,7 @@ class SegmenterSettings:
     fusion_weight: float = 0.5
     restore_bone: bool = False
     remove_cupping: bool = False
+    type_head: bool = False
     reference: Mapping[str, Sequence[Any]] | None = None
 
     def __post_init__(self) -> None:
@@ -128,6 +131,7 @@ def context_network(
     channels: Sequence[int] | None = None,
     dropout: float = 0.3,
     encoder_weights: str | Path | None = None,
+    type_head: bool = False,
 ) -> nn.Module:
     """A network of three slices that outlines the middle one and scores it, (B, 3, H, W) -> (B, 3, H, W).
 
@@ -136,6 +140,7 @@ def context_network(
         channels: None: :data:`USUAL_CHANNELS`.
         dropout: before the slice's score.
         encoder_weights: what the encoder of ``"lite"`` starts from, see :func:`load_encoder`.
+        type_head: five more channels, the logits of :data:`ichseg.data.subtypes.TYPES`.
 
     Raises:
         IchsegError: another architecture, or one that takes no ``encoder_weights``.
@@ -143,17 +148,22 @@ def context_network(
     if architecture not in USUAL_CHANNELS:
         raise IchsegError(f"architecture '{architecture}' scores no slices; choose one of {', '.join(USUAL_CHANNELS)}")
     channels = USUAL_CHANNELS[architecture] if channels is None else channels
+    types = len(TYPES) if type_head else 0
     if architecture == "lite":
         if len(channels) != len(DECODER):
             raise IchsegError(f"architecture 'lite' needs {len(DECODER)} channels, of its decoder, not {len(channels)}")
-        return load_encoder(LiteContextUNet(channels, dropout), encoder_weights)
+        return load_encoder(LiteContextUNet(channels, dropout, types), encoder_weights)
     if encoder_weights is not None:
         raise IchsegError(f"encoder_weights is for architecture 'lite', not for '{architecture}'")
-    return ContextUNet(3, channels, dropout)
+    return ContextUNet(3, channels, dropout, types)
 
 
 def segmenter(
-    architecture: str = "small", channels: Sequence[int] | None = None, members: int = 1, flip: bool = False
+    architecture: str = "small",
+    channels: Sequence[int] | None = None,
+    members: int = 1,
+    flip: bool = False,
+    type_head: bool = False,
 ) -> nn.Module:
     """A 2-D U-Net with random weights, (B, 1, H, W) -> logits (B, 2, H, W); where slices are scored, 3 -> 3 channels.
 
@@ -166,12 +176,15 @@ def segmenter(
         channels: of the levels, or of the decoder; this and what follows where slices are scored only.
         members: networks whose logits are averaged.
         flip: average with the mirrored slice too.
+        type_head: five more channels, the logits of :data:`ichseg.data.subtypes.TYPES`.
 
     Raises:
         IchsegError: unknown architecture.
     """
     if architecture in USUAL_CHANNELS:
-        return NetworkEnsemble([context_network(architecture, channels) for _ in range(members)], flip)
+        return NetworkEnsemble(
+            [context_network(architecture, channels, type_head=type_head) for _ in range(members)], flip
+        )
     if architecture == "small":
         return UNet(
             spatial_dims=2,
@@ -192,6 +205,11 @@ def segmenter(
             norm="batch",
         )
     raise IchsegError(f"architecture '{architecture}' is unknown; choose one of {', '.join(ARCHITECTURES)}")
+
+
+def segmenter_of(made: SegmenterSettings) -> nn.Module:
+    """The network that settings describe, with random weights."""
+    return segmenter(made.architecture, made.channels, made.members, made.flip, made.type_head)
 
 
 def trained_segmenter(
@@ -215,5 +233,4 @@ def trained_segmenter(
     for name, value in (like or {}).items():
         if (own := getattr(made, name)) != value:
             raise IchsegError(f"{weights}: made for {name} {own}, not {value}; its inputs would be others")
-    network = segmenter(made.architecture, made.channels, made.members, made.flip)
-    return load_weights(network, weights).eval().to(device)
+    return load_weights(segmenter_of(made), weights).eval().to(device)

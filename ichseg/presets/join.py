@@ -27,7 +27,7 @@ from ichseg.networks import (
     read_checkpoint,
     read_settings,
     save_weights,
-    segmenter,
+    segmenter_of,
     slice_scores,
 )
 from ichseg.progress import progress
@@ -91,7 +91,7 @@ def fit_score(
     if labels.all() or not labels.any():
         raise IchsegError(f"{weights}: fitting the score needs validation slices with and without hemorrhage")
     settings = read_settings(weights, SegmenterSettings)
-    network = segmenter(settings.architecture, settings.channels, settings.members, settings.flip)
+    network = segmenter_of(settings)
     load_weights(network, weights).eval().to(device)
     scores, pixels = score_scans(network, packed, settings, device)
     slope, offset = platt(scores, labels)

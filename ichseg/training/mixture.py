@@ -31,9 +31,11 @@ class SliceMixture(IterableDataset):
         implant_share, positive_share: of a batch; the rest are real slices without hemorrhage.
         masks: index of a packed slice -> (H, W) bool, of :func:`ichseg.data.pack_masks`; without one, the mask of a
             positive slice is not known. Only for measuring what masks would be worth.
+        types: of :func:`ichseg.data.pack_types`, for a network that scores them.
 
     Items are batches already: ``image`` (B, 3, H, W) uint8; ``mask`` (B, 1, H, W) int8, -1 where it is not known, which
-    is inside the skull of a positive slice; ``label`` (B,) float32.
+    is inside the skull of a positive slice; ``label`` (B,) float32; with ``types``, ``types`` (B, types) int8, -1 where
+    they are not known.
 
     Raises:
         IchsegError: shares that leave a kind without a slice, or scans that lack one.
@@ -48,6 +50,7 @@ class SliceMixture(IterableDataset):
         implant_share: float = 0.375,
         positive_share: float = 0.25,
         masks: Mapping[int, np.ndarray] | None = None,
+        types: np.ndarray | None = None,
     ) -> None:
         self.counts = round(batch_size * implant_share), round(batch_size * positive_share)
         self.negatives = batch_size - sum(self.counts)
@@ -57,6 +60,7 @@ class SliceMixture(IterableDataset):
                 "leaves no slice without hemorrhage"
             )
         self.packed, self.pool, self.batches, self.masks = packed, pool, batches, masks or {}
+        self.types = types
         self._inside: dict[int, np.ndarray] = {}
         self.healthy, self.bleeding = np.flatnonzero(packed.labels == 0), np.flatnonzero(packed.labels > 0)
         if not len(self.healthy) or (self.counts[1] and not len(self.bleeding)):
@@ -83,19 +87,26 @@ class SliceMixture(IterableDataset):
 
     def _batch(self, rng: np.random.Generator) -> dict[str, torch.Tensor]:
         implants, positives = self.counts
-        images, masks = [], []
+        images: list[np.ndarray] = []
+        masks: list[np.ndarray] = []
+        types: list[np.ndarray] = []
         for place in rng.integers(len(self.pool), size=implants):
             image, mask = self.pool[int(place)]
             images.append(image)
             masks.append(mask.astype(np.int8))
+            if self.types is not None:
+                types.append(self.pool.types(int(place)))
         blank = np.zeros(self.packed.gray.shape[1:], np.int8)
         for some, count, value in ((self.healthy, self.negatives, False), (self.bleeding, positives, True)):
             for index in rng.choice(some, count) if count else ():
                 images.append(self.packed.gray[list(self.packed.with_neighbors(int(index)))])
                 masks.append(self._truth(int(index)) if value else blank)
+                if self.types is not None:
+                    types.append(self.types[int(index)])
         label = np.repeat(np.array([1, 0, 1], np.float32), [implants, self.negatives, positives])
-        return {
+        batch = {
             "image": torch.from_numpy(np.stack(images)),
             "mask": torch.from_numpy(np.stack(masks))[:, None],
             "label": torch.from_numpy(label),
         }
+        return batch if self.types is None else {**batch, "types": torch.from_numpy(np.stack(types))}

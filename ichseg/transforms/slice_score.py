@@ -10,13 +10,18 @@ import torch
 from monai.transforms import Transform
 
 from ichseg.context import fuse_scores
+from ichseg.data.subtypes import TYPES
 from ichseg.networks import SUSPICIOUS_SHARE, slice_scores
 from ichseg.transforms.base import BACKENDS, DictionaryTransform
 from ichseg.transforms.volumes import like, plain, volume_slice_axis
 
+LIKELY = 0.5
+
 
 class SliceScoredProbability(Transform):
     """Logits (3, X, Y, Z) of :class:`ichseg.networks.ContextUNet` -> probability of hemorrhage (1, X, Y, Z).
+
+    Channels beyond the third are those of hemorrhage types.
 
     The score of a slice is the mean of what the network says of the slice and of its most suspicious pixels; it hears
     its neighbors by spatial context fusion (:func:`ichseg.context.fuse`) and becomes a probability by Platt scaling,
@@ -59,9 +64,21 @@ class SliceScoredProbability(Transform):
         largest = self._scores(self._slices(logits)[1]).max()
         return float(torch.sigmoid(self.patient_slope * largest + self.patient_offset))
 
+    def types(self, logits: torch.Tensor) -> dict[str, float] | None:
+        """Type -> its largest probability in any slice, times that slice's own; None where types are not scored."""
+        if len(logits) == 3:
+            return None
+        _, slices = self._slices(logits)
+        bleeds = torch.sigmoid(self.slope * self._scores(slices) + self.offset)
+        found = (slices[:, 3:, 0, 0].sigmoid() * bleeds[:, None]).amax(dim=0)
+        return dict(zip(TYPES, found.tolist(), strict=True))
+
     def _slices(self, logits: torch.Tensor) -> tuple[int, torch.Tensor]:
-        if len(logits) != 3:
-            raise ValueError(f"expected logits for background, hemorrhage and slice, not {len(logits)} channels")
+        if len(logits) not in (3, 3 + len(TYPES)):
+            raise ValueError(
+                f"expected logits for background, hemorrhage, slice, and perhaps {len(TYPES)} types, not {len(logits)} "
+                "channels"
+            )
         axis = volume_slice_axis(logits)
         return axis, plain(logits).movedim(1 + axis, 0).float()
 
@@ -70,7 +87,10 @@ class SliceScoredProbability(Transform):
 
 
 class SliceScoredProbabilityd(DictionaryTransform, array=SliceScoredProbability):
-    """Dictionary version of :class:`SliceScoredProbability`; the scan's own probability goes under ``probability``."""
+    """Dictionary version of :class:`SliceScoredProbability`; the scan's own probability goes under ``probability``.
+
+    Where types are scored, ``types`` tells the likely ones (from .5), the likeliest first.
+    """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         item = dict(data)
@@ -78,4 +98,8 @@ class SliceScoredProbabilityd(DictionaryTransform, array=SliceScoredProbability)
             probability = self.of_key(key).patient_probability(item[key])
             if probability is not None and math.isfinite(probability):
                 item["probability"] = round(probability, 3)
+            types = self.of_key(key).types(item[key])
+            if types is not None and all(map(math.isfinite, types.values())):
+                likely = sorted((-value, name) for name, value in types.items() if value >= LIKELY)
+                item["types"] = ", ".join(f"{name} {-value:.2f}" for value, name in likely)
         return super().__call__(item)
