@@ -1,16 +1,19 @@
 """Ablation rows of the recommended preset: what each part is worth on patients nothing was trained on.
 
-    python benchmarks/ablation.py DATA/datalist.json OUT --fields FIELDS/datalist.json --epochs 10 --precision bf16
+    python benchmarks/ablation.py DATA/datalist.json OUT --seeds 0 1 2 --epochs 10 --precision bf16 \\
+        --set architecture=lite --set encoder_weights=imagenet
 
-Trains the preset once per row with one thing changed (it goes on where it was stopped, as ``ichseg train`` does), and
-prints one JSON line a row: slice and patient AUC, slices touched at the threshold that the validation slices gave,
-masks of the patients that have some, and implants of the family that trains nothing.
+Trains the preset once per row and seed with one thing changed (it goes on where it was stopped, as ``ichseg train``
+does), and prints one JSON line for each, then one per row with the mean and the standard deviation over the seeds:
+slice and patient AUC, slices touched at the threshold that the validation slices gave, masks of the patients that have
+some, and implants of the family that trains nothing.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from ichseg.data import load_datalist
 from ichseg.evaluation import evaluate_masks
 from ichseg.presets import Plan, evaluate, segment, train_preset
 
+AUGMENT = "train::prepare::augment::"
 # Row -> settings of train_recommended.yaml.
 TRAINED: dict[str, tuple[str, ...]] = {
     "all of it": (),
@@ -27,14 +31,21 @@ TRAINED: dict[str, tuple[str, ...]] = {
     "no self-training": ("teach_after=1",),
     "no average of weights": ("average_decay=0",),
     "no augmentation but flips and slices alone": ("augment=0",),
+    "no halos": (AUGMENT + "glow=0",),
+    "no kernels, no grain, no clipping": (AUGMENT + "kernel=0", AUGMENT + "noise=0", AUGMENT + "clip=0"),
+    "cupping left in": ("remove_cupping=false",),
+    "encoder from scratch": ("encoder_weights=null",),
+    "positive slices judged relatively": ("least=0.2",),
+    "surgery": ("surgery_share=0.15",),
+    "types": ("type_weight=0.2",),
 }
 # Row -> values of inference.yaml, with the weights of the first row or those given.
 APPLIED: dict[str, dict[str, Any]] = {
     "as shipped": {},
     "no fusion of scores": {"fusion_weight": 0.0},
-    "no mirrored slice": {"flip": False},
+    "mirrored slice too": {"flip": True},
+    "shells kept": {"remove_shell": False},
     "small lesions kept": {"min_volume_ml": 0},
-    "small lesions kept, threshold at .64": {"min_volume_ml": 0, "threshold": 0.64},
     "holes kept": {"fill_holes_mm2": 0},
 }
 
@@ -47,31 +58,44 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, help="packed slices and implants of another run")
     parser.add_argument("--weights", type=Path, help="for rows that only apply (default: those of the first row)")
     parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--rows", nargs="*", help="only these (default: all)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of every row")
     parser.add_argument("--precision", choices=["fp32", "bf16"])
     parser.add_argument("--device")
     args = parser.parse_args()
     unknown = [row for row in args.rows or () if row not in {**TRAINED, **APPLIED}]
     if unknown:
         parser.error(f"no row '{unknown[0]}'; choose of {', '.join([*TRAINED, *APPLIED])}")
-    shared = (args.cache or args.output).resolve()
     for name in [n for n in [*TRAINED, *APPLIED] if not args.rows or n in args.rows]:
-        folder = args.output.resolve() / name.replace(" ", "_")
-        plan = Plan(args.datalist.resolve(), folder, cache=shared, settings=TRAINED.get(name, ()), device=args.device,
-                    precision=args.precision, overrides={"epochs": args.epochs})  # fmt: skip
-        if name in TRAINED:
-            weights = train_preset("recommended", plan)
-        else:
-            weights = (args.weights or args.output / "all_of_it" / "model.pt").resolve()
-            evaluate(plan, segment(plan, weights, **APPLIED[name]), folder / "results", plan.held_out)
-        row = {"row": name, **_figures(folder / "results")}
-        if args.fields is not None:
-            other = Plan(args.fields.resolve(), folder / "fields", device=args.device)
-            masks = segment(other, weights, save_probabilities=False, **APPLIED.get(name, {}))
-            found = evaluate_masks(masks, other.datalist, output=folder / "fields" / "results", folds=plan.held_out)
-            row |= {f"fields_{key}": round(found[0][key], 3) for key in ("foreground_iou", "dice_positive_slices")}
-            row["fields_scans"] = len(load_datalist(other.datalist, plan.held_out))
-        print(json.dumps(row), flush=True)
+        rows = [_row(args, name, seed) for seed in args.seeds]
+        if len(rows) > 1:
+            numbers = [key for key, value in rows[0].items() if isinstance(value, float)]
+            over = {key: [row[key] for row in rows] for key in numbers}
+            mean = {key: [round(statistics.mean(v), 3), round(statistics.stdev(v), 3)] for key, v in over.items()}
+            print(json.dumps({"row": name, "seeds": args.seeds, "mean_sd": mean}), flush=True)
+
+
+def _row(args: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
+    output = args.output.resolve()
+    folder = output / name.replace(" ", "_").replace(",", "") / f"seed_{seed}"
+    settings = (*args.set, *TRAINED.get(name, ()))
+    plan = Plan(args.datalist.resolve(), folder, cache=(args.cache or output).resolve(), settings=settings, seed=seed,
+                device=args.device, precision=args.precision, overrides={"epochs": args.epochs})  # fmt: skip
+    if name in TRAINED:
+        weights = train_preset("recommended", plan)
+    else:
+        weights = (args.weights or output / "all_of_it" / f"seed_{seed}" / "model.pt").resolve()
+        evaluate(plan, segment(plan, weights, **APPLIED[name]), folder / "results", plan.held_out)
+    row = {"row": name, "seed": seed, **_figures(folder / "results")}
+    if args.fields is not None:
+        other = Plan(args.fields.resolve(), folder / "fields", device=args.device)
+        masks = segment(other, weights, save_probabilities=False, **APPLIED.get(name, {}))
+        found = evaluate_masks(masks, other.datalist, output=folder / "fields" / "results", folds=plan.held_out)
+        row |= {f"fields_{key}": round(found[0][key], 3) for key in ("foreground_iou", "dice_positive_slices")}
+        row["fields_scans"] = len(load_datalist(other.datalist, plan.held_out))
+    print(json.dumps(row), flush=True)
+    return row
 
 
 def _figures(results: Path) -> dict[str, Any]:

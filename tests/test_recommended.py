@@ -682,6 +682,8 @@ def test_one_command_trains_segments_measures_and_goes_on(cohort, tmp_path, caps
         (["--set=val_folds=[4]"], "'val_folds' is set by"),
         (["--members", "0"], "--members must be at least 1, not 0"),
         (["--member", "2"], "members are numbered from 0"),
+        (["--seed", "-1"], "--seed must not be negative, not -1"),
+        (["--seed", "3"], "made with seed 0, now 3"),
         (["--preset", "paper"], "require --preset recommended"),
         (["--cross-validate", "--val-folds", "3"], 'made with scans "held out", now "cross-validated"'),
     ):

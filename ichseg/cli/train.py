@@ -36,6 +36,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--member", type=int, metavar="K", help="train only member K, from 0; run again without it to join all members"
     )
+    parser.add_argument("--seed", type=int, default=0, help="of training; member K has seed + K (default: 0)")
     parser.add_argument("--test-folds", default=TEST_FOLDS, help="test folds, never trained on (default: %(default)s)")
     parser.add_argument("--cross-validate", action="store_true", help="hold out each fold in turn")
     parser.add_argument(
@@ -56,6 +57,8 @@ def run(args: argparse.Namespace) -> int:
         raise IchsegError(f"--members must be at least 1, not {args.members}")
     if args.member is not None and not 0 <= args.member < args.members:
         raise IchsegError(f"--member {args.member} of --members {args.members}: members are numbered from 0")
+    if args.seed < 0:
+        raise IchsegError(f"--seed must not be negative, not {args.seed}")
     if args.fold is not None and not args.cross_validate:
         raise IchsegError("--fold needs --cross-validate")
     folds = (args.train_folds, args.val_folds, args.test_folds)
@@ -78,6 +81,7 @@ def run(args: argparse.Namespace) -> int:
         test_folds=args.test_folds,
         members=args.members,
         member=args.member,
+        seed=args.seed,
         settings=tuple(args.set),
         overrides=overrides,
         workers=args.workers,

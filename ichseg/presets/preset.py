@@ -34,6 +34,7 @@ class Plan:
         cache: folder for packed slices and implants, which several plans may share; ``output`` if None.
         members: networks of the recommended preset, averaged.
         member: train only this one of them, beside processes that train the others; None: all, then join them.
+        seed: of training; member K has seed + K.
         settings: ``KEY=VALUE`` for the training config.
         overrides: values of the training config, as :func:`ichseg.bundle.run_bundle` takes them.
         workers: ``num_workers`` of the training configs; None: as they have it.
@@ -49,6 +50,7 @@ class Plan:
     cache: Path | None = None
     members: int = MEMBERS
     member: int | None = None
+    seed: int = 0
     settings: tuple[str, ...] = ()
     overrides: dict[str, Any] = field(default_factory=dict)
     workers: int | None = None
@@ -185,7 +187,7 @@ def recommended(plan: Plan) -> Path:
     files = []
     for member in range(plan.members) if plan.member is None else [plan.member]:
         folder = plan.output / f"member_{member}"
-        overrides = {**_training(plan, folder), "cache_dir": plan.shared, "seed": member}
+        overrides = {**_training(plan, folder), "cache_dir": plan.shared, "seed": plan.seed + member}
         files.append(_trained(CONFIGS["recommended"], folder, overrides, plan.settings))
     if plan.member is not None:
         return files[0]
@@ -277,6 +279,7 @@ def _training(plan: Plan, folder: Path) -> dict[str, Any]:
         "device_name": plan.device,
         "precision": plan.precision,
         "num_workers": plan.workers,
+        "seed": plan.seed,
         **plan.overrides,
     }
 
