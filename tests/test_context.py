@@ -10,7 +10,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ichseg.context import MemoryBank, aggregate, amplify, ensemble, fuse, normalization, positive_runs, vote
+from ichseg.context import (
+    MemoryBank,
+    aggregate,
+    amplify,
+    ensemble,
+    fuse,
+    normalization,
+    positive_runs,
+    support_pixels,
+    vote,
+)
+from ichseg.data.slices import neighbors
 
 
 def line(values):
@@ -122,6 +133,26 @@ def test_fusion_does_not_depend_on_the_order_of_writing(order):
     for i in order:
         bank.put(i, "layer1", "one", maps[i])
     torch.testing.assert_close(bank.fused(0, 6, "layer1"), fuse(maps), atol=0, rtol=0)
+
+
+def test_support_lowers_only_what_neighbors_do_not_know():
+    logits = torch.full((4, 12, 12), -6.0)
+    logits[0:2, 2:4, 2:4] = 4.0  # through two slices
+    logits[2, 8, 8] = 2.0  # in one alone
+    logits[3, 8, 4] = 1.0  # the last slice is its own neighbor
+    before, after = neighbors(4, 5.0)
+    lowered = support_pixels(logits, before, after, 0.25)
+    assert torch.equal(lowered[:2], logits[:2]) and torch.equal(lowered[3], logits[3])
+    assert float(lowered[2, 8, 8]) == 2.0 - 0.25 * 8.0  # the last slice's mark is 4 pixels away: too far
+    assert torch.equal(support_pixels(logits, before, after, 0.0), logits)
+    alone = support_pixels(logits[2:3], *neighbors(1, 5.0), 1.0)
+    assert torch.equal(alone, logits[2:3])
+    for bad, said in (
+        ((logits[0], before, after), "must have shape"),
+        ((logits, before, after, 1.5), "between 0 and 1"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            support_pixels(*bad)
 
 
 def test_votes():

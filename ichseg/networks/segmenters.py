@@ -47,6 +47,8 @@ class SegmenterSettings:
         patient_slope, patient_offset: from a scan's largest slice score to the probability that it shows hemorrhage;
             None: not fitted.
         fusion_weight: of neighboring slices in the slice's score; 0: every slice alone.
+        support_weight: how far marks are lowered that neighboring slices do not support, see
+            :func:`ichseg.context.support_pixels`; 0: not at all.
         restore_bone: undo a narrow window's clipping of bone, see :class:`ichseg.transforms.RestoreBone`.
         remove_cupping: make brain as bright near bone as in its middle, see :class:`ichseg.transforms.RemoveCupping`.
         type_head: hemorrhage types (:data:`ichseg.data.subtypes.TYPES`) are scored as well.
@@ -69,6 +71,7 @@ class SegmenterSettings:
     patient_slope: float | None = None
     patient_offset: float = 0.0
     fusion_weight: float = 0.5
+    support_weight: float = 0.0
     restore_bone: bool = False
     remove_cupping: bool = False
     type_head: bool = False
@@ -87,7 +90,12 @@ class SegmenterSettings:
             "fill_holes_mm2": 0,
             "fusion_weight": 0,
         }
-        check_settings(self, **{name: (value, inf) for name, value in least.items()}, suspicious_share=(0, 1))
+        check_settings(
+            self,
+            **{name: (value, inf) for name, value in least.items()},
+            suspicious_share=(0, 1),
+            support_weight=(0, 1),
+        )
         if self.reference is not None:
             try:
                 Reference(**self.reference).distance(np.array(self.reference["mean"]))

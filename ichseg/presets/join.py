@@ -16,8 +16,9 @@ from torch import Tensor
 
 from ichseg.anatomy import Reference, appearance
 from ichseg.anatomy.appearance import FEWEST_SCANS
-from ichseg.context import fuse_scores
+from ichseg.context import fuse_scores, support_pixels
 from ichseg.data.packed import PackedScans, PackedSlices
+from ichseg.data.slices import neighbors
 from ichseg.errors import IchsegError
 from ichseg.io import spacing_mm
 from ichseg.metrics import without_small_lesions
@@ -166,10 +167,15 @@ def score_scans(
         some = [slices[i]["image"] for i in range(start, min(start + BATCH, len(slices)))]
         logits = network(torch.stack(some).contiguous(memory_format=torch.channels_last).to(device)).float().cpu()
         own.append(slice_scores(logits, settings.suspicious_share))
-        pixels.append((logits[:, 1] - logits[:, 0]).sigmoid().half())
-    alone = torch.cat(own)
-    fused = [fuse_scores(alone[packed.scan(i)], weight=settings.fusion_weight) for i in range(len(packed.cases))]
-    return torch.cat(fused).numpy().astype(float), torch.cat(pixels).numpy()
+        pixels.append((logits[:, 1] - logits[:, 0]).half())
+    alone, outlined = torch.cat(own), torch.cat(pixels)
+    fused, found = [], []
+    for number in range(len(packed.cases)):
+        where = packed.scan(number)
+        beside = neighbors(where.stop - where.start, float(packed.step_mm[number]))
+        fused.append(fuse_scores(alone[where], weight=settings.fusion_weight))
+        found.append(support_pixels(outlined[where].float(), *beside, settings.support_weight).sigmoid().half())
+    return torch.cat(fused).numpy().astype(float), torch.cat(found).numpy()
 
 
 def platt(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]:

@@ -6,11 +6,15 @@ import math
 from collections.abc import Hashable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
+from monai.data import MetaTensor
 from monai.transforms import Transform
 
-from ichseg.context import fuse_scores
+from ichseg.context import fuse_scores, support_pixels
+from ichseg.data.slices import NEIGHBOR_MM, neighbors
 from ichseg.data.subtypes import TYPES
+from ichseg.io import spacing_mm
 from ichseg.networks import SUSPICIOUS_SHARE, slice_scores
 from ichseg.transforms.base import BACKENDS, DictionaryTransform
 from ichseg.transforms.volumes import like, plain, volume_slice_axis
@@ -26,7 +30,8 @@ class SliceScoredProbability(Transform):
     The score of a slice is the mean of what the network says of the slice and of its most suspicious pixels; it hears
     its neighbors by spatial context fusion (:func:`ichseg.context.fuse`) and becomes a probability by Platt scaling,
     ``p_slice = sigmoid(slope * score + offset)``, fitted on slice labels as if half of all slices bled. A pixel bleeds
-    if its slice does and it is where: ``p = p_slice * p_pixel``.
+    if its slice does and it is where: ``p = p_slice * p_pixel``. Before that, a pixel that neighboring slices do not
+    support may be lowered (:func:`ichseg.context.support_pixels`).
 
     Args:
         slope, offset: of Platt scaling.
@@ -34,6 +39,7 @@ class SliceScoredProbability(Transform):
         share: of a slice's pixels that count as its most suspicious.
         patient_slope, patient_offset: of Platt scaling, from the largest score of a scan's slices to the probability
             that the scan shows hemorrhage; None: not fitted.
+        support: weight of the neighboring slices' support; 0 lowers nothing.
     """
 
     backend = BACKENDS
@@ -47,14 +53,18 @@ class SliceScoredProbability(Transform):
         share: float = SUSPICIOUS_SHARE,
         patient_slope: float | None = None,
         patient_offset: float = 0.0,
+        support: float = 0.0,
     ) -> None:
+        self.support = support
         self.patient_slope, self.patient_offset = patient_slope, patient_offset
         self.slope, self.offset, self.window, self.weight, self.share = slope, offset, window, weight, share
 
     def __call__(self, logits: torch.Tensor) -> torch.Tensor:
         axis, slices = self._slices(logits)
         bleeds = torch.sigmoid(self.slope * self._scores(slices) + self.offset)
-        probability = (slices[:, 1] - slices[:, 0]).sigmoid() * bleeds[:, None, None]
+        step = float(spacing_mm(np.asarray(logits.affine))[axis]) if isinstance(logits, MetaTensor) else NEIGHBOR_MM
+        pixels = support_pixels(slices[:, 1] - slices[:, 0], *neighbors(len(slices), step), self.support)
+        probability = pixels.sigmoid() * bleeds[:, None, None]
         return like(probability.movedim(0, axis)[None], logits)
 
     def patient_probability(self, logits: torch.Tensor) -> float | None:
