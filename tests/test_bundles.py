@@ -157,8 +157,8 @@ def test_ckpt_export_as_documented_by_monai(tmp_path):
 
 UNUSUAL = {"threshold": 0.4, "window_level": 45, "window_width": 90, "members": 2, "channels": [4, 8, 16],
            "flip": False, "score_slope": 0.3, "score_offset": 1.5, "fusion_weight": 0.9, "suspicious_share": 0.05,
-           "support_weight": 0.6, "min_volume_ml": 0.01, "fill_holes_mm2": 7.0, "size": 96, "restore_bone": True, "remove_cupping": True,
-           "patient_slope": 0.7, "patient_offset": -0.2}  # fmt: skip
+           "support_weight": 0.6, "min_volume_ml": 0.01, "fill_holes_mm2": 7.0, "size": 96, "restore_bone": True,
+           "remove_cupping": True, "patient_slope": 0.7, "patient_offset": -0.2}  # fmt: skip
 
 
 @pytest.mark.slow
