@@ -1,0 +1,24 @@
+"""HGI-SAM (Rasoulian et al. 2023): head-wise gradient-infused self-attention maps of a Swin classifier.
+
+Read :mod:`ichseg.methods.hgi_sam.method` first.
+"""
+
+from ichseg.methods.hgi_sam.attention import BlockAttention, key_weights, paired, rolled_back, stitched
+from ichseg.methods.hgi_sam.method import hgi_sam, hgi_sam_maps, swin_grad_cam_maps, swin_sam, swin_sam_maps
+from ichseg.methods.hgi_sam.network import SwinSliceClassifier
+from ichseg.methods.hgi_sam.recorder import AttentionRecorder
+
+__all__ = [
+    "AttentionRecorder",
+    "BlockAttention",
+    "SwinSliceClassifier",
+    "hgi_sam",
+    "hgi_sam_maps",
+    "key_weights",
+    "paired",
+    "rolled_back",
+    "stitched",
+    "swin_grad_cam_maps",
+    "swin_sam",
+    "swin_sam_maps",
+]

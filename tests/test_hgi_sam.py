@@ -1,0 +1,162 @@
+"""HGI-SAM: the worked numbers, what must not change the maps, and windows that find their places again."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional
+
+from ichseg.methods.hgi_sam import (
+    AttentionRecorder,
+    BlockAttention,
+    SwinSliceClassifier,
+    hgi_sam,
+    hgi_sam_maps,
+    key_weights,
+    paired,
+    rolled_back,
+    stitched,
+    swin_grad_cam_maps,
+    swin_sam,
+    swin_sam_maps,
+)
+from ichseg.methods.hgi_sam.network import attention_bytes
+
+PIXELS, WINDOW = 96, 6  # grids of 24, 12, 6 and 3 tokens: shifted, and as large as a window
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return SwinSliceClassifier("swin_nano", window=WINDOW)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.rand(2, 3, PIXELS, PIXELS, generator=torch.Generator().manual_seed(1))
+
+
+def test_heads_are_weighted_by_the_norm_of_their_gradients():
+    attention = torch.tensor([[[[0.7, 0.3], [0.4, 0.6]], [[0.5, 0.5], [0.1, 0.9]]]])
+    gradients = torch.tensor([[[[3.0, 0], [0, 4]], [[0, 1], [0, 0]]]])
+    torch.testing.assert_close(key_weights(attention, gradients), torch.tensor([[1.525, 1.475]]))
+    torch.testing.assert_close(key_weights(attention), torch.tensor([[(0.55 + 0.3) / 2, (0.45 + 0.7) / 2]]))
+    with pytest.raises(ValueError, match="do not fit"):
+        key_weights(attention, gradients[:, :1])
+    with pytest.raises(ValueError, match="must have shape"):
+        key_weights(attention[0])
+
+
+@pytest.mark.parametrize(("grid", "shift"), [((12, 12), (3, 3)), ((12, 18), (0, 0)), ((10, 11), (3, 2))])
+def test_windows_are_stitched_as_they_were_cut(grid, shift):
+    from monai.networks.nets.swin_unetr import window_partition
+
+    tokens = torch.arange(2 * grid[0] * grid[1], dtype=torch.float32).reshape(2, *grid)
+    rest = [-side % 6 for side in grid]
+    padded = functional.pad(tokens, (0, rest[1], 0, rest[0]))
+    cut = window_partition(torch.roll(padded, [-s for s in shift], (1, 2))[..., None], (6, 6))[..., 0]
+    assert torch.equal(rolled_back(stitched(cut, grid, (6, 6)), shift), padded)
+    assert torch.equal(BlockAttention(cut, grid, (6, 6), shift).map, tokens)
+
+
+def test_pairs_are_multiplied_and_averaged():
+    maps = [torch.full((1, 2, 2), value) for value in (2.0, 3.0, 1.0, 4.0)]
+    assert torch.equal(paired(maps), torch.full((1, 2, 2), 5.0))
+    with pytest.raises(ValueError, match="even number"):
+        paired(maps[:3])
+
+
+def test_scores_and_probabilities_give_other_gradients_and_the_same_logits(model, images):
+    with torch.no_grad():
+        expected = model.eval()(images)
+    with AttentionRecorder(model) as recorder:
+        logits, stages = recorder(images)
+    torch.testing.assert_close(logits, expected)
+    assert [len(stage) for stage in stages] == [2, 2, 2, 2]
+    assert [stage[0].grid for stage in stages] == [(24, 24), (12, 12), (6, 6), (3, 3)]
+    assert [stage[1].shift for stage in stages] == [(3, 3), (3, 3), (0, 0), (0, 0)]
+    with AttentionRecorder(model, "probabilities") as recorder:
+        other = recorder(images)[1]
+    assert not torch.allclose(stages[0][0].keys, other[0][0].keys)
+
+
+def test_gradients_are_those_of_the_scores_whose_rows_add_up_to_nothing(model, images):
+    seen = {}
+    softmax = model.swin.layers1[0].blocks[0].attn.softmax
+
+    def listen(module, inputs, output):
+        inputs[0].register_hook(lambda grad: seen.update(scores=grad))
+
+    hook = softmax.register_forward_hook(listen)
+    with AttentionRecorder(model) as recorder:
+        _, stages = recorder(images)
+    hook.remove()
+    assert seen["scores"].abs().max() > 0
+    torch.testing.assert_close(seen["scores"].sum(-1), torch.zeros_like(seen["scores"][..., 0]), atol=1e-7, rtol=0)
+    assert stages[0][0].keys.shape == (2 * 16, 36)
+
+
+def test_the_scale_of_gradients_does_not_matter_and_equal_ones_are_swin_sam(model, images):
+    with AttentionRecorder(model) as recorder:
+        _, infused = recorder(images)
+        _, plain = recorder(images, infused=False)
+    scaled = [[BlockAttention(7 * b.keys, b.grid, b.window, b.shift) for b in stage] for stage in infused]
+    size = (PIXELS, PIXELS)
+    torch.testing.assert_close(hgi_sam(scaled, size), hgi_sam(infused, size))
+    attention = torch.rand(8, 4, 9, 9).softmax(-1)
+    constant = torch.full_like(attention, 0.5)
+    weighted = key_weights(attention, constant)
+    torch.testing.assert_close(weighted / weighted.max(), key_weights(attention) / key_weights(attention).max())
+    assert not torch.allclose(hgi_sam(infused, size), hgi_sam(plain, size))
+    assert not torch.allclose(swin_sam(plain, size), hgi_sam(plain, size))  # the fourth stage counts there
+
+
+def test_every_image_has_its_own_map(model, images):
+    brain = torch.zeros(2, PIXELS, PIXELS, dtype=torch.bool)
+    brain[:, 20:70, 20:70] = True
+    logits, maps = hgi_sam_maps(images, model, brain)
+    assert maps.shape == (2, PIXELS, PIXELS) and maps.amin() == 0 and maps.amax(dim=(1, 2)).tolist() == [1, 1]
+    assert not maps[~brain].any()
+    for index in (0, 1):
+        one, alone = hgi_sam_maps(images[index : index + 1], model, brain[index : index + 1])
+        torch.testing.assert_close(one, logits[index : index + 1], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(alone, maps[index : index + 1], atol=2e-3, rtol=0)
+    for other in (swin_sam_maps(images, model, brain)[1], swin_grad_cam_maps(images, model, model.last_norm, brain)[1]):
+        assert other.shape == maps.shape and other.min() >= 0 and other.max() <= 1 and not other[~brain].any()
+
+
+def test_the_network_is_as_it_was_afterwards(model, images):
+    model.train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    hgi_sam_maps(images[:1], model)
+    assert model.training and all(parameter.requires_grad for parameter in model.parameters())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    with pytest.raises(ValueError, match="in a 'with' block"):
+        AttentionRecorder(model)(images)
+    with pytest.raises(ValueError, match="one SwinTransformer, not 0"):
+        AttentionRecorder(torch.nn.Linear(2, 2))
+    with AttentionRecorder(model) as recorder, pytest.raises(ValueError, match="target 2 is none of the 2"):
+        recorder(images[:1], target=2)
+
+
+def test_a_blank_slice_gives_zeros_and_no_nan(model):
+    maps = hgi_sam_maps(torch.zeros(1, 3, PIXELS, PIXELS), model, torch.zeros(1, PIXELS, PIXELS, dtype=torch.bool))[1]
+    assert not maps.any()
+
+
+def test_attention_has_a_stated_size(model, images):
+    seen = []
+    hooks = [
+        block.attn.softmax.register_forward_hook(lambda module, inputs, output: seen.append(output.numel()))
+        for stage in (model.swin.layers1, model.swin.layers2, model.swin.layers3, model.swin.layers4)
+        for block in stage[0].blocks
+    ]
+    with torch.no_grad():
+        model(images[:1])
+    for hook in hooks:
+        hook.remove()
+    assert 4 * sum(seen) == attention_bytes("swin_nano", (PIXELS, PIXELS), WINDOW)
+    # Stages of 64, 16, 4 and 1 windows of 144 tokens.
+    assert attention_bytes("swin_base", (384, 384)) == 4 * 144**2 * (2 * 64 * 4 + 2 * 16 * 8 + 18 * 4 * 16 + 2 * 1 * 32)
