@@ -37,8 +37,9 @@ TRAINED: dict[str, tuple[str, ...]] = {
     "encoder from scratch": ("encoder_weights=null",),
     "positive slices judged relatively": ("least=0.2",),
     "surgery": ("surgery_share=0.15",),
-    "types": ("type_weight=0.2",),
+    "subtypes": ("subtype_weight=0.2",),
 }
+OWN_CACHE = ("cupping left in", "surgery")
 # Row -> values of inference.yaml, with the weights of the first row or those given.
 APPLIED: dict[str, dict[str, Any]] = {
     "as shipped": {},
@@ -60,15 +61,19 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--rows", nargs="*", help="only these (default: all)")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of every row")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="config value for every row")
     parser.add_argument("--precision", choices=["fp32", "bf16"])
     parser.add_argument("--device")
     args = parser.parse_args()
     unknown = [row for row in args.rows or () if row not in {**TRAINED, **APPLIED}]
     if unknown:
         parser.error(f"no row '{unknown[0]}'; choose of {', '.join([*TRAINED, *APPLIED])}")
-    for name in [n for n in [*TRAINED, *APPLIED] if not args.rows or n in args.rows]:
-        rows = [_row(args, name, seed) for seed in args.seeds]
+    names = [n for n in [*TRAINED, *APPLIED] if not args.rows or n in args.rows]
+    if not any(setting == "architecture=lite" for setting in args.set):
+        names = [n for n in names if n != "encoder from scratch"]  # nothing else has another start
+    for name in names:
+        once = args.weights is not None and name in APPLIED
+        rows = [_row(args, name, seed) for seed in (args.seeds[:1] if once else args.seeds)]
         if len(rows) > 1:
             numbers = [key for key, value in rows[0].items() if isinstance(value, float)]
             over = {key: [row[key] for row in rows] for key in numbers}
@@ -80,7 +85,10 @@ def _row(args: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
     output = args.output.resolve()
     folder = output / name.replace(" ", "_").replace(",", "") / f"seed_{seed}"
     settings = (*args.set, *TRAINED.get(name, ()))
-    plan = Plan(args.datalist.resolve(), folder, cache=(args.cache or output).resolve(), settings=settings, seed=seed,
+    cache = (args.cache or output).resolve()
+    if name in OWN_CACHE:  # its slices or implants are others; those of the other rows stay
+        cache = cache / name.replace(" ", "_")
+    plan = Plan(args.datalist.resolve(), folder, cache=cache, settings=settings, seed=seed,
                 device=args.device, precision=args.precision, overrides={"epochs": args.epochs})  # fmt: skip
     if name in TRAINED:
         weights = train_preset("recommended", plan)

@@ -154,7 +154,7 @@ def _counts(value: Any) -> bool:
 def difference(before: Mapping[str, Any], now: Mapping[str, Any], optional: Sequence[str] = ()) -> str | None:
     """The first key with another value before than now, as ``key BEFORE, now NOW``; None if there is none.
 
-    A key that one side lacks counts as None there.
+    A key that one side lacks counts as off there (None, False, 0, nothing): options are added that were not before.
 
     Args:
         before, now: what something was, and would be, made of.
@@ -163,6 +163,8 @@ def difference(before: Mapping[str, Any], now: Mapping[str, Any], optional: Sequ
     before, now = json.loads(json.dumps([before, now], default=str))
     for key in {**now, **before}:
         was, value = before.get(key), now.get(key)
+        if not (key in before and key in now) and not was and not value:
+            continue
         if was != value and not (key in optional and None in (was, value)):
             told = [json.dumps(one) for one in (was, value)]
             return f"a different {key}" if max(map(len, told)) > 60 else f"{key} {told[0]}, now {told[1]}"

@@ -10,7 +10,7 @@ from test_cupping import PIXEL, head
 
 from ichseg.anatomy.appearance import FEWEST_SCANS, NAMES, UNLIKE, Reference, appearance
 from ichseg.folder.results import Results, prioritized
-from ichseg.transforms import CompareAppearanced, SliceScoredProbabilityd
+from ichseg.transforms import CompareAppearanced, SliceScoredProbability, SliceScoredProbabilityd
 from ichseg.transforms.unusual import NO_BRAIN
 
 
@@ -95,6 +95,22 @@ def test_one_suspicious_slice_makes_a_scan_suspicious():
     assert probability(patient_slope=1.0) is None
 
 
+@pytest.mark.parametrize(("axis", "step"), [(2, 5.0), (0, 5.0), (2, 2.5)])
+def test_neighbors_that_confirm_are_5_mm_away_along_the_slices(axis, step):
+    logits = torch.full((3, 12, 12, 7), -4.0)
+    logits[0], logits[2] = 0, 4.0
+    logits[1, 3:6, 3:6, 2:5] = 3.0
+    logits[1, 9, 9, 3] = 3.0  # alone
+    affine = np.diag([1.0, 1, step, 1])
+    volume = logits if axis == 2 else logits.permute(0, 3, 1, 2)
+    affine = affine if axis == 2 else affine[:, [2, 0, 1, 3]]
+    made = SliceScoredProbability(weight=0.0, support=1.0)(MetaTensor(volume, affine=affine))[0]
+    made = (made if axis == 2 else made.permute(1, 2, 0)).as_tensor()
+    assert made[9, 9, 3] < 0.1  # the network's own is .95 times the slice's
+    # A lesion of three slices confirms itself at 5 mm; where slices are 2.5 mm apart, its ends are 5 mm from no other.
+    assert (made[4, 4, 2:5] > 0.9).tolist() == ([True] * 3 if step == 5 else [True, False, True])
+
+
 def test_priority_is_the_order_of_probability_then_volume(tmp_path):
     rows = [{"case": str(n), "file": str(n), "status": "ok", "probability": p, "volume_ml": v, "lesions": 0}
             for n, (p, v) in enumerate([(0.2, 5.0), (0.9, 1.0), (0.9, 3.0)])]  # fmt: skip
@@ -105,5 +121,5 @@ def test_priority_is_the_order_of_probability_then_volume(tmp_path):
         results.add(row)
     results.write()
     lines = results.path.read_text().splitlines()
-    assert lines[0].startswith("case,status,probability,priority,types,unusual,volume_ml")
+    assert lines[0].startswith("case,status,probability,priority,subtypes,unusual,volume_ml")
     assert lines[3].startswith("2,ok,0.9,1,,,3.0") and lines[4].startswith("3,failed,,,,,")

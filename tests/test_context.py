@@ -139,10 +139,10 @@ def test_support_lowers_only_what_neighbors_do_not_know():
     logits = torch.full((4, 12, 12), -6.0)
     logits[0:2, 2:4, 2:4] = 4.0  # through two slices
     logits[2, 8, 8] = 2.0  # in one alone
-    logits[3, 8, 4] = 1.0  # the last slice is its own neighbor
+    logits[3, 8, 4] = 1.0  # the last slice has one neighbor
     before, after = neighbors(4, 5.0)
     lowered = support_pixels(logits, before, after, 0.25)
-    assert torch.equal(lowered[:2], logits[:2]) and torch.equal(lowered[3], logits[3])
+    assert torch.equal(lowered[:2], logits[:2]) and float(lowered[3, 8, 4]) == 1.0 - 0.25 * 7.0
     assert float(lowered[2, 8, 8]) == 2.0 - 0.25 * 8.0  # the last slice's mark is 4 pixels away: too far
     assert torch.equal(support_pixels(logits, before, after, 0.0), logits)
     alone = support_pixels(logits[2:3], *neighbors(1, 5.0), 1.0)

@@ -15,6 +15,7 @@ import ichseg.synthetic.implants.implant_lesions as lesions
 from ichseg.anatomy.brain import intracranial_mask
 from ichseg.cli import main
 from ichseg.data import SUBTYPES, load_datalist
+from ichseg.data.packed import gray, hounsfield
 from ichseg.errors import IchsegError
 from ichseg.io import read_mask, read_volume
 from ichseg.synthetic.implants import (
@@ -192,6 +193,16 @@ def operated(head, monkeypatch):
     return image, spacing, mask, make
 
 
+def test_scalp_swells_in_scans_that_were_clipped_too(operated, monkeypatch):
+    image, spacing, mask, _ = operated
+    for name, value in (("CRANIOTOMY", 1.0), ("AIR", 0.0), ("DRAIN", 0.0)):
+        monkeypatch.setattr(surgery, name, value)
+    packed = hounsfield(gray(image))  # as slices are packed: nothing below -20 HU
+    made = [draw_surgery(packed, mask, spacing, np.random.default_rng(seed), (0, 1))[0] for seed in range(4)]
+    swollen = [((one > 15) & (packed < -15)).sum() for one in made]
+    assert max(swollen) > 100  # a swelling may be thinner than a pixel
+
+
 @pytest.mark.parametrize("flap", [0.0, 1.0])
 def test_bone_is_opened_above_the_hemorrhage_only(operated, flap):
     image, spacing, mask, make = operated
@@ -226,6 +237,10 @@ def test_a_drain_is_bright_thin_and_leads_to_the_skull(operated):
     made, _ = make("DRAIN", 3)
     tube = (made - image) > 30
     assert tube.any(axis=(1, 2)).sum() >= 2  # through several slices
+    head = HeadSlices(image, spacing[1], spacing[0])
+    depth = np.stack([np.where(head.brain[index], head.depth(index), 99.0) for index in range(len(image))])
+    nearest = [depth[(make("DRAIN", seed)[0] - image) > 30].min() for seed in range(6)]
+    assert max(nearest) < 6
     thickest = max(ndimage.distance_transform_edt(one).max() for one in tube) * spacing[1]
     assert thickest < 5
 

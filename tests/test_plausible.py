@@ -83,11 +83,13 @@ def test_measuring_says_it_too(head):
     assert any("all around" in one for one in said)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "SAH"])
 def test_hemorrhage_is_no_shell(kind):
     for seed in (1, 5):
         made = phantom_scan(seed=seed, subtypes=(kind,), size=160, slices=16)
-        assert not shell_of(made.label > 0, made.affine, made.image.astype(np.float32), made.affine, 2).any()
+        image = made.image.astype(np.float32)
+        for seen in (image, image.clip(0, 100)):  # 0 to 100 HU: the window of the recommended model
+            assert not shell_of(made.label > 0, made.affine, seen, made.affine, 2).any()
 
 
 def test_a_shell_goes_and_what_lies_deeper_stays(head):
@@ -108,6 +110,16 @@ def test_a_shell_on_another_grid_than_the_scans(head):
     assert shell_of(ring, head.affine, image, grid, 2)[ring].mean() > 0.95
 
 
+def test_a_shell_along_another_axis_and_in_thin_slices(head):
+    image, ring = head.image.astype(np.float32), rim_of(head)
+    turned = head.affine[:, [2, 0, 1, 3]]
+    found = shell_of(np.moveaxis(ring, 2, 0), turned, np.moveaxis(image, 2, 0), turned, 0)
+    assert np.array_equal(np.moveaxis(found, 0, 2), shell_of(ring, head.affine, image, head.affine, 2)) and found.any()
+    thin = head.affine @ np.diag([1, 1, 0.25, 1])
+    finer = [np.repeat(one, 4, axis=2) for one in (ring, image)]
+    assert shell_of(finer[0], thin, finer[1], thin, 2)[finer[0]].mean() > 0.95
+
+
 def test_how_much_of_a_shell_was_left_out_is_said(head):
     ring = rim_of(head)
     image = MetaTensor(torch.from_numpy(((head.image + 15) / 130).clip(0, 1))[None], affine=head.affine)
@@ -115,7 +127,7 @@ def test_how_much_of_a_shell_was_left_out_is_said(head):
     found = RemoveShelld("pred")(item)
     ml = (ring & ~found["pred"].numpy()[0].astype(bool)).sum() * abs(np.linalg.det(head.affine)) / 1000
     assert found["pred"].sum() < 0.05 * ring.sum() and found["pred"].dtype == torch.uint8
-    assert found["flags"][0] == "a" and found["flags"][1].startswith(f"{ml:.1f} mL all around along the skull")
+    assert found["flags"][0] == "a" and found["flags"][1].startswith(f"{ml:.1f} mL all the way around the skull")
     assert RemoveShelld("pred", enabled=False)(item)["pred"].sum() == ring.sum() and item["flags"] == ["a"]
 
 

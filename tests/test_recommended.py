@@ -335,8 +335,9 @@ def test_a_pool_pastes_implants_into_slices_without_hemorrhage(packed, tmp_path)
     apart = implant_pool(packed, per_scan=2, seed=3, workers=2)
     assert apart.index == pool.index and np.array_equal(apart[7][0], pool[7][0])
     operated = implant_pool(packed, per_scan=2, seed=3, folder=tmp_path, surgery_share=1.0)
-    air = [sum(int((p[k][0][0] == 0).sum()) for k in range(0, 20, 3)) for p in (pool, operated)]
-    assert air[0] != air[1] and len(operated) > 20  # and not what was kept
+    opened = [sum(int((p.packed.gray[p.index[k][1]] == 255).sum()) - int((p[k][0][0] == 255).sum()) for k in range(20))
+              for p in (pool, operated)]  # fmt: skip
+    assert opened[1] > opened[0] + 50 and len(operated) > 20  # bone is gone, and what was kept is not read
     # A part of the folds gets the same implants as all of them.
     some = implant_pool(packed.of_folds([1, 4]), per_scan=2, seed=3)
     folds = [int(packed.folds[pool.implants[number].scan]) for number, _ in pool.index]
@@ -372,6 +373,10 @@ def test_batches_hold_the_three_kinds_in_their_shares(packed):
         assert batch["label"].tolist() == [1, 1, 0, 0, 0, 1, 1, 1]
         kinds = [sorted(set(one.unique().tolist())) for one in batch["mask"]]
         assert kinds[:5] == [[0, 1]] * 2 + [[0]] * 3 and all(kind in ([-1], [-1, 0]) for kind in kinds[5:])
+    torch.manual_seed(4)
+    operated = next(iter(SliceMixture(packed, pool, 8, 3, 0.25, 0.375, surgery_share=1.0)))
+    changed = [not torch.equal(a, b) for a, b in zip(operated["image"], batches[0]["image"], strict=True)]
+    assert any(changed[2:5]) and not any(changed[:2]) and not operated["mask"][2:5].any()
     torch.manual_seed(4)
     again = next(iter(SliceMixture(packed, pool, 8, 3, 0.25, 0.375)))
     assert torch.equal(again["image"], batches[0]["image"])

@@ -1,4 +1,4 @@
-"""A shell of marks along the skull, all around: bright brain beneath bone, not hemorrhage."""
+"""Marks all the way around the skull: bright brain beneath bone, not hemorrhage."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ GRID_MM = 1.5  # a coarse grid will do
 RIM_MM = 10.0  # this near to the skull lies what a shell is made of
 SECTORS = 72
 AROUND_MM = 20.0  # slices so far below and above count as well: a shell has gaps
-# Of the directions from the middle, so that both sides take part: shells reached 97 %, hemorrhage on both sides 53 %.
+# Of the directions from the middle, so that both sides take part: shells reached 97 %, marks of hemorrhage 53 %.
 SHELL_SHARE = 0.75
 THICK_QUANTILE = 0.9
 SMALLEST_BRAIN_MM2 = 3000.0
@@ -22,8 +22,8 @@ def shell_of(
 ) -> np.ndarray:
     """The part of a mask that is a shell.
 
-    Where slices within 10 mm together are marked near the skull in three quarters of all directions, what lies no
-    deeper than the shell is thick belongs to it; a hemorrhage deeper in the brain does not.
+    Where marks near the skull, in slices up to 20 mm below and above, cover three quarters of all directions, they are
+    taken for an artifact: what lies no deeper than the shell is thick. A hemorrhage deeper in the brain is none of it.
 
     Args:
         mask: (X, Y, Z), anything above 0 is hemorrhage.
@@ -36,8 +36,9 @@ def shell_of(
         (X, Y, Z) bool, on the mask's grid.
     """
     mask = np.asarray(mask) > 0
+    shell = np.zeros(mask.shape, bool)
     if not mask.any():
-        return np.zeros(mask.shape, bool)
+        return shell
     grid, marked, brain = coarse_slices(mask, mask_affine, hounsfield, affine, axis)
     pixel = np.delete(np.linalg.norm(grid[:3, :3], axis=0), axis)
     rims = [Rim(*pair, pixel) for pair in zip(marked, brain, strict=True)]
@@ -48,10 +49,16 @@ def shell_of(
         thickness = np.max([one.thickness for one in rims[max(index - around, 0) : index + around + 1]], axis=0)
         if rim.near.any() and (thickness > 0).mean() >= SHELL_SHARE:
             zone[index] = rim.depth <= np.quantile(thickness[thickness > 0], THICK_QUANTILE) + GRID_MM
-    if not zone.any():
-        return np.zeros(mask.shape, bool)
-    # A mask may be a little larger than the brain: there the depth is 0 and the zone holds it, too.
-    return mask & laid_on(np.moveaxis(zone, 0, axis), grid, mask.shape, mask_affine)
+    if zone.any():
+        # A mask may be a little larger than the brain: there the depth is 0 and the zone holds it, too.
+        zone = np.moveaxis(zone, 0, axis)
+        places = np.argwhere(mask)
+        there = np.linalg.inv(grid) @ np.asarray(mask_affine, dtype=float)
+        near = np.rint(places @ there[:3, :3].T + there[:3, 3]).astype(int)
+        within = ((near >= 0) & (near < zone.shape)).all(axis=1)
+        places, near = places[within], near[within]
+        shell[tuple(places[zone[tuple(near.T)]].T)] = True
+    return shell
 
 
 class Rim:
@@ -76,7 +83,7 @@ class Rim:
         self.depth = ndimage.distance_transform_edt(whole, sampling=pixel)
         self.near = marked & (self.depth <= RIM_MM)
         rows, columns = ((np.argwhere(self.near) - ndimage.center_of_mass(whole)) * pixel).T
-        sector = (np.arctan2(columns, rows) / (2 * np.pi) * SECTORS).astype(int) % SECTORS
+        sector = np.floor(np.arctan2(columns, rows) / (2 * np.pi) * SECTORS).astype(int) % SECTORS
         deepest, shallowest = np.zeros(SECTORS), np.full(SECTORS, np.inf)
         np.maximum.at(deepest, sector, self.depth[self.near])
         np.minimum.at(shallowest, sector, self.depth[self.near])

@@ -36,7 +36,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--member", type=int, metavar="K", help="train only member K, from 0; run again without it to join all members"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of training; member K has seed + K (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed; member K uses seed + K (default: 0)")
     parser.add_argument("--test-folds", default=TEST_FOLDS, help="test folds, never trained on (default: %(default)s)")
     parser.add_argument("--cross-validate", action="store_true", help="hold out each fold in turn")
     parser.add_argument(

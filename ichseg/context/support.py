@@ -1,4 +1,4 @@
-"""Marks that the neighboring slices know nothing of are believed less."""
+"""Lower the logits of pixels that neighboring slices do not confirm."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-REACH = 3  # pixels: blood moves a little from slice to slice
+REACH = 3  # pixels of the network, about 3 mm: blood moves a little from slice to slice
 
 
 def support_pixels(logits: Tensor, before: np.ndarray, after: np.ndarray, weight: float = 0.3) -> Tensor:
     """Lower the logit of a pixel by a share of how far the neighboring slices are below it.
 
     ``z' = z + weight * min(max(N_before, N_after) - z, 0)``, where N is the largest logit within 3 pixels in a
-    neighboring slice. What lies in one of the neighbors as well stays as it is; nothing is ever raised. Ours.
+    neighboring slice. What lies in one of the neighbors as well stays as it is; nothing is ever raised. At the ends of
+    a scan the one neighbor decides, and a slice on its own stays as it is. Ours.
 
     Args:
         logits: (n, H, W) of hemorrhage, slices in physical order.
-        before, after: (n,) indices of every slice's neighbors; a slice may be its own, which supports it.
+        before, after: (n,) indices of every slice's neighbors; its own where there is none.
         weight: 0 changes nothing, 1 lowers a pixel to what its neighbors say.
 
     Returns:
@@ -34,5 +35,8 @@ def support_pixels(logits: Tensor, before: np.ndarray, after: np.ndarray, weight
     if not weight:
         return logits
     near = functional.max_pool2d(logits[None], 2 * REACH + 1, stride=1, padding=REACH)[0]
-    both = [near[torch.as_tensor(index, device=logits.device).long()] for index in (before, after)]
+    own = np.arange(len(logits))
+    # A missing neighbor says what the other one says; where both are missing, the slice itself.
+    first, second = np.where(before == own, after, before), np.where(after == own, before, after)
+    both = [near[torch.as_tensor(index, device=logits.device).long()] for index in (first, second)]
     return logits + weight * (torch.maximum(*both) - logits).clamp(max=0)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ichseg.data.compact import prepare_compact
     from ichseg.data.packed import PackedSlices, pack_scans
     from ichseg.data.packed_masks import pack_masks
-    from ichseg.data.packed_types import pack_types
+    from ichseg.data.packed_subtypes import pack_subtypes
     from ichseg.data.slices import SliceDataset, balanced_sampler
 
 # Names that bring torch -> their module.
@@ -28,7 +28,7 @@ _LATE = {
     "balanced_sampler": "slices",
     "pack_masks": "packed_masks",
     "pack_scans": "packed",
-    "pack_types": "packed_types",
+    "pack_subtypes": "packed_subtypes",
     "prepare_compact": "compact",
 }
 
@@ -47,7 +47,7 @@ __all__ = [
     "manifest_names",
     "pack_masks",
     "pack_scans",
-    "pack_types",
+    "pack_subtypes",
     "parse_folds",
     "prepare_bcihm",
     "prepare_bhsd",

@@ -16,15 +16,15 @@ from ichseg.metrics.measures import MEASURES
 
 NOTE = "note: "  # before what is good to know and no reason to look at a scan
 STATUSES = ("failed", "skipped", "flagged", "ok")
-# How likely the scan shows hemorrhage, its place in the order of that, which types, and how unlike the training scans
-# it is.
-SCORES, PRIORITY = ("probability", "types", "unusual"), "priority"
+# How likely the scan shows hemorrhage, which subtypes, how unlike the training scans it is; and its place in the order
+# of the first.
+SCORES, PRIORITY = ("probability", "subtypes", "unusual"), "priority"
 COLUMNS = (
     "case",
     "status",
     "probability",
     PRIORITY,
-    "types",
+    "subtypes",
     "unusual",
     *MEASURES,
     "seconds",
@@ -42,7 +42,7 @@ class Results:
     """The rows of a run, in the order of its cases; both files are written anew, so that what is there is always whole.
 
     A row has ``case``; ``status``: ``ok``, ``flagged`` (done, with doubts), ``failed`` or ``skipped`` (no scan, such as
-    an earlier mask); ``probability``, ``priority``, ``types`` and ``unusual``, if the weights give them; what
+    an earlier mask); ``probability``, ``priority``, ``subtypes`` and ``unusual``, if the weights give them; what
     :func:`ichseg.metrics.measure_mask` measures, if a mask was made; ``seconds``; ``reused`` if
     an earlier run had done it; for a failure the ``stage`` (``list``, ``read``, ``network``, ``mask`` or ``write``);
     ``message``: the reason or the flags; ``file``: the scan.
@@ -150,6 +150,8 @@ def _cell(value: Any) -> Any:
     """Yes or no in words; a cell that starts like a formula is text, not a formula."""
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, dict):  # probabilities by name
+        return ", ".join(f"{name} {share:.2f}" for name, share in value.items())
     return f"'{value}" if isinstance(value, str) and value[:1] in "=+-@\t\r" and value else value
 
 

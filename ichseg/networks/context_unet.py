@@ -27,11 +27,12 @@ class ContextUNet(nn.Module):
         channels: of the levels, 3 at least; each halves the one before, the last does not. H and W must be multiples
             of ``2 ** (len(channels) - 1)``.
         dropout: before the slice's score.
-        types: number of hemorrhage types whose logits follow as channels of their own, each the same at every pixel.
+        subtypes: number of hemorrhage subtypes whose logits follow as channels of their own, each the same at every
+            pixel.
     """
 
     def __init__(
-        self, in_channels: int = 3, channels: Sequence[int] = CHANNELS, dropout: float = 0.3, types: int = 0
+        self, in_channels: int = 3, channels: Sequence[int] = CHANNELS, dropout: float = 0.3, subtypes: int = 0
     ) -> None:
         super().__init__()
         if len(channels) < 3:
@@ -59,7 +60,7 @@ class ContextUNet(nn.Module):
             last,
         )
         self.score = nn.Sequential(nn.Dropout(dropout), nn.Linear(2 * channels[-1], 1))
-        self.types = nn.Linear(2 * channels[-1], types) if types else None
+        self.subtypes = nn.Linear(2 * channels[-1], subtypes) if subtypes else None
 
     def forward(self, x: Tensor) -> Tensor:
         features: list[Tensor] = []
@@ -70,8 +71,8 @@ class ContextUNet(nn.Module):
         hidden = self.bottom(hidden)
         pooled = torch.cat([hidden.amax(dim=(2, 3)), hidden.mean(dim=(2, 3))], dim=1)
         score = self.score(pooled)
-        if self.types is not None:
-            score = torch.cat([score, self.types(pooled)], dim=1)
+        if self.subtypes is not None:
+            score = torch.cat([score, self.subtypes(pooled)], dim=1)
         level = len(features) - 1
         for narrow, up in zip(self.narrow, self.up):  # noqa: B905  # TorchScript knows no 'strict'
             level -= 1

@@ -33,10 +33,10 @@ class LiteContextUNet(nn.Module):
     Args:
         channels: of the decoder, coarsest first. H and W are multiples of 32.
         dropout: before the slice's score.
-        types: number of hemorrhage types whose logits follow, see :class:`ichseg.networks.ContextUNet`.
+        subtypes: number of hemorrhage subtypes whose logits follow, see :class:`ichseg.networks.ContextUNet`.
     """
 
-    def __init__(self, channels: Sequence[int] = DECODER, dropout: float = 0.3, types: int = 0) -> None:
+    def __init__(self, channels: Sequence[int] = DECODER, dropout: float = 0.3, subtypes: int = 0) -> None:
         super().__init__()
         if len(channels) != len(TAPS):
             raise ValueError(f"channels must name {len(TAPS)} levels of the decoder, not {len(channels)}")
@@ -53,15 +53,15 @@ class LiteContextUNet(nn.Module):
         nn.init.constant_(logit.bias, RARE)  # type: ignore[arg-type]
         self.outline = nn.Sequential(_conv(channels[-1] + FINE, FINE), logit)
         self.score = nn.Sequential(nn.Dropout(dropout), nn.Linear(2 * last, 1))
-        self.types = nn.Linear(2 * last, types) if types else None
+        self.subtypes = nn.Linear(2 * last, subtypes) if subtypes else None
 
     def forward(self, x: Tensor) -> Tensor:
         features = self.encoder((x - self.mean) / self.deviation)
         hidden = features[-1]
         pooled = torch.cat([hidden.amax(dim=(2, 3)), hidden.mean(dim=(2, 3))], dim=1)
         score = self.score(pooled)
-        if self.types is not None:
-            score = torch.cat([score, self.types(pooled)], dim=1)
+        if self.subtypes is not None:
+            score = torch.cat([score, self.subtypes(pooled)], dim=1)
         level = len(features) - 1
         for up in self.up:
             level -= 1

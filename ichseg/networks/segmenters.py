@@ -14,7 +14,7 @@ from monai.networks.nets import BasicUNet, UNet
 from torch import nn
 
 from ichseg.anatomy import Reference
-from ichseg.data.subtypes import TYPES
+from ichseg.data.subtypes import SUBTYPE_ORDER
 from ichseg.defaults import ARCHITECTURES, MASK_ARCHITECTURES, SCORING_ARCHITECTURES
 from ichseg.errors import IchsegError, one_line
 from ichseg.networks.context_unet import CHANNELS, SUSPICIOUS_SHARE, ContextUNet, NetworkEnsemble
@@ -51,7 +51,7 @@ class SegmenterSettings:
             :func:`ichseg.context.support_pixels`; 0: not at all.
         restore_bone: undo a narrow window's clipping of bone, see :class:`ichseg.transforms.RestoreBone`.
         remove_cupping: make brain as bright near bone as in its middle, see :class:`ichseg.transforms.RemoveCupping`.
-        type_head: hemorrhage types (:data:`ichseg.data.subtypes.TYPES`) are scored as well.
+        subtype_head: hemorrhage subtypes (:data:`ichseg.data.subtypes.SUBTYPE_ORDER`) are scored as well.
         reference: how the training scans look, see :class:`ichseg.anatomy.Reference`; None: not known.
     """
 
@@ -74,7 +74,7 @@ class SegmenterSettings:
     support_weight: float = 0.0
     restore_bone: bool = False
     remove_cupping: bool = False
-    type_head: bool = False
+    subtype_head: bool = False
     reference: Mapping[str, Sequence[Any]] | None = None
 
     def __post_init__(self) -> None:
@@ -96,6 +96,8 @@ class SegmenterSettings:
             suspicious_share=(0, 1),
             support_weight=(0, 1),
         )
+        if self.architecture not in SCORING_ARCHITECTURES and (self.subtype_head or self.support_weight):
+            raise IchsegError(f"architecture '{self.architecture}' has neither subtype_head nor support_weight")
         if self.reference is not None:
             try:
                 Reference(**self.reference).distance(np.array(self.reference["mean"]))
@@ -139,7 +141,7 @@ def context_network(
     channels: Sequence[int] | None = None,
     dropout: float = 0.3,
     encoder_weights: str | Path | None = None,
-    type_head: bool = False,
+    subtype_head: bool = False,
 ) -> nn.Module:
     """A network of three slices that outlines the middle one and scores it, (B, 3, H, W) -> (B, 3, H, W).
 
@@ -148,7 +150,7 @@ def context_network(
         channels: None: :data:`USUAL_CHANNELS`.
         dropout: before the slice's score.
         encoder_weights: what the encoder of ``"lite"`` starts from, see :func:`load_encoder`.
-        type_head: five more channels, the logits of :data:`ichseg.data.subtypes.TYPES`.
+        subtype_head: five more channels, the logits of :data:`ichseg.data.subtypes.SUBTYPE_ORDER`.
 
     Raises:
         IchsegError: another architecture, or one that takes no ``encoder_weights``.
@@ -156,14 +158,14 @@ def context_network(
     if architecture not in USUAL_CHANNELS:
         raise IchsegError(f"architecture '{architecture}' scores no slices; choose one of {', '.join(USUAL_CHANNELS)}")
     channels = USUAL_CHANNELS[architecture] if channels is None else channels
-    types = len(TYPES) if type_head else 0
+    subtypes = len(SUBTYPE_ORDER) if subtype_head else 0
     if architecture == "lite":
         if len(channels) != len(DECODER):
             raise IchsegError(f"architecture 'lite' needs {len(DECODER)} channels, of its decoder, not {len(channels)}")
-        return load_encoder(LiteContextUNet(channels, dropout, types), encoder_weights)
+        return load_encoder(LiteContextUNet(channels, dropout, subtypes), encoder_weights)
     if encoder_weights is not None:
         raise IchsegError(f"encoder_weights is for architecture 'lite', not for '{architecture}'")
-    return ContextUNet(3, channels, dropout, types)
+    return ContextUNet(3, channels, dropout, subtypes)
 
 
 def segmenter(
@@ -171,7 +173,7 @@ def segmenter(
     channels: Sequence[int] | None = None,
     members: int = 1,
     flip: bool = False,
-    type_head: bool = False,
+    subtype_head: bool = False,
 ) -> nn.Module:
     """A 2-D U-Net with random weights, (B, 1, H, W) -> logits (B, 2, H, W); where slices are scored, 3 -> 3 channels.
 
@@ -184,14 +186,14 @@ def segmenter(
         channels: of the levels, or of the decoder; this and what follows where slices are scored only.
         members: networks whose logits are averaged.
         flip: average with the mirrored slice too.
-        type_head: five more channels, the logits of :data:`ichseg.data.subtypes.TYPES`.
+        subtype_head: five more channels, the logits of :data:`ichseg.data.subtypes.SUBTYPE_ORDER`.
 
     Raises:
         IchsegError: unknown architecture.
     """
     if architecture in USUAL_CHANNELS:
         return NetworkEnsemble(
-            [context_network(architecture, channels, type_head=type_head) for _ in range(members)], flip
+            [context_network(architecture, channels, subtype_head=subtype_head) for _ in range(members)], flip
         )
     if architecture == "small":
         return UNet(
@@ -217,7 +219,7 @@ def segmenter(
 
 def segmenter_of(made: SegmenterSettings) -> nn.Module:
     """The network that settings describe, with random weights."""
-    return segmenter(made.architecture, made.channels, made.members, made.flip, made.type_head)
+    return segmenter(made.architecture, made.channels, made.members, made.flip, made.subtype_head)
 
 
 def trained_segmenter(

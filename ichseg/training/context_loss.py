@@ -24,7 +24,7 @@ class ContextLoss(nn.Module):
     Args:
         cross_entropy, dice, instances, score: weights of the four.
         distillation: weight of the teacher's, in units of ``cross_entropy`` and ``score``.
-        types: weight of the hemorrhage types, each a yes or no, where the network scores them.
+        subtypes: weight of the hemorrhage subtypes, each a yes or no, where the network scores them.
         share: of a slice's pixels that count as its most suspicious.
     """
 
@@ -35,21 +35,21 @@ class ContextLoss(nn.Module):
         instances: float = 0.3,
         score: float = 0.5,
         distillation: float = 1.0,
-        types: float = 0.0,
+        subtypes: float = 0.0,
         share: float = SUSPICIOUS_SHARE,
     ) -> None:
         super().__init__()
         self.weights = cross_entropy, dice, instances, score
-        self.distillation, self.types = distillation, types
+        self.distillation, self.subtypes = distillation, subtypes
         self.share = share
 
     def forward(self, logits: Tensor, target: dict[str, Tensor]) -> Tensor:
-        """Scalar for (B, 3, H, W) logits, or more channels for types, and their target.
+        """Scalar for (B, 3, H, W) logits, or more channels for subtypes, and their target.
 
         Args:
             logits: of the network.
             target: ``mask`` (B, 1, H, W), -1 where it is not known; ``label`` (B,); ``teacher`` (B, 3, H, W) logits, or
-                absent; ``types`` (B, types) 0 or 1, -1 where it is not known, or absent.
+                absent; ``subtypes`` (B, subtypes) 0 or 1, -1 where it is not known, or absent.
         """
         pixels, score = (logits[:, 1] - logits[:, 0]).float(), logits[:, 2, 0, 0].float()
         mask, label = target["mask"][:, 0], target["label"]
@@ -64,11 +64,11 @@ class ContextLoss(nn.Module):
         instances = binary_cross_entropy_with_logits(suspicion(possible, self.share), label)
         parts = entropy, 1 - overlap, instances, binary_cross_entropy_with_logits(score, label)
         loss = torch.stack([weight * part for weight, part in zip(self.weights, parts, strict=True)]).sum()
-        if self.types and "types" in target:
-            found, wanted = logits[:, 3:, 0, 0].float(), target["types"].float()
+        if self.subtypes and "subtypes" in target:
+            found, wanted = logits[:, 3:, 0, 0].float(), target["subtypes"].float()
             told = wanted >= 0
             each = binary_cross_entropy_with_logits(found, wanted.clamp(min=0), reduction="none")
-            loss = loss + self.types * (each * told).sum() / told.sum().clamp(min=1)
+            loss = loss + self.subtypes * (each * told).sum() / told.sum().clamp(min=1)
         if (teacher := target.get("teacher")) is not None:
             soft = (teacher[:, 1] - teacher[:, 0]).float().sigmoid(), teacher[:, 2, 0, 0].float().sigmoid()
             alike = [

@@ -10,9 +10,11 @@ from scipy import ndimage
 from torch.utils.data import IterableDataset
 
 from ichseg.anatomy import intracranial_mask
-from ichseg.data.packed import PackedScans, hounsfield
+from ichseg.data.packed import PackedScans, gray, hounsfield
+from ichseg.data.slices import NEIGHBOR_MM
 from ichseg.errors import IchsegError
-from ichseg.synthetic.implants.pool import ImplantPool
+from ichseg.synthetic.implants.pool import BACK, ImplantPool
+from ichseg.synthetic.implants.surgery import draw_surgery
 
 GROWN = 3  # pixels around the brain's mask that may hold blood along the inner table
 
@@ -31,11 +33,13 @@ class SliceMixture(IterableDataset):
         implant_share, positive_share: of a batch; the rest are real slices without hemorrhage.
         masks: index of a packed slice -> (H, W) bool, of :func:`ichseg.data.pack_masks`; without one, the mask of a
             positive slice is not known. Only for measuring what masks would be worth.
-        types: of :func:`ichseg.data.pack_types`, for a network that scores them.
+        surgery_share: of the slices without hemorrhage, those that get traces of an operation, as some implants do: an
+            open skull alone is no hemorrhage.
+        subtypes: of :func:`ichseg.data.pack_subtypes`, for a network that scores them.
 
     Items are batches already: ``image`` (B, 3, H, W) uint8; ``mask`` (B, 1, H, W) int8, -1 where it is not known, which
-    is inside the skull of a positive slice; ``label`` (B,) float32; with ``types``, ``types`` (B, types) int8, -1 where
-    they are not known.
+    is inside the skull of a positive slice; ``label`` (B,) float32; where they are given, ``subtypes`` (B, subtypes)
+    int8, -1 where they are not known.
 
     Raises:
         IchsegError: shares that leave a kind without a slice, or scans that lack one.
@@ -50,7 +54,8 @@ class SliceMixture(IterableDataset):
         implant_share: float = 0.375,
         positive_share: float = 0.25,
         masks: Mapping[int, np.ndarray] | None = None,
-        types: np.ndarray | None = None,
+        surgery_share: float = 0.0,
+        subtypes: np.ndarray | None = None,
     ) -> None:
         self.counts = round(batch_size * implant_share), round(batch_size * positive_share)
         self.negatives = batch_size - sum(self.counts)
@@ -60,7 +65,7 @@ class SliceMixture(IterableDataset):
                 "leaves no slice without hemorrhage"
             )
         self.packed, self.pool, self.batches, self.masks = packed, pool, batches, masks or {}
-        self.types = types
+        self.surgery_share, self.subtypes = surgery_share, subtypes
         self._inside: dict[int, np.ndarray] = {}
         self.healthy, self.bleeding = np.flatnonzero(packed.labels == 0), np.flatnonzero(packed.labels > 0)
         if not len(self.healthy) or (self.counts[1] and not len(self.bleeding)):
@@ -85,28 +90,39 @@ class SliceMixture(IterableDataset):
             self._inside[index] = ndimage.binary_dilation(brain, iterations=GROWN) if brain.any() else ~brain
         return -self._inside[index].astype(np.int8)
 
+    def _operated(self, image: np.ndarray, index: int, rng: np.random.Generator) -> np.ndarray:
+        """(3, H, W), a slice and its neighbors, with traces of an operation through all of them."""
+        pixel = float(self.packed.pixel_mm[int(np.searchsorted(self.packed.starts, index, side="right")) - 1])
+        upward = [1, 0, 2]  # below, the slice, above: an order that is its own inverse
+        spacing = (NEIGHBOR_MM, pixel, pixel)
+        nothing = np.zeros(image.shape, bool)
+        return gray(draw_surgery(hounsfield(image[upward]), nothing, spacing, rng, BACK)[0])[upward]
+
     def _batch(self, rng: np.random.Generator) -> dict[str, torch.Tensor]:
         implants, positives = self.counts
         images: list[np.ndarray] = []
         masks: list[np.ndarray] = []
-        types: list[np.ndarray] = []
+        subtypes: list[np.ndarray] = []
         for place in rng.integers(len(self.pool), size=implants):
             image, mask = self.pool[int(place)]
             images.append(image)
             masks.append(mask.astype(np.int8))
-            if self.types is not None:
-                types.append(self.pool.types(int(place)))
+            if self.subtypes is not None:
+                subtypes.append(self.pool.subtypes(int(place)))
         blank = np.zeros(self.packed.gray.shape[1:], np.int8)
         for some, count, value in ((self.healthy, self.negatives, False), (self.bleeding, positives, True)):
             for index in rng.choice(some, count) if count else ():
-                images.append(self.packed.gray[list(self.packed.with_neighbors(int(index)))])
+                image = self.packed.gray[list(self.packed.with_neighbors(int(index)))]
+                if not value and self.surgery_share and rng.uniform() < self.surgery_share:
+                    image = self._operated(image, int(index), rng)
+                images.append(image)
                 masks.append(self._truth(int(index)) if value else blank)
-                if self.types is not None:
-                    types.append(self.types[int(index)])
+                if self.subtypes is not None:
+                    subtypes.append(self.subtypes[int(index)])
         label = np.repeat(np.array([1, 0, 1], np.float32), [implants, self.negatives, positives])
         batch = {
             "image": torch.from_numpy(np.stack(images)),
             "mask": torch.from_numpy(np.stack(masks))[:, None],
             "label": torch.from_numpy(label),
         }
-        return batch if self.types is None else {**batch, "types": torch.from_numpy(np.stack(types))}
+        return batch if self.subtypes is None else {**batch, "subtypes": torch.from_numpy(np.stack(subtypes))}

@@ -98,8 +98,8 @@ class PrepareMixture:
             mask[unknown] = torch.where(mask[unknown] < 0, taught, mask[unknown])
         image, mask = self.augment(image, mask)
         image, target = image.contiguous(memory_format=torch.channels_last), {"mask": mask, "label": label}
-        if "types" in batch:
-            target["types"] = batch["types"].to(device, non_blocking=non_blocking)
+        if "subtypes" in batch:
+            target["subtypes"] = batch["subtypes"].to(device, non_blocking=non_blocking)
         if self.teacher is not None:
             with torch.no_grad():
                 target["teacher"] = self.teacher(image)

@@ -15,7 +15,7 @@ from ichseg.anatomy import intracranial_mask
 from ichseg.data.slices import slice_labels_in_order
 from ichseg.errors import IchsegError
 from ichseg.transforms.base import BACKENDS, DictionaryTransform
-from ichseg.transforms.volumes import like, plain, volume_slice_axis
+from ichseg.transforms.volumes import like, plain, volume_slice_axis, windowed_hounsfield
 
 GATES = ("prediction", "label", "both")
 
@@ -74,17 +74,17 @@ class KeepIntracranial(Transform):
     backend = BACKENDS
 
     def __init__(self, level: float = 50.0, width: float = 130.0, enabled: bool = True) -> None:
-        self.low, self.width, self.enabled = level - width / 2, width, enabled
+        self.level, self.width, self.enabled = level, width, enabled
 
     def __call__(self, mask: torch.Tensor, image: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         """Mask (C, X, Y, Z) and windowed scan (1, X, Y, Z) in [0, 1] -> mask; or (C, H, W) and (1, H, W)."""
         if not self.enabled:
             return mask
         if image.ndim == 3 and len(image) == 1:
-            inside = intracranial_mask(plain(image)[0].numpy() * self.width + self.low)
+            inside = intracranial_mask(windowed_hounsfield(image, self.level, self.width))
             return like(plain(mask) * torch.from_numpy(inside).to(plain(mask).dtype), mask)
         axis = volume_slice_axis(image)
-        slices = plain(image)[0].movedim(axis, 0).numpy() * self.width + self.low
+        slices = np.moveaxis(windowed_hounsfield(image, self.level, self.width), axis, 0)
         kept = plain(mask).movedim(1 + axis, 0).clone()
         for number, hounsfield in enumerate(slices):
             if kept[number].any():

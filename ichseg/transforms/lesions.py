@@ -16,8 +16,15 @@ from ichseg.anatomy import mask_doubts, midline_of
 from ichseg.io.geometry import SIDE_UNKNOWN
 from ichseg.metrics import measure_mask, without_small_holes, without_small_lesions
 from ichseg.transforms.base import BACKENDS, DictionaryTransform
-from ichseg.transforms.shell import windowed_hounsfield
-from ichseg.transforms.volumes import affine_of, checked_lengths, checked_mask, like, plain, volume_slice_axis
+from ichseg.transforms.volumes import (
+    affine_of,
+    checked_lengths,
+    checked_mask,
+    like,
+    plain,
+    volume_slice_axis,
+    windowed_hounsfield,
+)
 
 MIDLINE = "midline"  # a key of the data dictionary
 

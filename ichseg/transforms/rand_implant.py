@@ -11,7 +11,7 @@ from monai.transforms import MapTransform, RandomizableTransform
 
 from ichseg.synthetic.implants import draw_lookalikes, implant_hemorrhage
 from ichseg.transforms.base import BACKENDS
-from ichseg.transforms.volumes import plain
+from ichseg.transforms.volumes import plain, windowed_hounsfield
 
 
 class RandImplantHemorrhaged(RandomizableTransform, MapTransform):
@@ -71,7 +71,7 @@ class RandImplantHemorrhaged(RandomizableTransform, MapTransform):
         return item
 
     def _hounsfield(self, item: Mapping[Hashable, Any]) -> np.ndarray:
-        return plain(item[self.image_key])[0].numpy() * self.width + self.low
+        return windowed_hounsfield(item[self.image_key], self.low + self.width / 2, self.width)
 
     def _windowed(self, hounsfield: np.ndarray) -> torch.Tensor:
         return torch.from_numpy((hounsfield - self.low) / self.width).float().clamp(0, 1)[None]

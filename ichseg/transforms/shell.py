@@ -1,4 +1,4 @@
-"""What runs along the skull all around is left out of a mask."""
+"""Marks all the way around the skull are removed from a mask."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from monai.transforms import MapTransform
 
 from ichseg.anatomy import shell_of
 from ichseg.transforms.base import BACKENDS
-from ichseg.transforms.volumes import affine_of, checked_mask, like, plain, volume_slice_axis
+from ichseg.transforms.volumes import affine_of, checked_mask, like, plain, volume_slice_axis, windowed_hounsfield
 
 
 class RemoveShelld(MapTransform):
     """Empty a mask (1, X, Y, Z) where it is a shell along the skull, see :func:`ichseg.anatomy.shell_of`.
 
-    How much was left out is added to the list under ``flags``.
+    How much was removed is added to the list under ``flags``.
 
     Args:
         keys: the mask; one key.
@@ -27,6 +27,7 @@ class RemoveShelld(MapTransform):
             Without an affine nothing is done.
         level, width: the window of the scan in HU.
         enabled: False does nothing.
+        allow_missing_keys: leave out a key that is not there.
 
     Raises:
         ValueError: when called, for a mask without an affine.
@@ -41,8 +42,9 @@ class RemoveShelld(MapTransform):
         level: float = 50.0,
         width: float = 130.0,
         enabled: bool = True,
+        allow_missing_keys: bool = False,
     ) -> None:
-        super().__init__(keys)
+        super().__init__(keys, allow_missing_keys)
         self.image_key, self.level, self.width, self.enabled = image_key, level, width, enabled
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -54,15 +56,10 @@ class RemoveShelld(MapTransform):
                 continue
             affine = affine_of(mask, f"key '{key}': a distance in mm")
             where = windowed_hounsfield(image, self.level, self.width), np.asarray(image.affine, dtype=float)
-            shell = shell_of(values[0].numpy(), affine, *where, volume_slice_axis(image))
+            shell = shell_of(values[0].cpu().numpy(), affine, *where, volume_slice_axis(image))
             if shell.any():
                 ml = shell.sum() * abs(np.linalg.det(affine[:3, :3])) / 1000
-                flag = f"{ml:.1f} mL all around along the skull left out: an artifact rather than blood?"
+                flag = f"{ml:.1f} mL all the way around the skull removed from the mask: artifact rather than blood?"
                 item["flags"] = [*item.get("flags", ()), flag]
-                item[key] = like(values * torch.from_numpy(~shell)[None].to(values.dtype), mask)
+                item[key] = like(values * torch.from_numpy(~shell)[None].to(values), mask)
         return item
-
-
-def windowed_hounsfield(image: torch.Tensor | np.ndarray, level: float, width: float) -> np.ndarray:
-    """(C, X, Y, Z) in [0, 1] -> (X, Y, Z) HU of the first channel, within the window."""
-    return plain(image)[0].numpy() * width + level - width / 2

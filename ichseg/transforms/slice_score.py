@@ -13,7 +13,7 @@ from monai.transforms import Transform
 
 from ichseg.context import fuse_scores, support_pixels
 from ichseg.data.slices import NEIGHBOR_MM, neighbors
-from ichseg.data.subtypes import TYPES
+from ichseg.data.subtypes import SUBTYPE_ORDER
 from ichseg.io import spacing_mm
 from ichseg.networks import SUSPICIOUS_SHARE, slice_scores
 from ichseg.transforms.base import BACKENDS, DictionaryTransform
@@ -25,7 +25,7 @@ LIKELY = 0.5
 class SliceScoredProbability(Transform):
     """Logits (3, X, Y, Z) of :class:`ichseg.networks.ContextUNet` -> probability of hemorrhage (1, X, Y, Z).
 
-    Channels beyond the third are those of hemorrhage types.
+    Channels beyond the third are those of hemorrhage subtypes.
 
     The score of a slice is the mean of what the network says of the slice and of its most suspicious pixels; it hears
     its neighbors by spatial context fusion (:func:`ichseg.context.fuse`) and becomes a probability by Platt scaling,
@@ -74,20 +74,20 @@ class SliceScoredProbability(Transform):
         largest = self._scores(self._slices(logits)[1]).max()
         return float(torch.sigmoid(self.patient_slope * largest + self.patient_offset))
 
-    def types(self, logits: torch.Tensor) -> dict[str, float] | None:
-        """Type -> its largest probability in any slice, times that slice's own; None where types are not scored."""
+    def subtypes(self, logits: torch.Tensor) -> dict[str, float] | None:
+        """Subtype -> its largest probability in any slice, times that slice's own; None where none are scored."""
         if len(logits) == 3:
             return None
         _, slices = self._slices(logits)
         bleeds = torch.sigmoid(self.slope * self._scores(slices) + self.offset)
         found = (slices[:, 3:, 0, 0].sigmoid() * bleeds[:, None]).amax(dim=0)
-        return dict(zip(TYPES, found.tolist(), strict=True))
+        return dict(zip(SUBTYPE_ORDER, found.tolist(), strict=True))
 
     def _slices(self, logits: torch.Tensor) -> tuple[int, torch.Tensor]:
-        if len(logits) not in (3, 3 + len(TYPES)):
+        if len(logits) not in (3, 3 + len(SUBTYPE_ORDER)):
             raise ValueError(
-                f"expected logits for background, hemorrhage, slice, and perhaps {len(TYPES)} types, not {len(logits)} "
-                "channels"
+                f"expected logits for background, hemorrhage, slice, and perhaps {len(SUBTYPE_ORDER)} subtypes, not "
+                f"{len(logits)} channels"
             )
         axis = volume_slice_axis(logits)
         return axis, plain(logits).movedim(1 + axis, 0).float()
@@ -99,7 +99,8 @@ class SliceScoredProbability(Transform):
 class SliceScoredProbabilityd(DictionaryTransform, array=SliceScoredProbability):
     """Dictionary version of :class:`SliceScoredProbability`; the scan's own probability goes under ``probability``.
 
-    Where types are scored, ``types`` tells the likely ones (from .5), the likeliest first.
+    Where subtypes are scored, the likely ones (from .5) and their probabilities go under ``subtypes``, the likeliest
+    first.
     """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -108,8 +109,8 @@ class SliceScoredProbabilityd(DictionaryTransform, array=SliceScoredProbability)
             probability = self.of_key(key).patient_probability(item[key])
             if probability is not None and math.isfinite(probability):
                 item["probability"] = round(probability, 3)
-            types = self.of_key(key).types(item[key])
-            if types is not None and all(map(math.isfinite, types.values())):
-                likely = sorted((-value, name) for name, value in types.items() if value >= LIKELY)
-                item["types"] = ", ".join(f"{name} {-value:.2f}" for value, name in likely)
+            subtypes = self.of_key(key).subtypes(item[key])
+            if subtypes is not None and all(map(math.isfinite, subtypes.values())):
+                likely = sorted((name for name in subtypes if subtypes[name] >= LIKELY), key=lambda n: -subtypes[n])
+                item["subtypes"] = {name: round(subtypes[name], 3) for name in likely}
         return super().__call__(item)

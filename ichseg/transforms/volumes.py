@@ -134,3 +134,8 @@ def is_label(volume: torch.Tensor | np.ndarray) -> bool:
     if not (low >= -1 and high <= LARGEST_CODE and (low or high)) or bool((values != values.round()).any()):
         return False
     return int((torch.bincount((values - low).long().flatten()) > 0).sum()) <= MOST_CODES
+
+
+def windowed_hounsfield(image: torch.Tensor | np.ndarray, level: float, width: float) -> np.ndarray:
+    """(C, X, Y, Z) in [0, 1] -> (X, Y, Z) HU of the first channel, within the window."""
+    return plain(image)[0].cpu().numpy() * width + level - width / 2

@@ -46,7 +46,7 @@ class SwinSliceClassifier(nn.Module):
             patch_norm=True,
             spatial_dims=2,
         )
-        self.swin.layers4[0].downsample = None
+        self.swin.layers4[0].register_module("downsample", None)
         last = width * 2 ** (len(depths) - 1)
         self.norm = nn.LayerNorm(last)
         self.head = nn.Linear(last, num_classes)

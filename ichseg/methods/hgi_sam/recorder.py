@@ -42,7 +42,7 @@ class AttentionRecorder:
         self.model, self.gradients_at = model, gradients_at
         swin = found[0]
         stages = (swin.layers1, swin.layers2, swin.layers3, swin.layers4)
-        self.blocks: list[list[SwinTransformerBlock]] = [list(stage[0].blocks) for stage in stages]
+        self.blocks = [[one for one in stage.modules() if isinstance(one, SwinTransformerBlock)] for stage in stages]
         self._undo = ExitStack()
         self._ready = False
         self._plain: dict[nn.Module, BlockAttention] = {}

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ichseg.data.arrays import read_arrays, write_arrays
 from ichseg.data.packed import PackedScans, gray, hounsfield
-from ichseg.data.packed_types import bits_of, of_bits
+from ichseg.data.packed_subtypes import bits_of, of_bits
 from ichseg.errors import IchsegError
 from ichseg.progress import progress as with_progress
 from ichseg.synthetic.implants.implant import SMALLEST_MM2, implant_volume
@@ -35,7 +35,7 @@ class Implant:
         corner: first slice (within the scan), row and column of the box.
         gray: (d, h, w) uint8, the scan with the implant.
         mask: (d, h, w) bool.
-        types: (d,) uint8, the types of hemorrhage in each slice of the box, as bits.
+        subtypes: (d,) uint8, of the hemorrhage in each slice of the box, as bits.
         slices: slices of the scan with enough of the mask to be seen, counted over all packed slices; only such as had
             no hemorrhage of their own.
     """
@@ -44,7 +44,7 @@ class Implant:
     corner: tuple[int, int, int]
     gray: np.ndarray
     mask: np.ndarray
-    types: np.ndarray
+    subtypes: np.ndarray
     slices: np.ndarray
 
 
@@ -83,11 +83,11 @@ class ImplantPool:
                     mask[y0 : y0 + height, x0 : x0 + width] = implant.mask[z]
         return image, mask
 
-    def types(self, place: int) -> np.ndarray:
-        """(types,) int8, 0 or 1: the types of hemorrhage in a slice."""
+    def subtypes(self, place: int) -> np.ndarray:
+        """(subtypes,) int8, 0 or 1: of the hemorrhage in a slice."""
         number, index = self.index[place]
         implant = self.implants[number]
-        return of_bits(int(implant.types[index - int(self.packed.starts[implant.scan]) - implant.corner[0]]))
+        return of_bits(int(implant.subtypes[index - int(self.packed.starts[implant.scan]) - implant.corner[0]]))
 
 
 def implant_pool(
@@ -100,7 +100,8 @@ def implant_pool(
 ) -> ImplantPool:
     """Draw implants into every scan of a pack, or read what was drawn before.
 
-    What a scan gets depends on the scan and the seed alone, so that trainings on other folds can share the files.
+    What a scan gets depends on the scan, the seed and ``surgery_share``, not on the other scans, so that trainings on
+    other folds can share the files.
 
     Args:
         packed: the scans; slices with hemorrhage of their own get implants beside them, but are not used.
@@ -126,7 +127,7 @@ def implant_pool(
 def _of_fold(packed: PackedScans, fold: int, drawn: _Drawn, workers: int, folder: str | Path | None) -> list[Implant]:
     known = (packed.gray, packed.labels, packed.pixel_mm, packed.step_mm)
     sums = [zlib.crc32(np.ascontiguousarray(array).tobytes()) for array in known]
-    made_of = [FORMAT, packed.cases, packed.gray.shape, sums, drawn.per_scan, drawn.seed, drawn.surgery_share]
+    made_of = [FORMAT, packed.cases, packed.gray.shape, sums, drawn.per_scan, drawn.seed, float(drawn.surgery_share)]
     file = None if folder is None else Path(folder) / f"implants_{fold}.npz"
     implants = None if file is None else _read(file, made_of)
     if implants is None:
@@ -154,14 +155,14 @@ class _Drawn(Dataset):
         spacing = (float(self.packed.step_mm[number]), *2 * [float(self.packed.pixel_mm[number])])
         image = hounsfield(self.packed.gray[where])
         mask, wanted, made = np.zeros(image.shape, bool), int(rng.choice(LESIONS, p=LESION_SHARES)), 0
-        types = np.zeros(len(image), np.uint8)
+        subtypes = np.zeros(len(image), np.uint8)
         for _ in range(TRIES):
             if made == wanted:
                 break
             drawn = implant_volume(image, spacing, rng, back=BACK)  # type: ignore[arg-type]
             if drawn is not None:
                 image, mask, made = drawn[0], mask | drawn[1], made + 1
-                types[drawn[1].any(axis=(1, 2))] |= bits_of([drawn[2]])
+                subtypes[drawn[1].any(axis=(1, 2))] |= bits_of([drawn[2]])
         if self.surgery_share and made and rng.uniform() < self.surgery_share:
             image, mask = draw_surgery(image, mask, spacing, rng, BACK)  # type: ignore[arg-type]
         after, before = gray(image), self.packed.gray[where]
@@ -174,7 +175,8 @@ class _Drawn(Dataset):
         low, high = changed.min(axis=0), changed.max(axis=0) + 1
         box = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
         corner = (int(low[0]), int(low[1]), int(low[2]))
-        return Implant(number, corner, after[box].copy(), mask[box].copy(), types[box[0]].copy(), usable + where.start)
+        parts = after[box].copy(), mask[box].copy(), subtypes[box[0]].copy()
+        return Implant(number, corner, *parts, usable + where.start)
 
 
 def _write(file: Path, made_of: Any, implants: list[Implant]) -> None:
@@ -182,7 +184,7 @@ def _write(file: Path, made_of: Any, implants: list[Implant]) -> None:
     arrays = {
         "gray": np.concatenate([one.gray.ravel() for one in implants]),
         "mask": np.packbits(np.concatenate([one.mask.ravel() for one in implants])),
-        "types": np.concatenate([one.types for one in implants]),
+        "subtypes": np.concatenate([one.subtypes for one in implants]),
         "slices": np.concatenate([one.slices for one in implants]),
     }
     write_arrays(file, made_of, rows, arrays, compress=False)
@@ -192,13 +194,13 @@ def _read(file: Path, made_of: Any) -> list[Implant] | None:
     found = read_arrays(file, made_of)
     if found is None:
         return None
-    rows, values, types, slices = found[0], *(found[1][name] for name in ("gray", "types", "slices"))
+    rows, values, subtypes, slices = found[0], *(found[1][name] for name in ("gray", "subtypes", "slices"))
     masks = np.unpackbits(found[1]["mask"], count=len(values)).astype(bool)
     implants, at, layer, touched = [], 0, 0, 0
     for scan, z, y, x, d, h, w, count in rows:
         n = d * h * w
         implants.append(Implant(scan, (z, y, x), values[at : at + n].reshape(d, h, w),
-                                masks[at : at + n].reshape(d, h, w), types[layer : layer + d],
+                                masks[at : at + n].reshape(d, h, w), subtypes[layer : layer + d],
                                 slices[touched : touched + count]))  # fmt: skip
         at, layer, touched = at + n, layer + d, touched + count
     return implants

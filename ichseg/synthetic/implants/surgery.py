@@ -51,7 +51,7 @@ def draw_surgery(
         drain now; both unchanged where there is too little brain.
     """
     head = HeadSlices(hounsfield, pixel=(spacing[1] + spacing[2]) / 2, step=spacing[0], back=back)
-    roomy = np.flatnonzero(head.areas > max(LEAST_BRAIN * head.areas.max(), 0))
+    roomy = np.flatnonzero((head.areas > LEAST_BRAIN * head.areas.max()) & (head.areas > 0))
     if not len(roomy):
         return hounsfield, mask
     site = _site(head, mask, roomy, rng)
@@ -71,10 +71,10 @@ def draw_surgery(
 def _site(head: HeadSlices, mask: np.ndarray, roomy: np.ndarray, rng: np.random.Generator) -> _Site:
     """Above the hemorrhage, if there is one."""
     half, reach = rng.uniform(0.25, 0.7), rng.uniform(15, 40)
-    sizes = mask[roomy].sum(axis=(1, 2))
+    sizes = mask.sum(axis=(1, 2)) * (head.areas > 0)
     if not sizes.any():
         return _Site(int(rng.choice(roomy)), rng.uniform(-np.pi, np.pi), half, reach)
-    middle = int(roomy[sizes.argmax()])
+    middle = int(sizes.argmax())
     row, column = np.array(ndimage.center_of_mass(mask[middle])) * head.pixel - head.center(middle)
     return _Site(middle, float(np.arctan2(row, column)) + rng.normal(0, 0.15), half, reach)
 
@@ -84,8 +84,12 @@ def _off(head: HeadSlices, site: _Site, index: int) -> np.ndarray:
     center = head.center(index)
     rows, columns = head.coordinates
     angle = np.arctan2(rows - center[0], columns - center[1]) - site.angle
-    half = site.half * np.sqrt(1 - ((index - site.middle) * head.step / site.reach) ** 2)
-    return np.abs((angle + np.pi) % (2 * np.pi) - np.pi) / max(half, 1e-6)
+    return np.abs((angle + np.pi) % (2 * np.pi) - np.pi) / max(_half(head, site, index), 1e-6)
+
+
+def _half(head: HeadSlices, site: _Site, index: int) -> float:
+    """Half the angle of the site in this slice, in radians."""
+    return float(site.half * np.sqrt(max(1 - ((index - site.middle) * head.step / site.reach) ** 2, 0)))
 
 
 def _slices(head: HeadSlices, site: _Site) -> list[int]:
@@ -94,7 +98,7 @@ def _slices(head: HeadSlices, site: _Site) -> list[int]:
 
 
 def _craniotomy(head: HeadSlices, site: _Site, image: np.ndarray, rng: np.random.Generator) -> None:
-    """Bone with a gap around it, or none; the scalp above is swollen, perhaps with bubbles."""
+    """Bone with a gap around it, or none; the scalp above is swollen."""
     flap, gap = rng.uniform() < FLAP, rng.uniform(1.5, 3.5)
     soft, swelling = rng.uniform(20, 45), rng.uniform(2, 10)
     scalp = rng.uniform(25, 60)
@@ -106,10 +110,11 @@ def _craniotomy(head: HeadSlices, site: _Site, image: np.ndarray, rng: np.random
         radius = np.hypot(*(line - at for line, at in zip(head.coordinates, head.center(index), strict=True)))
         opened = bone & (off < 1)
         if flap:
-            opened &= (1 - off) * site.half * radius < gap
+            opened &= (1 - off) * _half(head, site, index) * radius < gap
         alpha = ndimage.gaussian_filter(opened.astype(np.float32), BLUR_MM / head.pixel)
         one += alpha * (soft + texture - one)
-        inside = ndimage.binary_fill_holes(head.hounsfield[index] > -200)
+        low = float(head.hounsfield[index].min())  # air, also where a scan was clipped
+        inside = ndimage.binary_fill_holes(head.hounsfield[index] > max(-200.0, low))
         above = ndimage.distance_transform_edt(~inside, sampling=head.pixel)
         swollen = (above > 0) & (above < swelling * np.sqrt(np.clip(1 - off**2, 0, None)))
         one[swollen] = (scalp + texture)[swollen]
@@ -137,7 +142,10 @@ def _drain(head: HeadSlices, site: _Site, image: np.ndarray, gone: np.ndarray, r
     center = np.array(head.center(site.middle))
     far = float(head.depth(site.middle).max()) * 1.3 + 10
     entry = center + far * np.array([np.sin(site.angle), np.cos(site.angle)])
-    target, rise = center + rng.normal(0, 8, 2), rng.uniform(-20, 45)
+    target = center + rng.normal(0, 8, 2)
+    brain = np.flatnonzero(head.areas > 0)
+    lowest, highest = ((int(end) - site.middle) * head.step for end in (brain[0], brain[-1]))
+    rise = float(np.clip(rng.uniform(-20, 45), lowest, highest)) or 1.0  # it ends within the scan
     radius, bright = rng.uniform(0.9, 1.7), rng.uniform(90, 400)
     rows, columns = head.coordinates
     for index in range(len(head.hounsfield)):
