@@ -1,0 +1,28 @@
+"""Label-efficient transfer (Spahr et al. 2023): a U-Net pretrained without masks, fine-tuned on few.
+
+Three self-supervised tasks: context restoration, global and local contrastive learning. Three weakly supervised ones:
+hemorrhage yes or no, its subtypes, and an attention channel from anomaly detection. All on the same U-Net, whose
+weights are then copied by name (:func:`transfer`). Frontiers in Neuroimaging, doi 10.3389/fnimg.2023.1157565.
+"""
+
+from ichseg.methods.label_efficient.anomaly import AnomalyNetwork, anomaly_heat, anomaly_loss, with_anomalies
+from ichseg.methods.label_efficient.contrastive import local_contrastive_loss, region_vectors
+from ichseg.methods.label_efficient.losses import MaskLoss, volume_dice
+from ichseg.methods.label_efficient.restoration import swap_patches
+from ichseg.methods.label_efficient.unet import ENCODER, LabelEfficientUNet, TransferReport, transfer
+
+__all__ = [
+    "ENCODER",
+    "AnomalyNetwork",
+    "LabelEfficientUNet",
+    "MaskLoss",
+    "TransferReport",
+    "anomaly_heat",
+    "anomaly_loss",
+    "local_contrastive_loss",
+    "region_vectors",
+    "swap_patches",
+    "transfer",
+    "volume_dice",
+    "with_anomalies",
+]
