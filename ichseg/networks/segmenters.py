@@ -163,7 +163,7 @@ def context_network(
         if len(channels) != len(DECODER):
             raise IchsegError(f"architecture 'lite' needs {len(DECODER)} channels, of its decoder, not {len(channels)}")
         return load_encoder(LiteContextUNet(channels, dropout, subtypes), encoder_weights)
-    if encoder_weights is not None:
+    if encoder_weights not in (None, "auto"):
         raise IchsegError(f"encoder_weights is for architecture 'lite', not for '{architecture}'")
     return ContextUNet(3, channels, dropout, subtypes)
 
