@@ -53,6 +53,16 @@ def segmenter_file(path: Path, architecture: str = "context", size: int = 64, st
     return path
 
 
+def swin_file(path: Path, size: int = 96, tokens: int = 6) -> Path:
+    """A weight file of a Swin slice classifier with random weights."""
+    from ichseg.methods.hgi_sam import SwinSettings
+    from ichseg.networks import save_weights
+
+    made = SwinSettings("swin_nano", size, [(40, 120), (80, 340), (700, 3200)], tokens)
+    save_weights(path, made.network().state_dict(), made)
+    return path
+
+
 @pytest.fixture(autouse=True)
 def same_random_numbers():
     """Tests draw the same numbers every time."""

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import json
+
+import nibabel
+import numpy as np
 import pytest
 import torch
+from conftest import swin_file
+from monai.data import MetaTensor
 from torch.nn import functional
 
+from ichseg.bundle import run_bundle
+from ichseg.data import load_datalist
+from ichseg.errors import IchsegError
+from ichseg.io import read_mask
 from ichseg.methods.hgi_sam import (
+    AttentionMapsd,
     AttentionRecorder,
     BlockAttention,
     SwinSliceClassifier,
     hgi_sam,
     hgi_sam_maps,
     key_weights,
+    load_swin,
     paired,
     rolled_back,
     stitched,
@@ -21,6 +33,9 @@ from ichseg.methods.hgi_sam import (
     swin_sam_maps,
 )
 from ichseg.methods.hgi_sam.network import attention_bytes
+from ichseg.synthetic.phantom import prepare_phantom
+from ichseg.training import HeadFirst
+from ichseg.transforms import CTWindows
 
 PIXELS, WINDOW = 96, 6  # grids of 24, 12, 6 and 3 tokens: shifted, and as large as a window
 
@@ -160,3 +175,77 @@ def test_attention_has_a_stated_size(model, images):
     assert 4 * sum(seen) == attention_bytes("swin_nano", (PIXELS, PIXELS), WINDOW)
     # Stages of 64, 16, 4 and 1 windows of 144 tokens.
     assert attention_bytes("swin_base", (384, 384)) == 4 * 144**2 * (2 * 64 * 4 + 2 * 16 * 8 + 18 * 4 * 16 + 2 * 1 * 32)
+
+
+# --- on volumes -------------------------------------------------------------------------------------------------------
+def test_windows_become_channels_by_their_own_range():
+    image = MetaTensor(torch.tensor([[[[-20.0, 40, 100, 2300]]]]), affine=torch.eye(4))
+    made = CTWindows([(40, 120), (700, 3200)])(image)
+    assert made.shape == (2, 1, 1, 4) and made[0].flatten().tolist() == [0, 0.5, 1, 1]
+    torch.testing.assert_close(made[1].as_tensor().flatten()[[1, 3]], torch.tensor([940 / 3200, 1.0]))
+    with pytest.raises(ValueError, match="one channel"):
+        CTWindows([(40, 120)])(made)
+
+
+@pytest.mark.parametrize("kind", ["hgi_sam", "swin_sam", "swin_grad_cam"])
+def test_slices_below_the_gate_have_no_map(model, kind):
+    volume = MetaTensor(torch.rand(3, PIXELS, PIXELS, 3), affine=torch.eye(4))
+    rows = torch.arange(PIXELS) - PIXELS / 2
+    radius = torch.hypot(rows[:, None], rows)[..., None]
+    volume[0] = torch.where(radius < 30, volume[0] * 0.2 + 0.3, (radius < 36).float().expand_as(volume[0]))
+    item = {"image": volume, "pred": torch.tensor([[0.9, 0.2, 0.7]])}
+    maps = AttentionMapsd("image", model, kind=kind, batch_size=1)(item)["score"]
+    assert maps.shape == (1, PIXELS, PIXELS, 3) and not maps[..., 1].any()
+    assert not maps[0][(radius > 31).expand(-1, -1, 3)].any()
+    if kind != "swin_grad_cam":  # which may see nothing but evidence against
+        assert maps[..., 0].max() == 1 == maps[..., 2].max()
+    with pytest.raises(ValueError, match="kind must be one of"):
+        AttentionMapsd("image", model, kind="cam")
+
+
+def test_the_head_trains_first(model):
+    handler = HeadFirst(model, epochs=2)
+
+    class State:
+        epoch = 1
+
+    class Engine:
+        state = State()
+
+    for State.epoch, body in ((1, False), (2, False), (3, True)):
+        handler._switch(Engine())
+        assert all(parameter.requires_grad for parameter in model.head.parameters())
+        assert all(parameter.requires_grad is body for parameter in model.swin.parameters())
+
+
+def test_weights_carry_what_they_were_made_for(tmp_path):
+    network, made = load_swin(swin_file(tmp_path / "model.pt"))
+    assert made.variant == "swin_nano" and made.windows[0] == [40, 120] and len(network.networks) == 1
+    torch.save({"a": torch.zeros(1)}, tmp_path / "other.pt")
+    with pytest.raises(IchsegError):
+        load_swin(tmp_path / "other.pt")
+
+
+@pytest.mark.slow
+def test_from_labels_to_masks(tmp_path):
+    """Trained for two epochs on phantoms; masks of all three kinds lie on the scans' grids."""
+    prepare_phantom(tmp_path / "data", scans=10, seed=2, size=96, slices=6)
+    values = {"dataset_dir": str(tmp_path / "data"), "output_dir": str(tmp_path / "run"), "size": PIXELS, "epochs": 2,
+              "tokens": WINDOW, "variant": "swin_nano", "device_name": "cpu", "batch_size": 8}  # fmt: skip
+    run_bundle("hgi_sam", "train.yaml", values)
+    history = (tmp_path / "run" / "history.csv").read_text().splitlines()
+    assert len(history) == 3
+    scans = load_datalist(tmp_path / "data" / "datalist.json", "3,4")
+    for kind in ("hgi_sam", "swin_sam", "swin_grad_cam"):
+        out = tmp_path / kind
+        values = {"dataset_dir": str(tmp_path / "data"), "output_dir": str(out), "kind": kind, "gate": 0.0,
+                  "weights": str(tmp_path / "run" / "model.pt"), "folds": [3, 4], "save_scores": True,
+                  "device_name": "cpu"}  # fmt: skip
+        run_bundle("hgi_sam", "generate.yaml", values)
+        rows = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+        assert len(rows) == len(scans) and all(row["status"] != "failed" for row in rows)
+        case = scans[0]["case"]
+        mask, affine = read_mask(out / f"{case}_pseudo.nii.gz")
+        scan, score = nibabel.load(scans[0]["image"]), nibabel.load(out / f"{case}_score.nii.gz")
+        assert mask.shape == scan.shape and np.allclose(affine, scan.affine, atol=1e-4)
+        assert np.array_equal(mask > 0, score.get_fdata(dtype=np.float32) > 0.05) and mask.any()

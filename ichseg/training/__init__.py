@@ -4,6 +4,7 @@ from ichseg.training.augment import Augmentation
 from ichseg.training.checkpoint import TrainingCheckpoint
 from ichseg.training.context_loss import ContextLoss
 from ichseg.training.distributed import exit_at_once, is_rank_zero, join_process_group, leave_process_group
+from ichseg.training.head_first import HeadFirst
 from ichseg.training.history import EpochHistory, PrintMetrics
 from ichseg.training.implant_loss import ImplantLoss, batch_with_mask
 from ichseg.training.judge import judged_pool
@@ -19,6 +20,7 @@ __all__ = [
     "ClipGradients",
     "ContextLoss",
     "EpochHistory",
+    "HeadFirst",
     "ImplantLoss",
     "MetricOf",
     "MovingAverage",

@@ -29,13 +29,23 @@ from ichseg.transforms.shallow_cam import ShallowFeatureCAM, ShallowFeatureCAMd,
 from ichseg.transforms.shell import RemoveShelld
 from ichseg.transforms.slice_score import SliceScoredProbability, SliceScoredProbabilityd
 from ichseg.transforms.unusual import CompareAppearanced
-from ichseg.transforms.window import BrainWindow, BrainWindowd, RestoreBone, RestoreBoned, gray_range
+from ichseg.transforms.window import (
+    BrainWindow,
+    BrainWindowd,
+    CTWindows,
+    CTWindowsd,
+    RestoreBone,
+    RestoreBoned,
+    gray_range,
+)
 
 DenseCRF = RefineWithCRF  # the name it had up to 0.6
 
 __all__ = [
     "BrainWindow",
     "BrainWindowd",
+    "CTWindows",
+    "CTWindowsd",
     "ClassActivationMap",
     "ClassActivationMapd",
     "CompareAppearanced",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,34 @@ class BrainWindow(ScaleIntensityRange):
 
 class BrainWindowd(DictionaryTransform, array=BrainWindow):
     """Dictionary version of :class:`BrainWindow`."""
+
+
+class CTWindows(Transform):
+    """(1, X, Y, Z) in HU -> (N, X, Y, Z): the same image in N windows, each clipped and scaled to [0, 1].
+
+    Args:
+        windows: level and width in HU of each.
+
+    Raises:
+        ValueError: no window, or, when called, more than one channel.
+    """
+
+    backend = BACKENDS
+
+    def __init__(self, windows: Sequence[Sequence[float]]) -> None:
+        if not windows:
+            raise ValueError("at least one window is needed")
+        self.windows = [BrainWindow(*window) for window in windows]
+
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        values = plain(image)
+        if len(values) != 1:
+            raise ValueError(f"expected one channel of Hounsfield units, not shape {tuple(values.shape)}")
+        return like(torch.cat([window(values) for window in self.windows]), image)
+
+
+class CTWindowsd(DictionaryTransform, array=CTWindows):
+    """Dictionary version of :class:`CTWindows`."""
 
 
 def gray_range(image: torch.Tensor) -> tuple[float, float]:

@@ -7,14 +7,19 @@ from ichseg.methods.hgi_sam.attention import BlockAttention, key_weights, paired
 from ichseg.methods.hgi_sam.method import hgi_sam, hgi_sam_maps, swin_grad_cam_maps, swin_sam, swin_sam_maps
 from ichseg.methods.hgi_sam.network import SwinSliceClassifier
 from ichseg.methods.hgi_sam.recorder import AttentionRecorder
+from ichseg.methods.hgi_sam.settings import SwinSettings, load_swin
+from ichseg.methods.hgi_sam.volume import AttentionMapsd
 
 __all__ = [
+    "AttentionMapsd",
     "AttentionRecorder",
     "BlockAttention",
+    "SwinSettings",
     "SwinSliceClassifier",
     "hgi_sam",
     "hgi_sam_maps",
     "key_weights",
+    "load_swin",
     "paired",
     "rolled_back",
     "stitched",
