@@ -63,6 +63,16 @@ def swin_file(path: Path, size: int = 96, tokens: int = 6) -> Path:
     return path
 
 
+def sequence_file(path: Path, size: int = 64) -> Path:
+    """A weight file of a classifier of contiguous slices with random weights."""
+    from ichseg.methods.resnet_lstm import SequenceSettings
+    from ichseg.networks import save_weights
+
+    made = SequenceSettings("resnet18", 8, 3, size, 50, 130)
+    save_weights(path, made.network().state_dict(), made)
+    return path
+
+
 @pytest.fixture(autouse=True)
 def same_random_numbers():
     """Tests draw the same numbers every time."""

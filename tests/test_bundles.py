@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import classifier_file, segmenter_file, swin_file
+from conftest import classifier_file, segmenter_file, sequence_file, swin_file
 from monai.bundle import ConfigParser, ConfigWorkflow, verify_net_in_out
 
 from ichseg.bundle import BundleParts, bundle_folder, config_values, guard_bundle_run
@@ -27,6 +27,8 @@ from ichseg.version import __version__
 CONFIGS = [
     ("hgi_sam", "train.yaml", "train"),
     ("hgi_sam", "generate.yaml", "inference"),
+    ("resnet_lstm", "train.yaml", "train"),
+    ("resnet_lstm", "generate.yaml", "inference"),
     ("ich_slice_classification", "train.yaml", "train"),
     ("ich_pseudo_segmentation", "generate.yaml", "inference"),
     ("ich_segmentation", "train.yaml", "train"),
@@ -47,13 +49,13 @@ def test_properties_monai_expects(bundle, name, kind, phantoms, tmp_path):
         "inference_paper.yaml": {"weights": str(segmenter_file(tmp_path / "small.pt", "small"))},
         "train.yaml": {"supervision": "masks"} if bundle == "ich_segmentation" else {},
         "train_recommended.yaml": {"implants_per_scan": 2, "num_workers": 0, "val_folds": [4]},
-        "generate.yaml": {"weights": str(swin_file(tmp_path / "swin.pt"))}
-        if bundle == "hgi_sam"
-        else {"classifiers": classifiers},
+        "generate.yaml": {"classifiers": classifiers},
     }[name]
-    if bundle == "hgi_sam":  # a weight file says its size
-        overrides |= {"variant": "swin_nano"} if name == "train.yaml" else {}
-        overrides |= {} if name == "train.yaml" else {"size": None}
+    if (file := {"hgi_sam": swin_file, "resnet_lstm": sequence_file}.get(bundle)) and name == "generate.yaml":
+        overrides = {**overrides, "weights": str(file(tmp_path / "model.pt"))}
+        del overrides["size"], overrides["classifiers"]  # the weight file says them
+    if (bundle, name) == ("hgi_sam", "train.yaml"):
+        overrides["variant"] = "swin_nano"
     workflow = ConfigWorkflow(
         config_file=str(folder / "configs" / name),
         meta_file=str(folder / "configs" / "metadata.json"),

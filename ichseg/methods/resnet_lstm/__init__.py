@@ -6,5 +6,21 @@ of hemorrhage made without supervision, and a light U-Net that runs alone. All e
 
 from ichseg.methods.resnet_lstm.candidates import bright_candidates, refined
 from ichseg.methods.resnet_lstm.network import SliceSequenceClassifier, sequence_loss, sequence_maps, windows
+from ichseg.methods.resnet_lstm.sequences import SliceSequences, middle_score_and_label
+from ichseg.methods.resnet_lstm.settings import SequenceSettings, load_sequence_classifier
+from ichseg.methods.resnet_lstm.volume import SequenceMasksd, SequenceScorer
 
-__all__ = ["SliceSequenceClassifier", "bright_candidates", "refined", "sequence_loss", "sequence_maps", "windows"]
+__all__ = [
+    "SequenceMasksd",
+    "SequenceScorer",
+    "SequenceSettings",
+    "SliceSequenceClassifier",
+    "SliceSequences",
+    "bright_candidates",
+    "load_sequence_classifier",
+    "middle_score_and_label",
+    "refined",
+    "sequence_loss",
+    "sequence_maps",
+    "windows",
+]

@@ -85,7 +85,9 @@ def sequence_loss(logits: Tensor, labels: Tensor, positive_weight: float = 1.0) 
     return (each * known).sum() / known.sum().clamp(min=1)
 
 
-def sequence_maps(model: SliceSequenceClassifier, sequence: Tensor, beside: float = 0.0) -> tuple[Tensor, Tensor]:
+def sequence_maps(
+    model: SliceSequenceClassifier, sequence: Tensor, beside: float = 0.0, gate: float = POSITIVE
+) -> tuple[Tensor, Tensor]:
     """Grad-CAM of every slice's own logit at the last stage of the encoder.
 
     The LSTM stands behind the mean over space, so the weights of a linear layer cannot give a CAM.
@@ -93,10 +95,11 @@ def sequence_maps(model: SliceSequenceClassifier, sequence: Tensor, beside: floa
     Args:
         model: the classifier.
         sequence: (T, 1, H, W), slices in order.
+        gate: probability a slice needs for a map.
         beside: weight of what the other slices' logits say of a slice's features (the gradient across slices).
 
     Returns:
-        logits (T,), and maps (T, H, W) in [0, 1]; zeros for slices with a probability below .5.
+        logits (T,), and maps (T, H, W) in [0, 1]; zeros for slices below the gate.
     """
     with torch.inference_mode(False), _explained(model), torch.enable_grad():
         features = model.features(sequence[None].detach().clone()).detach().requires_grad_(True)
@@ -109,7 +112,7 @@ def sequence_maps(model: SliceSequenceClassifier, sequence: Tensor, beside: floa
                 others = torch.arange(len(logits), device=features.device) != index
                 own[others] += beside * gradient[others]
     maps = upsample(min_max(grad_cam(features.detach(), own)), sequence.shape[-2:])
-    positive = logits.detach().sigmoid() >= POSITIVE
+    positive = logits.detach().sigmoid() >= gate
     return logits.detach(), maps * positive[:, None, None]
 
 
