@@ -53,9 +53,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="what to keep in one fold",
     )
     bhsd.add_argument("--labels-at", type=int, metavar="PIXELS", help="mask size that labels slices")
+    rsna = kind("rsna", _rsna, "RSNA 2019, DICOM slices with labels and subtypes", "SOURCE")
+    rsna.add_argument("--scans", type=int, metavar="N", help="convert only the first N scans")
     nifti = kind("nifti", _nifti, "your own NIfTI scans and a CSV of slice labels", "SCANS", "LABELS.csv")
     nifti.add_argument("--masks", metavar="DIR", help="true masks NAME.nii.gz, to measure against")
-    for sub in (bhsd, nifti):
+    for sub in (bhsd, rsna, nifti):
         sub.add_argument(
             "--fold-tolerance", type=float, default=FOLD_TOLERANCE, help="maximum fold imbalance (default: %(default)s)"
         )
@@ -99,6 +101,13 @@ def _bhsd(args: argparse.Namespace, output: Path) -> dict[str, int]:
 
     options = given(args, "group_by", "labels_at", "fold_tolerance")
     return prepare_bhsd(args.source, output, progress=progress, warn=note, **options)
+
+
+def _rsna(args: argparse.Namespace, output: Path) -> dict[str, int]:
+    from ichseg.data import prepare_rsna
+
+    options = given(args, "scans", "fold_tolerance")
+    return prepare_rsna(args.source, output, progress=progress, warn=note, **options)
 
 
 def _nifti(args: argparse.Namespace, output: Path) -> dict[str, int]:

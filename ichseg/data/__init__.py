@@ -12,6 +12,7 @@ from ichseg.data.datalist import attach_pseudo_labels, check_folds, load_datalis
 from ichseg.data.folds import assign_folds, parse_folds
 from ichseg.data.manifest import load_manifest, manifest_names
 from ichseg.data.nifti_folder import prepare_nifti
+from ichseg.data.rsna import prepare_rsna
 from ichseg.data.subtypes import SUBTYPE_NAMES, SUBTYPES
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ __all__ = [
     "prepare_bhsd",
     "prepare_compact",
     "prepare_nifti",
+    "prepare_rsna",
     "write_datalist",
 ]
 
