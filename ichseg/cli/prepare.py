@@ -53,11 +53,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="what to keep in one fold",
     )
     bhsd.add_argument("--labels-at", type=int, metavar="PIXELS", help="mask size that labels slices")
+    instance = kind("instance", _instance, "INSTANCE 2022, 100 scans with masks", "SOURCE")
+    cq500 = kind("seq-cq500", _seq_cq500, "Seq-CQ500, slices of CQ500 with masks", "SOURCE")
     rsna = kind("rsna", _rsna, "RSNA 2019, DICOM slices with labels and subtypes", "SOURCE")
     rsna.add_argument("--scans", type=int, metavar="N", help="convert only the first N scans")
     nifti = kind("nifti", _nifti, "your own NIfTI scans and a CSV of slice labels", "SCANS", "LABELS.csv")
     nifti.add_argument("--masks", metavar="DIR", help="true masks NAME.nii.gz, to measure against")
-    for sub in (bhsd, rsna, nifti):
+    for sub in (bhsd, instance, cq500, rsna, nifti):
         sub.add_argument(
             "--fold-tolerance", type=float, default=FOLD_TOLERANCE, help="maximum fold imbalance (default: %(default)s)"
         )
@@ -101,6 +103,18 @@ def _bhsd(args: argparse.Namespace, output: Path) -> dict[str, int]:
 
     options = given(args, "group_by", "labels_at", "fold_tolerance")
     return prepare_bhsd(args.source, output, progress=progress, warn=note, **options)
+
+
+def _instance(args: argparse.Namespace, output: Path) -> dict[str, int]:
+    from ichseg.data import prepare_instance
+
+    return prepare_instance(args.source, output, progress=progress, warn=note, **given(args, "fold_tolerance"))
+
+
+def _seq_cq500(args: argparse.Namespace, output: Path) -> dict[str, int]:
+    from ichseg.data import prepare_seq_cq500
+
+    return prepare_seq_cq500(args.source, output, progress=progress, warn=note, **given(args, "fold_tolerance"))
 
 
 def _rsna(args: argparse.Namespace, output: Path) -> dict[str, int]:

@@ -10,9 +10,11 @@ from ichseg.data.bcihm import prepare_bcihm
 from ichseg.data.bhsd import prepare_bhsd
 from ichseg.data.datalist import attach_pseudo_labels, check_folds, load_datalist, load_masked, write_datalist
 from ichseg.data.folds import assign_folds, parse_folds
+from ichseg.data.instance import prepare_instance
 from ichseg.data.manifest import load_manifest, manifest_names
 from ichseg.data.nifti_folder import prepare_nifti
 from ichseg.data.rsna import prepare_rsna
+from ichseg.data.seq_cq500 import prepare_seq_cq500
 from ichseg.data.subtypes import SUBTYPE_NAMES, SUBTYPES
 
 if TYPE_CHECKING:
@@ -53,8 +55,10 @@ __all__ = [
     "prepare_bcihm",
     "prepare_bhsd",
     "prepare_compact",
+    "prepare_instance",
     "prepare_nifti",
     "prepare_rsna",
+    "prepare_seq_cq500",
     "write_datalist",
 ]
 
