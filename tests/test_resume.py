@@ -459,10 +459,10 @@ def test_overlapping_keeps_order_and_ends_on_errors():
 
 # Other values of every key that the outputs depend on; the rest are places, devices, and how much at once.
 OTHER = {
-    "inference.yaml": {"size": 96, "window_level": 40, "window_width": 90, "threshold": 0.4, "members": 1,
-                       "flip": False, "fusion_weight": 0.1, "support_weight": 0.4, "remove_shell": False,
+    "inference.yaml": {"size": 96, "window_level": 40, "window_width": 90, "threshold": 0.4, "members": 2,
+                       "flip": True, "fusion_weight": 0.1, "support_weight": 0.4, "remove_shell": False,
                        "min_volume_ml": 3.0, "fill_holes_mm2": 5.0,
-                       "restore_bone": True, "remove_cupping": True, "report": False, "save_probabilities": True,
+                       "restore_bone": False, "remove_cupping": False, "report": False, "save_probabilities": True,
                        "precision": "bf16"},
     "generate.yaml": {"size": 96, "window_level": 40, "window_width": 90, "strip_skull": True, "method": "layer_cam",
                       "cam_layers": ["layer2"], "target": "predicted", "gate": 0.4, "gate_rule": "either",
