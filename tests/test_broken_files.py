@@ -14,6 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from broken_files import CASES, DIM, good, make, patched
+from conftest import as_usual
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -114,8 +115,9 @@ def test_random_bytes_are_refused(tmp_path_factory, data, packed):
         read_volume(path)
 
 
-def test_a_folder_of_them_all_is_worked_through(tmp_path, capsys):
+def test_a_folder_of_them_all_is_worked_through(tmp_path, capsys, monkeypatch):
     """Every file has its row: what can be done is done, what cannot is named, and the exit code says so."""
+    as_usual(monkeypatch)
     scans, out = tmp_path / "scans", tmp_path / "masks"
     cases = {case.file: case for case in make(scans)}
     (scans / "loop").symlink_to(scans, target_is_directory=True)

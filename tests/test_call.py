@@ -17,7 +17,7 @@ from ichseg.folder.measure_masks import measure_folder
 from ichseg.metrics import without_small_holes, without_small_lesions
 from ichseg.networks import SegmenterSettings, read_settings
 
-OPTIONS = {"size": 64, "device": "cpu"}
+OPTIONS = {"size": 96, "device": "cpu"}
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def made(tmp_path_factory):
     affine = AFFINE.copy()
     affine[1, 2] = 1.2
     image(head(), affine).to_filename(folder / "scan.nii.gz")
-    assert main(["segment", str(folder / "scan.nii.gz"), str(folder), "--size", "64", "--device", "cpu"]) == 0
+    assert main(["segment", str(folder / "scan.nii.gz"), str(folder), "--size", "96", "--device", "cpu"]) == 0
     return folder / "scan.nii.gz", folder / "scan_ich.nii.gz"
 
 

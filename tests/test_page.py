@@ -14,6 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from broken_files import AFFINE, head, image
+from conftest import as_usual
 from PIL import Image
 
 from ichseg.cli import main
@@ -39,7 +40,9 @@ def out(tmp_path_factory):
     image(array, upside).to_filename(scans / f"{EVIL}.nii.gz")
     image(head().clip(0, 80).astype(np.uint8), AFFINE).to_filename(scans / "=8 bit.nii.gz")
     (scans / "broken.nii.gz").write_bytes(b"</script><script>document.title=2</script>")
-    assert main(["segment", str(scans), str(folder / "out"), "--device", "cpu", "--size", "64"]) == 1
+    with pytest.MonkeyPatch.context() as patch:
+        as_usual(patch)
+        assert main(["segment", str(scans), str(folder / "out"), "--device", "cpu", "--size", "64"]) == 1
     return folder / "out"
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 from broken_files import AFFINE, head, image
-from conftest import classifier_file
+from conftest import as_usual, classifier_file
 from kill_runs import compare
 
 from ichseg.bundle import BundleParts, bundle_folder, config_values
@@ -135,7 +135,8 @@ def test_an_edited_mask_is_set_aside(scans, tmp_path, caplog):
     assert (out / "a_ich.nii.gz").read_bytes() == made
 
 
-def test_nothing_of_another_hand_is_overwritten(scans, tmp_path):
+def test_nothing_of_another_hand_is_overwritten(scans, tmp_path, monkeypatch):
+    as_usual(monkeypatch)
     out = tmp_path / "out"
     out.mkdir()
     (out / "a_ich.nii.gz").write_bytes(b"drawn by hand")  # in no journal

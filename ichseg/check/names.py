@@ -26,9 +26,9 @@ REFUSED = (
 # Functions, unlike classes, do what they do at once: only those of these places.
 FUNCTIONS = (
     "ichseg.cam", "ichseg.context", "ichseg.crf", "ichseg.data.datalist", "ichseg.synthetic.implants.pool",
-    "ichseg.data.packed", "ichseg.data.packed_masks", "ichseg.data.slices",
+    "ichseg.data.packed", "ichseg.data.packed_masks", "ichseg.data.packed_subtypes", "ichseg.data.slices",
     "ichseg.devices", "ichseg.bundle.guard_bundle_run", "ichseg.bundle.weight_file", "ichseg.folder.scans",
-    "ichseg.metrics",
+    "ichseg.methods.hgi_sam", "ichseg.methods.resnet_lstm", "ichseg.metrics",
     "ichseg.networks", "ichseg.evaluation.masks", "ichseg.training", "ichseg.transforms", "ignite.metrics",
     "monai.data.decathlon_datalist", "monai.data.utils", "monai.handlers", "monai.inferers", "monai.losses",
     "monai.metrics", "monai.networks.blocks", "monai.networks.layers", "monai.networks.nets",
