@@ -120,7 +120,7 @@ def test_what_stands_in_several_configs_is_the_same():
     assert steps("ich_slice_classification", "train.yaml") == paper
     assert steps("ich_pseudo_segmentation", "generate.yaml") == [*paper, "KeepIntracraniald"]
     ours = steps("ich_segmentation", "inference.yaml")
-    evened = ["head_ct_loader", "RestoreBoned", "HeadCropd", "RemoveCuppingd"]
+    evened = ["head_ct_loader", "RestoreBoned", "HeadCropd", "AverageSlabsd", "RemoveCuppingd"]
     assert ours == [*evened[:3], "CopyItemsd", "CompareAppearanced", *evened[3:], "BrainWindowd", "NeighborSlicesd"]
     # Training packs Hounsfield units; window and neighbors come with the batch.
     assert steps("ich_segmentation", "train_recommended.yaml") == evened

@@ -50,6 +50,7 @@ class SegmenterSettings:
         support_weight: how far marks are lowered that neighboring slices do not support, see
             :func:`ichseg.context.support_pixels`; 0: not at all.
         restore_bone: undo a narrow window's clipping of bone, see :class:`ichseg.transforms.RestoreBone`.
+        slab_mm: thinner slices are averaged to this thickness, see :class:`ichseg.transforms.AverageSlabs`; 0: not.
         remove_cupping: make brain as bright near bone as in its middle, see :class:`ichseg.transforms.RemoveCupping`.
         subtype_head: hemorrhage subtypes (:data:`ichseg.data.subtypes.SUBTYPE_ORDER`) are scored as well.
         reference: how the training scans look, see :class:`ichseg.anatomy.Reference`; None: not known.
@@ -73,6 +74,7 @@ class SegmenterSettings:
     fusion_weight: float = 0.5
     support_weight: float = 0.0
     restore_bone: bool = False
+    slab_mm: float = 0.0
     remove_cupping: bool = False
     subtype_head: bool = False
     reference: Mapping[str, Sequence[Any]] | None = None
@@ -89,6 +91,7 @@ class SegmenterSettings:
             "min_volume_ml": 0,
             "fill_holes_mm2": 0,
             "fusion_weight": 0,
+            "slab_mm": 0,
         }
         check_settings(
             self,

@@ -27,6 +27,7 @@ from ichseg.transforms.resize import SliceResize, SliceResized
 from ichseg.transforms.saver import SaveImageMaskd
 from ichseg.transforms.shallow_cam import ShallowFeatureCAM, ShallowFeatureCAMd, cam_keys
 from ichseg.transforms.shell import RemoveShelld
+from ichseg.transforms.slabs import AverageSlabs, AverageSlabsd
 from ichseg.transforms.slice_score import SliceScoredProbability, SliceScoredProbabilityd
 from ichseg.transforms.unusual import CompareAppearanced
 from ichseg.transforms.window import (
@@ -42,6 +43,8 @@ from ichseg.transforms.window import (
 DenseCRF = RefineWithCRF  # the name it had up to 0.6
 
 __all__ = [
+    "AverageSlabs",
+    "AverageSlabsd",
     "BrainWindow",
     "BrainWindowd",
     "CTWindows",

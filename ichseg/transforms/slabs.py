@@ -1,0 +1,67 @@
+"""Thin slices averaged to the thickness a network was trained on."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Transform
+
+from ichseg.io import spacing_mm
+from ichseg.transforms.base import BACKENDS, DictionaryTransform
+from ichseg.transforms.volumes import like, plain, volume_slice_axis
+
+# Slices that are thicker than this share of the slab stay as they are.
+THICK_ENOUGH = 0.7
+
+
+class AverageSlabs(Transform):
+    """(1, X, Y, Z) -> the same shape: every slice becomes the mean of the slab around it.
+
+    Thin slices have more noise than thick ones, which a network trained on thick ones may take for something else. A
+    slice counts by how much of it lies in the slab; at the ends of a scan the slab is what there is of it. Without an
+    affine nothing is done.
+
+    Args:
+        slab_mm: thickness of the slab; 0: none.
+
+    Raises:
+        ValueError: a negative thickness.
+    """
+
+    backend = BACKENDS
+
+    def __init__(self, slab_mm: float = 5.0) -> None:
+        if not 0 <= slab_mm < float("inf"):
+            raise ValueError(f"slab_mm must be a non-negative number of mm, not {slab_mm}")
+        self.slab_mm = slab_mm
+
+    def __call__(self, volume: torch.Tensor) -> torch.Tensor:
+        if not self.slab_mm or not isinstance(volume, MetaTensor):
+            return volume
+        axis = 1 + volume_slice_axis(volume)
+        step = float(spacing_mm(np.asarray(volume.affine))[axis - 1])
+        count = volume.shape[axis]
+        if not 0 < step <= THICK_ENOUGH * self.slab_mm or count < 2:
+            return volume
+        values = plain(volume).float()
+        total, weights = torch.zeros_like(values), torch.zeros(count)
+        for away in range(-int(self.slab_mm / step) - 1, int(self.slab_mm / step) + 2):
+            # Of the slice this many steps away, so much lies in the slab.
+            low = max(away * step - step / 2, -self.slab_mm / 2)
+            share = min(away * step + step / 2, self.slab_mm / 2) - low
+            if share <= 0 or abs(away) >= count:
+                continue
+            here = slice(max(-away, 0), count - max(away, 0))
+            there = slice(max(away, 0), count - max(-away, 0))
+            total.narrow(axis, here.start, here.stop - here.start).add_(
+                values.narrow(axis, there.start, there.stop - there.start), alpha=share
+            )
+            weights[here] += share
+        shape = [1] * values.ndim
+        shape[axis] = count
+        return like(total / weights.to(total).reshape(shape), volume)
+
+
+class AverageSlabsd(DictionaryTransform, array=AverageSlabs):
+    """Dictionary version of :class:`AverageSlabs`."""
