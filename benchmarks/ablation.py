@@ -75,7 +75,7 @@ def main() -> None:
         once = args.weights is not None and name in APPLIED
         rows = [_row(args, name, seed) for seed in (args.seeds[:1] if once else args.seeds)]
         if len(rows) > 1:
-            numbers = [key for key, value in rows[0].items() if isinstance(value, float)]
+            numbers = [key for key in rows[0] if all(isinstance(row[key], float) for row in rows)]
             over = {key: [row[key] for row in rows] for key in numbers}
             mean = {key: [round(statistics.mean(v), 3), round(statistics.stdev(v), 3)] for key, v in over.items()}
             print(json.dumps({"row": name, "seeds": args.seeds, "mean_sd": mean}), flush=True)
@@ -100,7 +100,7 @@ def _row(args: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
         other = Plan(args.fields.resolve(), folder / "fields", device=args.device)
         masks = segment(other, weights, save_probabilities=False, **APPLIED.get(name, {}))
         found = evaluate_masks(masks, other.datalist, output=folder / "fields" / "results", folds=plan.held_out)
-        row |= {f"fields_{key}": round(found[0][key], 3) for key in ("foreground_iou", "dice_positive_slices")}
+        row |= {f"fields_{key}": _rounded(found[0][key]) for key in ("foreground_iou", "dice_positive_slices")}
         row["fields_scans"] = len(load_datalist(other.datalist, plan.held_out))
     print(json.dumps(row), flush=True)
     return row
@@ -114,12 +114,17 @@ def _figures(results: Path) -> dict[str, Any]:
         "positive_slices_touched",
         "negative_slices_touched",
     )
-    row = {key: round(found[key], 3) for key in keys}
+    row = {key: _rounded(found[key]) for key in keys}
     file = results / "evaluation.json"
     if file.is_file():
         first = json.loads(file.read_text(encoding="utf-8"))["methods"][0]
-        row |= {key: round(first[key], 3) for key in ("foreground_iou", "dice_positive_slices", "CL", "FPL")}
+        row |= {key: _rounded(first[key]) for key in ("foreground_iou", "dice_positive_slices", "CL", "FPL")}
     return row
+
+
+def _rounded(value: float | None) -> float | None:
+    """Three digits; None where there was nothing to measure."""
+    return None if value is None else round(value, 3)
 
 
 if __name__ == "__main__":
