@@ -30,11 +30,12 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("--parallel", type=int, default=5, help="folds that train at once (default: 5)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of train_recommended.yaml")
-    parser.add_argument("words", nargs="*", help="options of 'ichseg train', after --")
-    args = parser.parse_args()
+    # What follows "--" is for another program: argparse would not leave it alone.
+    given, words = _divided(sys.argv[1:])
+    args = parser.parse_args(given)
     folds = sorted({int(scan["fold"]) for scan in load_datalist(args.datalist)})
     common = [sys.executable, "-m", "ichseg", "train", "--datalist", str(args.datalist), "--output", str(args.output),
-              "--cross-validate", *(f"--set={setting}" for setting in args.set), *args.words]  # fmt: skip
+              "--cross-validate", *(f"--set={setting}" for setting in args.set), *words]  # fmt: skip
     started = time.perf_counter()
     values = {**parse_settings("ich_segmentation", "train_recommended.yaml", args.set), "train_folds": folds,
               "datalist": args.datalist.resolve(), "cache_dir": args.output.resolve(),
@@ -59,6 +60,12 @@ def main() -> None:
     print(json.dumps({"folds": len(folds), "device": name, "drawing_s": round(drawn - started, 1),
                       "training_s": round(trained - drawn, 1),
                       "pooling_s": round(time.perf_counter() - trained, 1)}))  # fmt: skip
+
+
+def _divided(words: list[str]) -> tuple[list[str], list[str]]:
+    """What stands before ``--`` and what stands after it."""
+    at = words.index("--") if "--" in words else len(words)
+    return words[:at], words[at + 1 :]
 
 
 if __name__ == "__main__":

@@ -1,0 +1,47 @@
+"""Benchmarks are not timed here; what they do with their words is."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_words_after_two_dashes_go_to_training():
+    divided = load("train_folds")._divided
+    assert divided(["D", "OUT", "--set", "a=1", "--", "--epochs", "2"]) == (
+        ["D", "OUT", "--set", "a=1"],
+        ["--epochs", "2"],
+    )
+    assert divided(["D"]) == (["D"], []) and divided(["--"]) == ([], [])
+
+
+def test_ablation_rows_are_settings_there_are():
+    from ichseg.bundle import config_values, parse_settings
+
+    ablation = load("ablation")
+    for settings in ablation.TRAINED.values():
+        parse_settings("ich_segmentation", "train_recommended.yaml", settings)
+    known = config_values("ich_segmentation", "inference.yaml")
+    assert all(key in known for values in ablation.APPLIED.values() for key in values)
+    assert ablation._rounded(None) is None and ablation._rounded(0.12345) == 0.123
+
+
+@pytest.mark.parametrize("name", ["ablation", "elsewhere", "train_folds"])
+def test_benchmarks_explain_themselves(name):
+    done = subprocess.run(
+        [sys.executable, FOLDER / f"{name}.py", "--help"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0 and done.stdout.startswith("usage:")
