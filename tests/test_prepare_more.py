@@ -94,7 +94,7 @@ def test_slices_of_seq_cq500_become_scans(cq500, heads, tmp_path, capsys):
         (lambda f: (f / "Patient_CT/001/2.tif").write_bytes(b"x"), "2.tif: not a picture"),
         (lambda f: Image.fromarray(np.zeros((4, 4), np.float32)).save(f / "Patient_CT/001/2.tif"), "2.tif: (4, 4)"),
         (lambda f: [Image.fromarray(np.full((48, 48), 9.0, np.float32)).save(f / f"Patient_CT/001/{k}.tif")
-                    for k in range(1, 7)], "are no Hounsfield units"),
+                    for k in range(1, 7)], "are not Hounsfield units"),
     ],
 )  # fmt: skip
 def test_another_layout_than_seq_cq500_is_refused(cq500, tmp_path, capsys, change, said):

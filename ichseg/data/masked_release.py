@@ -92,8 +92,8 @@ def prepare_masked(
     if not image_files:
         raise IchsegError(f"{images}: no .nii or .nii.gz file in this folder")
     for name in sorted(set(image_files) ^ set(mask_files)):
-        there, lacks = (image_files[name], masks) if name in image_files else (mask_files[name], images)
-        raise IchsegError(f"{there}: no file with this name in {lacks}")
+        file, other = (image_files[name], masks) if name in image_files else (mask_files[name], images)
+        raise IchsegError(f"{file}: no file with this name in {other}")
     scans: list[dict[str, Any]] = []
     with staged_folder(output) as staged:
         for name in progress(sorted(image_files)):

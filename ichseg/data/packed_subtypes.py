@@ -17,7 +17,7 @@ UNKNOWN = -1
 
 
 def pack_subtypes(packed: PackedScans, datalist: str | Path, enabled: bool = True) -> np.ndarray | None:
-    """Subtypes of every packed slice, of ``slice_labels.csv`` beside the datalist.
+    """Subtypes of every packed slice, from ``slice_labels.csv`` next to the datalist.
 
     Without any there, implants alone teach them, and the log says so.
 
@@ -43,7 +43,7 @@ def pack_subtypes(packed: PackedScans, datalist: str | Path, enabled: bool = Tru
             if 1 in told:
                 subtypes[index] = told
     if not (subtypes == 1).any():
-        logger.warning("%s: no slice_labels.csv with subtypes beside it; implants alone teach them", datalist)
+        logger.warning("%s: no slice_labels.csv with subtypes in its folder; only implants teach them", datalist)
     return subtypes
 
 

@@ -26,7 +26,7 @@ SUBTYPES = {name: short for short, name in SUBTYPE_NAMES.items()}
 LPS_TO_RAS = np.diag([-1.0, -1, 1, 1])
 PATIENT, SERIES, POSITION, ORIENTATION, SPACING = (
     "0010|0020", "0020|000e", "0020|0032", "0020|0037", "0028|0030")  # fmt: skip
-# Slices whose steps differ by more than this share of the median are no stack.
+# If a step differs from the median by more than this share, slices are missing.
 UNEVEN = 0.1
 
 
@@ -139,7 +139,7 @@ class _Slice:
 def _convert(
     slices: list[_Slice], labels: dict[str, dict[str, int]], output: Path, warn: Callable[[str], None]
 ) -> list[dict[str, Any]]:
-    """One scan, or none where its slices are no stack."""
+    """One scan; none if slices of it are missing or cannot be read."""
     normal = np.cross(slices[0].along, slices[0].down)
     slices = sorted(slices, key=lambda one: float(one.position @ normal))
     name = slices[0].file.stem

@@ -2,7 +2,7 @@
 
 Spahr et al., Frontiers in Neuroimaging 2023; Zenodo 8063221. ``ct_info.csv`` has one row per slice: ``PatientNumber``,
 ``SliceNumber`` from 1, ``CT_fn``, ``mask_fn`` or ``None``. Slices are ``Patient_CT/<patient>/<slice>.tif`` in HU, masks
-``<slice>_ICH_Seg.bmp`` beside them. There is no spacing, and left and right are taken to be as radiologists view them.
+``<slice>_ICH_Seg.bmp`` in the same folder. There is no spacing; left and right are assumed to be in radiological view.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def _convert(patient: str, rows: list[dict[str, str]], source: Path, output: Pat
     hounsfield = np.stack(slices, axis=-1)
     if hounsfield.min() >= 0 and hounsfield.max() <= 255:
         raise IchsegError(f"{source / rows[0]['CT_fn']}: gray values from {hounsfield.min():g} to {hounsfield.max():g} "
-                          "are no Hounsfield units")  # fmt: skip
+                          "are not Hounsfield units")  # fmt: skip
     # Pictures: the first axis runs down, to the back, the second to the patient's left; volumes: the other way round.
     volume = np.rint(hounsfield.transpose(1, 0, 2)).clip(-32768, 32767).astype(np.int16)
     label = np.stack(masks, axis=-1).transpose(1, 0, 2).astype(np.uint8)

@@ -49,6 +49,32 @@ def neighbors(count: int, step_mm: float, distance_mm: float = NEIGHBOR_MM) -> t
     return np.where(before < 0, places, before), np.where(after >= count, places, after)
 
 
+def slab_means(values: torch.Tensor, step_mm: float, slab_mm: float, axis: int) -> torch.Tensor:
+    """Every slice as the mean of the slab around it, each slice counting by how much of it lies in the slab.
+
+    Args:
+        values: slices along ``axis``, each ``step_mm`` thick.
+        step_mm: between two slices.
+        slab_mm: thickness of the slab; at the ends of a scan, what there is of it.
+        axis: of the slices.
+
+    Returns:
+        the same shape.
+    """
+    count, reach = values.shape[axis], int(slab_mm / step_mm) + 1
+    total, weights = torch.zeros_like(values), torch.zeros(count).to(values)
+    for away in range(-min(reach, count - 1), min(reach, count - 1) + 1):
+        low = max(away * step_mm - step_mm / 2, -slab_mm / 2)
+        share = min(away * step_mm + step_mm / 2, slab_mm / 2) - low
+        if share > 0:
+            here, there, length = max(-away, 0), max(away, 0), count - abs(away)
+            total.narrow(axis, here, length).add_(values.narrow(axis, there, length), alpha=share)
+            weights[here : here + length] += share
+    shape = [1] * values.ndim
+    shape[axis] = count
+    return total / weights.reshape(shape)
+
+
 class SliceDataset(Dataset):
     """Every slice of some scans, read once and kept in memory at half precision.
 

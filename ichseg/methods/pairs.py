@@ -46,7 +46,7 @@ def affinity_matrix(pairs: Tensor, offsets: Sequence[Sequence[int]]) -> Tensor:
         offsets: of :func:`half_disc`.
 
     Returns:
-        (h w, h w); 0 for pixels that are no pair.
+        (h w, h w); 0 for pixels that are not a pair.
     """
     count, height, width = pairs.shape
     if count != len(offsets):

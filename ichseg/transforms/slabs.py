@@ -7,6 +7,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Transform
 
+from ichseg.data.slices import slab_means
 from ichseg.io import spacing_mm
 from ichseg.transforms.base import BACKENDS, DictionaryTransform
 from ichseg.transforms.volumes import like, plain, volume_slice_axis
@@ -44,23 +45,7 @@ class AverageSlabs(Transform):
         count = volume.shape[axis]
         if not 0 < step <= THICK_ENOUGH * self.slab_mm or count < 2:
             return volume
-        values = plain(volume).float()
-        total, weights = torch.zeros_like(values), torch.zeros(count)
-        for away in range(-int(self.slab_mm / step) - 1, int(self.slab_mm / step) + 2):
-            # Of the slice this many steps away, so much lies in the slab.
-            low = max(away * step - step / 2, -self.slab_mm / 2)
-            share = min(away * step + step / 2, self.slab_mm / 2) - low
-            if share <= 0 or abs(away) >= count:
-                continue
-            here = slice(max(-away, 0), count - max(away, 0))
-            there = slice(max(away, 0), count - max(-away, 0))
-            total.narrow(axis, here.start, here.stop - here.start).add_(
-                values.narrow(axis, there.start, there.stop - there.start), alpha=share
-            )
-            weights[here] += share
-        shape = [1] * values.ndim
-        shape[axis] = count
-        return like(total / weights.to(total).reshape(shape), volume)
+        return like(slab_means(plain(volume).float(), step, self.slab_mm, axis), volume)
 
 
 class AverageSlabsd(DictionaryTransform, array=AverageSlabs):
