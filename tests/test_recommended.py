@@ -388,6 +388,25 @@ def test_batches_hold_the_three_kinds_in_their_shares(packed):
         SliceMixture(bleeding, pool, 8, 1)
 
 
+def test_surgery_sees_neighbors_from_below_upward_and_puts_them_back(packed, monkeypatch):
+    seen = []
+
+    def kept(volume, mask, spacing, rng, back):
+        seen.append(volume)
+        return volume + np.arange(3, dtype=np.float32)[:, None, None] * 10, mask
+
+    monkeypatch.setattr("ichseg.training.mixture.draw_surgery", kept)
+    mixture = SliceMixture(packed, implant_pool(packed, per_scan=1), 8, 1, 0.25, 0.375, surgery_share=1.0)
+    index = int(packed.starts[0]) + 3
+    place, below, above = packed.with_neighbors(index)
+    image = packed.gray[[place, below, above]]
+    made = mixture._operated(image, index, np.random.default_rng(0))
+    assert np.array_equal(seen[0], hounsfield(packed.gray[[below, place, above]]))
+    dark = (image > 40).all(axis=0) & (image < 200).all(axis=0)  # neither end of the gray values
+    added = [(hounsfield(after) - hounsfield(before))[dark].mean() for after, before in zip(made, image, strict=True)]
+    assert dark.any() and added == pytest.approx([10, 0, 20], abs=0.3)
+
+
 # Nothing moves and nothing changes.
 STILL = dict.fromkeys(
     ("turn", "scale", "stretch", "shift", "flip", "gain", "bias", "noise", "kernel", "clip", "alone"), 0.0
