@@ -65,6 +65,17 @@ def test_it_travels_in_a_weight_file(tmp_path):
     load_weights(segmenter("lite", settings.channels, 2), tmp_path / "model.pt")
 
 
+def test_training_goes_on_from_a_finished_model(tmp_path):
+    finished = segmenter("lite", SMALL)
+    torch.save(finished.state_dict(), tmp_path / "model.pt")
+    network = load_weights(context_network("lite", SMALL), tmp_path / "model.pt")
+    for mine, its in zip(network.state_dict().values(), finished.state_dict().values(), strict=True):
+        assert torch.equal(mine, its)
+    torch.save(segmenter("lite", SMALL, members=2).state_dict(), tmp_path / "two.pt")
+    with pytest.raises(IchsegError, match=r"two\.pt: weights do not match"):
+        load_weights(context_network("lite", SMALL), tmp_path / "two.pt")
+
+
 def test_the_encoder_takes_its_own_weights_and_no_others(tmp_path):
     source = LiteContextUNet(SMALL).encoder
     state = source.state_dict() | {

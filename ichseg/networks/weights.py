@@ -20,6 +20,7 @@ from ichseg.io import atomic_path
 logger = logging.getLogger(__name__)
 # Where the settings lie: in the metadata that every state dict of torch has, under a name that no module has.
 SETTINGS = "ichseg settings"
+ONLY_MEMBER = "members.0."  # how the keys of an ensemble of one begin
 Settings = TypeVar("Settings")
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -47,7 +48,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 def load_weights(network: Network, path: str | Path | None) -> Network:
     """Load a state dict, or a checkpoint that holds one under ``model``, into ``network`` and return it.
 
-    ``path=None`` leaves the network as it is: training configs use it for random weights.
+    ``path=None`` leaves the network as it is: training configs use it for random weights. An ensemble of one, which
+    is what training writes, loads into its only member as well, so that training can start from a finished model.
 
     Raises:
         IchsegError: the file cannot be read or belongs to another architecture.
@@ -57,6 +59,8 @@ def load_weights(network: Network, path: str | Path | None) -> Network:
     state = read_checkpoint(path)
     state = state.get("model", state)
     own = network.state_dict()
+    if all(key.startswith(ONLY_MEMBER) for key in state) and not any(key.startswith(ONLY_MEMBER) for key in own):
+        state = {key.removeprefix(ONLY_MEMBER): value for key, value in state.items()}
     lacking = [key for key in own if key not in state]
     foreign = [key for key in state if key not in own]
     differing = [key for key in own if key in state and getattr(state[key], "shape", None) != own[key].shape]
