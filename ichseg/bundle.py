@@ -143,6 +143,8 @@ def parse_settings(bundle: str, config: str, settings: Sequence[str]) -> dict[st
             given[key] = yaml.safe_load(text)
         except yaml.YAMLError:
             raise IchsegError(f"--set {setting}: '{text}' is not a YAML value") from None
+        if isinstance(given[key], str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", text):
+            given[key] = float(text)  # YAML wants a dot and a sign: 1e-3 is text to it
         check_value(f"--set {key}", known.get(key), given[key])
         if "::" in key:
             check_nested(f"--set {key}", key, known, given[key])

@@ -17,7 +17,7 @@ import torch
 from conftest import classifier_file, segmenter_file, sequence_file, swin_file
 from monai.bundle import ConfigParser, ConfigWorkflow, verify_net_in_out
 
-from ichseg.bundle import BundleParts, bundle_folder, config_values, guard_bundle_run
+from ichseg.bundle import BundleParts, bundle_folder, config_values, guard_bundle_run, parse_settings
 from ichseg.cli import main
 from ichseg.errors import IchsegError, chain
 from ichseg.networks import ClassifierSettings, SegmenterSettings, read_settings, save_weights, slice_classifier
@@ -589,3 +589,11 @@ def test_onnx_names_what_it_needs(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert main(["export-onnx", str(tmp_path / "model.onnx")]) == 2
     assert "pip install 'ichseg[onnx]'" in capsys.readouterr().err and not (tmp_path / "model.onnx").exists()
+
+
+def test_numbers_may_be_written_as_in_python():
+    for text in ("1e-3", "1.0e-3", "0.001"):
+        found = parse_settings("ich_segmentation", "train_recommended.yaml", [f"learning_rate={text}"])
+        assert found == {"learning_rate": 0.001}
+    with pytest.raises(IchsegError, match="expected a number"):
+        parse_settings("ich_segmentation", "train_recommended.yaml", ["learning_rate=1e-3x"])

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
 from ichseg.cam import METHODS, CAMExtractor
 from ichseg.crf import DenseCRF
-from ichseg.networks import BACKBONES, cam_layers, slice_classifier
+from ichseg.inference import PrecisionInferer
+from ichseg.networks import BACKBONES, cam_layers, context_network, slice_classifier
+from ichseg.training import GraphedInferer
 from ichseg.transforms import ShallowFeatureCAM
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -74,3 +78,24 @@ def test_pseudo_label_maps(precision):
     for a, b in zip(cpu[0], there[0], strict=True):
         assert (a - b).abs().mean() < tolerance
     torch.testing.assert_close(cpu[1], there[1], atol=tolerance, rtol=0)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_replayed_passes_train_alike(precision):
+    network = context_network("lite", dropout=0.0).cuda().train()
+    twin = copy.deepcopy(network)
+    recorded, plain = GraphedInferer(precision), PrecisionInferer(precision)
+    recorded(torch.rand(4, 3, 64, 64).cuda(), network)
+    for size in (64, 64, 96):  # another size than the recorded one runs, too
+        x, found = torch.rand(4, 3, size, size).cuda(), []
+        for inferer, one in ((recorded, network), (plain, twin)):
+            one.zero_grad(set_to_none=True)
+            logits = inferer(x, one)
+            logits.square().mean().backward()
+            gradient = torch.cat([p.grad.flatten() for p in one.parameters() if p.grad is not None])
+            found.append((logits.detach().clone(), gradient))
+        for here, there in zip(*found, strict=True):
+            assert (here - there).norm() < 0.02 * there.norm()
+    network.eval()
+    with torch.no_grad():
+        assert recorded(x[:1], network).shape == (1, 3, 96, 96)

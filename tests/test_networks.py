@@ -34,6 +34,7 @@ from ichseg.networks import (
 )
 from ichseg.presets import PRESETS
 from ichseg.synthetic.implants.benchmark import FAMILIES
+from ichseg.training import GraphedInferer
 
 
 @pytest.mark.parametrize(("backbone", "parameters"), [("resnet34", 21_280_322), ("resnet50", 23_509_698)])
@@ -180,6 +181,14 @@ def test_precision_touches_the_forward_pass_only():
     torch.testing.assert_close(full, half, atol=0.02, rtol=0.02)
     with pytest.raises(IchsegError, match="precision 'fp8' is unknown"):
         PrecisionInferer("fp8")
+
+
+def test_without_a_gpu_nothing_is_recorded(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", lambda *a, **k: pytest.fail("recorded"))
+    network, x = torch.nn.Conv2d(3, 3, 3).train(), torch.rand(2, 3, 8, 8)
+    for precision in ("fp32", "bf16"):
+        there = GraphedInferer(precision)(x, network)
+        assert there.requires_grad and torch.equal(there, PrecisionInferer(precision)(x, network))
 
 
 def test_modules_that_moved_answer_to_their_old_names():

@@ -33,15 +33,19 @@ class PrecisionInferer(Inferer):
         self.inferer = SimpleInferer() if inferer is None else inferer
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> Any:
-        lower = lower_type(self.precision)
-        if lower is None:
+        if lower_type(self.precision) is None:
             return self.inferer(inputs, network, *args, **kwargs)
 
         def cast(x: torch.Tensor, *a: Any, **k: Any) -> torch.Tensor:
-            with torch.autocast(x.device.type, dtype=lower):
+            with self.lowered(x.device.type):
                 return network(x, *a, **k).float()
 
         return self.inferer(inputs, cast, *args, **kwargs)
+
+    def lowered(self, device: str, cache_enabled: bool = True) -> torch.autocast:
+        """Context in which a network runs in this precision, on a type of device."""
+        lower = lower_type(self.precision)
+        return torch.autocast(device, dtype=lower, enabled=lower is not None, cache_enabled=cache_enabled)
 
 
 class PrecisionCheck:

@@ -160,6 +160,7 @@ def _fold_plans(name: str, plan: Plan, folds: Iterable[int]) -> dict[int, Plan]:
 
 # What the plan itself decides: settings that changed it would train on scans that are held out, or twice the same.
 DECIDED = ("bundle_root", "cache_dir", "datalist", "dataset_dir", "output_dir", "seed", "train_folds", "val_folds")
+OF_THE_MACHINE = ("bundle_root", "cuda_graphs", "device_name", "num_workers")
 # What --set reaches.
 CONFIGS = {"recommended": "train_recommended.yaml", "paper": "train.yaml"}
 
@@ -291,7 +292,7 @@ def _trained(
     weights = folder / "model.pt"
     # Members may train anywhere and be brought together: neither the machine nor its paths count.
     values = {**config_values(bundle, config), **overrides, **parse_settings(bundle, config, settings)}
-    made_of = {k: v for k, v in values.items() if k not in ("device_name", "num_workers", "bundle_root") and _plain(v)}
+    made_of = {k: v for k, v in values.items() if k not in OF_THE_MACHINE and _plain(v)}
     for key, value in made_of.items():
         if key.endswith("_weights") and value is not None and Path(str(value)).is_file():
             made_of[key] = file_hash(Path(str(value)))

@@ -3,6 +3,7 @@
 from ichseg.training.augment import Augmentation
 from ichseg.training.checkpoint import TrainingCheckpoint
 from ichseg.training.context_loss import ContextLoss
+from ichseg.training.cuda_graphs import GraphedInferer
 from ichseg.training.distributed import exit_at_once, is_rank_zero, join_process_group, leave_process_group
 from ichseg.training.head_first import HeadFirst
 from ichseg.training.history import EpochHistory, PrintMetrics
@@ -20,6 +21,7 @@ __all__ = [
     "ClipGradients",
     "ContextLoss",
     "EpochHistory",
+    "GraphedInferer",
     "HeadFirst",
     "ImplantLoss",
     "MetricOf",
