@@ -11,9 +11,11 @@ SCORING_ARCHITECTURES = ("context", "lite")  # of the recommended preset: they s
 MASK_ARCHITECTURES = ("small", "paper")
 ARCHITECTURES = SCORING_ARCHITECTURES + MASK_ARCHITECTURES
 PRECISIONS = ("fp32", "bf16")
+METHODS = ("ma2025", "recommended", "hgi_sam", "resnet_lstm", "irnet", "psa", "edam", "rca", "ae", "unet", "hu_rule")
 IMPLANT_FAMILIES = ("shapes", "fields")
 CONNECTIVITIES = (4, 8, 6, 18, 26)
 
+COMPARED_SIZE, COMPARED_EPOCHS = 256, 20
 TRAIN_FOLDS, VAL_FOLDS, TEST_FOLDS = "0-2", "3", "4"
 HELD_OUT_FOLDS = f"{VAL_FOLDS},{TEST_FOLDS}"
 FOLD_TOLERANCE = 0.03

@@ -142,3 +142,11 @@ def test_masks_of_two_networks_are_combined_as_sets():
         combined_masks(list(maps), (0.3, 0.6), "xor")
     with pytest.raises(ValueError, match="two maps"):
         combined_masks(list(maps), (0.3,), "or")
+
+
+def test_a_sparse_walk_is_the_same_walk():
+    offsets = half_disc(5)
+    pairs, maps = torch.rand(len(offsets), 12, 10), torch.rand(2, 12, 10)
+    dense = random_walk(maps, affinity_matrix(pairs, offsets), power=3, doublings=6)
+    sparse = random_walk(maps, affinity_matrix(pairs, offsets, sparse=True), power=3, doublings=6)
+    torch.testing.assert_close(sparse, dense, atol=1e-5, rtol=1e-4)

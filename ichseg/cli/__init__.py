@@ -19,7 +19,8 @@ from ichseg.progress import never_stop_printing
 from ichseg.version import __version__
 
 COMMANDS = ("demo", "segment", "measure", "merge", "prepare", "train", "train-classifier", "pseudo-label",
-            "train-segmenter", "evaluate", "experiment", "check", "convert-weights", "export-onnx")  # fmt: skip
+            "train-segmenter", "evaluate", "experiment", "compare", "check", "convert-weights",
+            "export-onnx")  # fmt: skip
 EXAMPLES = """examples:
   ichseg demo                                        try it on phantoms, in about a minute
   ichseg segment SCANS MASKS                         segment hemorrhage in a folder of NIfTI scans
@@ -33,6 +34,7 @@ EXAMPLES = """examples:
   ichseg train-segmenter --datalist DATA/datalist.json --pseudo-labels runs/pseudo --output runs/unet
   ichseg segment SCANS MASKS --weights runs/unet/model.pt
   ichseg experiment table4 --datalist DATA/datalist.json --output runs/table4
+  ichseg compare --datalist DATA/datalist.json --output runs/compared
 
 exit codes: 0 all done, 1 some scans failed (see results.csv), 2 wrong usage or setup,
 130 interrupted (rerun the same command to resume).

@@ -5,6 +5,7 @@ What AffinityNet (Ahn & Kwak 2018) and IRNet (Ahn et al. 2019) share.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -38,12 +39,13 @@ def inside(size: Sequence[int], offset: Sequence[int]) -> Tensor:
     return shifted(torch.ones(tuple(size)), offset) > 0
 
 
-def affinity_matrix(pairs: Tensor, offsets: Sequence[Sequence[int]]) -> Tensor:
+def affinity_matrix(pairs: Tensor, offsets: Sequence[Sequence[int]], sparse: bool = False) -> Tensor:
     """Affinities of every pixel with its partners -> the symmetric matrix of all pixels, 1 on its diagonal.
 
     Args:
         pairs: (P, h, w), for each of the P offsets.
         offsets: of :func:`half_disc`.
+        sparse: give the pairs alone (CSR), for large grids.
 
     Returns:
         (h w, h w); 0 for pixels that are not a pair.
@@ -51,13 +53,21 @@ def affinity_matrix(pairs: Tensor, offsets: Sequence[Sequence[int]]) -> Tensor:
     count, height, width = pairs.shape
     if count != len(offsets):
         raise ValueError(f"{count} maps of affinities for {len(offsets)} offsets")
-    matrix = torch.eye(height * width, dtype=pairs.dtype, device=pairs.device)
     index = torch.arange(height * width, device=pairs.device).reshape(height, width)
-    for values, offset in zip(pairs, offsets, strict=True):
+    rows, columns, values = [index.flatten()], [index.flatten()], [torch.ones_like(pairs[0]).flatten()]
+    for affinity, offset in zip(pairs, offsets, strict=True):
         valid = inside((height, width), offset).to(pairs.device)
         one, other = index[valid], shifted(index, offset)[valid]
-        matrix[one, other] = matrix[other, one] = values[valid]
-    return matrix
+        rows += [one, other]
+        columns += [other, one]
+        values += [affinity[valid]] * 2
+    places = torch.stack([torch.cat(rows), torch.cat(columns)])
+    matrix = torch.sparse_coo_tensor(places, torch.cat(values), 2 * [height * width], check_invariants=False)
+    if not sparse:
+        return matrix.to_dense()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR")  # torch calls it beta
+        return matrix.to_sparse_csr()
 
 
 def random_walk(maps: Tensor, affinity: Tensor, power: float = 8.0, doublings: int = 8) -> Tensor:
@@ -69,15 +79,31 @@ def random_walk(maps: Tensor, affinity: Tensor, power: float = 8.0, doublings: i
 
     Args:
         maps: (C, h, w).
-        affinity: (h w, h w) of :func:`affinity_matrix`, in [0, 1]; ``power`` is taken of each element.
+        affinity: (h w, h w) of :func:`affinity_matrix`, in [0, 1]; ``power`` is taken of each element. A sparse one
+            is applied step by step, which is the same walk and, on large grids, far less work.
         power: beta; 8 in AffinityNet, 10 in IRNet.
         doublings: T is squared so often.
 
     Returns:
         (C, h, w).
     """
+    if affinity.layout == torch.sparse_csr:
+        return _walked(maps, affinity, power, 2**doublings)
     transition = affinity**power
     transition = transition / transition.sum(dim=0, keepdim=True)
     for _ in range(doublings):
         transition = transition @ transition
     return (maps.flatten(1) @ transition).reshape(maps.shape)
+
+
+def _walked(maps: Tensor, affinity: Tensor, power: float, steps: int) -> Tensor:
+    """``vec(map) T`` so many times. A is symmetric: its rows are its columns."""
+    values = affinity.values() ** power
+    weights = torch.sparse_csr_tensor(
+        affinity.crow_indices(), affinity.col_indices(), values, affinity.shape, check_invariants=False
+    )
+    sums = weights @ torch.ones(len(affinity), 1, dtype=values.dtype, device=values.device)
+    spread = maps.flatten(1).T
+    for _ in range(steps):
+        spread = (weights @ spread) / sums
+    return spread.T.reshape(maps.shape)

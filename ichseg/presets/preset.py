@@ -188,8 +188,8 @@ def recommended(plan: Plan) -> Path:
     files = []
     for member in range(plan.members) if plan.member is None else [plan.member]:
         folder = plan.output / f"member_{member}"
-        overrides = {**_training(plan, folder), "cache_dir": plan.shared, "seed": plan.seed + member}
-        files.append(_trained(CONFIGS["recommended"], folder, overrides, plan.settings))
+        overrides = {**training_values(plan, folder), "cache_dir": plan.shared, "seed": plan.seed + member}
+        files.append(trained(CONFIGS["recommended"], folder, overrides, plan.settings))
     if plan.member is not None:
         return files[0]
     made = segmenter_settings(files[0])
@@ -211,8 +211,8 @@ def paper(plan: Plan) -> Path:
     classifiers = {}
     for backbone in PAPER_PAIR:
         folder = plan.output / "classifiers" / backbone
-        overrides = {**_training(plan, folder), "backbone": backbone}
-        classifiers[backbone] = _trained("train.yaml", folder, overrides, (), "ich_slice_classification")
+        overrides = {**training_values(plan, folder), "backbone": backbone}
+        classifiers[backbone] = trained("train.yaml", folder, overrides, (), "ich_slice_classification")
     pseudo = plan.output / "pseudo"
     run_bundle(
         "ich_pseudo_segmentation",
@@ -227,8 +227,13 @@ def paper(plan: Plan) -> Path:
         },
     )
     folder = plan.output / "unet"
-    overrides = {**_training(plan, folder), "pseudo_dir": pseudo, "supervision": "pseudo", "architecture": "paper"}
-    weights = _trained(CONFIGS["paper"], folder, overrides, plan.settings)
+    overrides = {
+        **training_values(plan, folder),
+        "pseudo_dir": pseudo,
+        "supervision": "pseudo",
+        "architecture": "paper",
+    }
+    weights = trained(CONFIGS["paper"], folder, overrides, plan.settings)
     return Path(shutil.copyfile(weights, plan.output / "model.pt"))
 
 
@@ -271,7 +276,7 @@ def evaluate(plan: Plan, masks: Path, results: Path, folds: str) -> dict[str, An
     return evaluate_slices(masks, plan.datalist, **options)
 
 
-def _training(plan: Plan, folder: Path) -> dict[str, Any]:
+def training_values(plan: Plan, folder: Path) -> dict[str, Any]:
     return {
         "datalist": plan.datalist,
         "output_dir": folder,
@@ -285,7 +290,7 @@ def _training(plan: Plan, folder: Path) -> dict[str, Any]:
     }
 
 
-def _trained(
+def trained(
     config: str, folder: Path, overrides: dict[str, Any], settings: Sequence[str], bundle: str = "ich_segmentation"
 ) -> Path:
     """The weights, trained now unless they are there."""

@@ -5,6 +5,7 @@ from ichseg.training.checkpoint import TrainingCheckpoint
 from ichseg.training.context_loss import ContextLoss
 from ichseg.training.cuda_graphs import GraphedInferer
 from ichseg.training.distributed import exit_at_once, is_rank_zero, join_process_group, leave_process_group
+from ichseg.training.fit import FitSettings, fit
 from ichseg.training.head_first import HeadFirst
 from ichseg.training.history import EpochHistory, PrintMetrics
 from ichseg.training.implant_loss import ImplantLoss, batch_with_mask
@@ -21,6 +22,7 @@ __all__ = [
     "ClipGradients",
     "ContextLoss",
     "EpochHistory",
+    "FitSettings",
     "GraphedInferer",
     "HeadFirst",
     "ImplantLoss",
@@ -33,6 +35,7 @@ __all__ = [
     "WeakSegmentationLoss",
     "batch_with_mask",
     "exit_at_once",
+    "fit",
     "is_rank_zero",
     "join_process_group",
     "judged_pool",

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+from ichseg.crf import DenseCRF, score_probabilities
 from ichseg.methods.pairs import inside, shifted
 
 IGNORED = 255
@@ -50,3 +52,26 @@ def pair_labels(labels: Tensor, offsets: Sequence[Sequence[int]]) -> tuple[Tenso
     known = valid & (own != IGNORED) & (partner != IGNORED)
     same = known & (own == partner)
     return same & (own == 0), same & (own > 0), known & (own != partner)
+
+
+def seed_labels(maps: Tensor, images: Tensor, grid: Sequence[int], crf: DenseCRF, powers: Sequence[float]) -> Tensor:
+    """Labels of the pairs' pixels from class maps: two CRF results, averaged over the cells of a grid.
+
+    Args:
+        maps: (B, h, w) in [0, 1].
+        images: (B, 1, H, W) in [0, 1].
+        grid: rows and columns of the labels.
+        crf: of the full slice.
+        powers: of the strong and the weak background.
+
+    Returns:
+        (B, rows, columns) of :func:`affinity_labels`; a slice whose map is zero everywhere is ignored.
+    """
+    score = functional.interpolate(maps[:, None], size=images.shape[2:], mode="bilinear", align_corners=False)
+    both = [
+        functional.adaptive_avg_pool2d(crf.refine(score_probabilities(score, power), images * 255), (grid[0], grid[1]))
+        for power in powers
+    ]
+    labels = torch.stack([affinity_labels(strong, weak) for strong, weak in zip(*both, strict=True)])
+    labels[maps.amax(dim=(1, 2)) == 0] = IGNORED
+    return labels

@@ -3,15 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ichseg.methods.affinity.labels import pair_labels
+from ichseg.methods.dense_resnet import DenseResNet
 from ichseg.methods.pairs import half_disc, shifted
 
 SMALL = 1e-5  # before the logarithm
 RADIUS = 5
+SIDES, FEATURES = (64, 128, 256), 448  # channels of the three side branches, and of what becomes of them
+
+
+class AffinityNetwork(nn.Module):
+    """(B, 1, H, W) -> features (B, 448, h, w) at an eighth of the slice, whose distances are affinities.
+
+    The last three stages of the classifier, each through a 1 x 1 convolution and ELU, side by side through another one.
+    The authors train all of it; here the classifier stays as it is.
+
+    Args:
+        dense: the classifier, stride 8.
+    """
+
+    def __init__(self, dense: DenseResNet) -> None:
+        super().__init__()
+        self.dense = dense.requires_grad_(False)
+        self.heads = nn.ModuleDict({
+            "sides": nn.ModuleList(
+                nn.Conv2d(before, after, 1, bias=False)
+                for before, after in zip(dense.channels[1:], SIDES, strict=True)
+            ),
+            "joined": nn.Conv2d(sum(SIDES), FEATURES, 1, bias=False),
+        })  # fmt: skip
+
+    def train(self, mode: bool = True) -> AffinityNetwork:
+        super().train(mode)
+        self.dense.eval()
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            stages = self.dense(x)[2:]
+        return self.features(stages)
+
+    def features(self, stages: Sequence[Tensor]) -> Tensor:
+        """Of the last three stages, all on one grid."""
+        sides: Any = self.heads["sides"]
+        found = [functional.elu(side(stage)) for side, stage in zip(sides, stages, strict=True)]
+        return functional.elu(self.heads["joined"](torch.cat(found, dim=1)))
 
 
 def pair_affinity(features: Tensor, offsets: Sequence[Sequence[int]]) -> Tensor:

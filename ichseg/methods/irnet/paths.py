@@ -81,6 +81,6 @@ def edge_walk(
     paths = Paths(radius)
     fenced = functional.pad(boundary, around, value=1.0)
     spread = functional.pad(maps * (1 - boundary), around)
-    matrix = affinity_matrix(boundary_affinity(fenced, paths), paths.offsets)
+    matrix = affinity_matrix(boundary_affinity(fenced, paths), paths.offsets, sparse=True)
     walked = random_walk(spread, matrix, power, doublings)
     return walked[:, radius:-radius, radius:-radius]

@@ -1,0 +1,180 @@
+"""What all methods of a comparison share: data, budget, and the steps that more than one of them takes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ichseg.bundle import BundleParts, config_values, run_bundle
+from ichseg.data import SliceDataset, load_datalist, parse_folds
+from ichseg.defaults import MASK_ARCHITECTURES
+from ichseg.devices import pick_device
+from ichseg.errors import IchsegError
+from ichseg.methods.slice_masks import MaskMaker, SliceMasksd
+from ichseg.networks import load_weights, read_settings, slice_classifier
+from ichseg.networks.classifiers import ClassifierSettings
+from ichseg.presets import Plan, segment
+from ichseg.presets.preset import trained, training_values
+from ichseg.provenance import Record
+from ichseg.training import FitSettings
+
+logger = logging.getLogger(__name__)
+CLASSIFIER = ("ich_slice_classification", "train.yaml")
+SEGMENTER = ("ich_segmentation", "train.yaml")
+GENERATE = ("ich_pseudo_segmentation", "generate.yaml")
+BACKBONE = "resnet50"  # of the baselines that take one network
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One output folder of a comparison.
+
+    Attributes:
+        plan: datalist, folds, device, precision; its output is the comparison's.
+        size: pixels per side, of every network.
+        epochs: passes over the training slices, at most, of every network.
+        architecture: of the U-Net that learns from pseudo-masks.
+        untrained: controls: every network gets one pass with a learning rate of 0.
+    """
+
+    plan: Plan
+    size: int
+    epochs: int
+    architecture: str = MASK_ARCHITECTURES[0]
+    untrained: bool = False
+
+    def folder(self, *names: str) -> Path:
+        """Where something is kept; controls lie apart."""
+        return self.plan.output.joinpath("untrained" if self.untrained else "trained", *names)
+
+    def values(self, folder: Path, **more: Any) -> dict[str, Any]:
+        """Values of a training config: the data, the budget, and some more."""
+        budget = {"epochs": 1, "learning_rate": 0.0} if self.untrained else {"epochs": self.epochs}
+        return {**training_values(self.plan, folder), "size": self.size, **budget, **more}
+
+    # --- steps --------------------------------------------------------------------------------------------------
+    def trained(self, name: str, bundle: str, config: str, **more: Any) -> Path:
+        """Weights of a bundle's training, made once."""
+        folder = self.folder(name)
+        logger.info("%s: training (%s)", name, bundle)
+        return trained(config, folder, self.values(folder, **more), (), bundle)
+
+    def classifier(self, backbone: str = BACKBONE) -> Path:
+        """The slice classifier that all methods with this backbone start from."""
+        return self.trained(f"classifiers/{backbone}", *CLASSIFIER, backbone=backbone)
+
+    def network(self, backbone: str = BACKBONE) -> nn.Module:
+        """The same with its weights."""
+        return load_weights(slice_classifier(backbone), self.classifier(backbone)).eval()
+
+    def fitted(self, name: str, fit: Callable[..., Path], slices: Any, network: nn.Module) -> Path:
+        """Weights of one of the trainings in :mod:`ichseg.methods`, made once."""
+        folder = self.folder(name)
+        settings = read_settings(self.classifier(), ClassifierSettings)
+        made = FitSettings(name.split("/")[0], self.size, settings.window_level, settings.window_width)
+        epochs = 1 if self.untrained else self.epochs
+
+        def make() -> None:
+            more = {"learning_rate": 0.0} if self.untrained else {}
+            fit(network, slices, folder, made, epochs, self.device, **more)
+
+        self.once(folder, make)
+        return folder / "model.pt"
+
+    def generated(self, name: str, bundle: str, config: str, folds: str, **more: Any) -> Path:
+        """Folder of the masks that a bundle makes of some folds, once."""
+        folder = self.folder(name)
+        values = {
+            "datalist": self.plan.datalist, "output_dir": folder, "folds": list(parse_folds(folds)),
+            "device_name": self.plan.device, "precision": self.plan.precision, **more,
+        }  # fmt: skip
+        self.once(folder, lambda: run_bundle(bundle, config, values))
+        return folder
+
+    def masked(self, name: str, maker: MaskMaker, folds: str, by: str = "label") -> Path:
+        """Folder of the masks that a function of slices makes of some folds, once.
+
+        Args:
+            name: of the folder.
+            maker: see :class:`ichseg.methods.slice_masks.SliceMasksd`.
+            folds: which.
+            by: what says that a slice may bleed: ``"label"``, or ``"prediction"`` of the classifier.
+        """
+        folder = self.folder(name)
+
+        def make() -> None:
+            values: dict[str, Any] = {
+                "datalist": self.plan.datalist, "output_dir": folder, "folds": list(parse_folds(folds)),
+                "classifiers": {BACKBONE: self.classifier()}, "gate_by": by, "score_first": by == "prediction",
+                "device_name": self.plan.device or "auto", "precision": self.plan.precision or "fp32",
+                "precision_check": 0, "masks": SliceMasksd("image", maker),
+                "maps": {"_target_": "ichseg.transforms.GateSlicesd", "keys": "pred", "by": by},
+            }  # fmt: skip
+            runner = BundleParts(*GENERATE, values)["evaluator"]
+            runner.run()
+            runner.exit_if_failed()
+
+        self.once(folder, make)
+        return folder
+
+    def unet_masks(self, name: str, pseudo: Path | None) -> Path:
+        """Folder of the held-out masks of a U-Net that learned from pseudo-masks, or from true ones."""
+        learned = {"supervision": "masks"} if pseudo is None else {"supervision": "pseudo", "pseudo_dir": pseudo}
+        weights = self.trained(f"{name}/unet", *SEGMENTER, architecture=self.architecture, **learned)
+        return self.segmented(name, weights)
+
+    def segmented(self, name: str, weights: Path) -> Path:
+        """Folder of the held-out masks and probabilities of a network that segments."""
+        plan = replace(self.plan, output=self.folder(name))
+        return segment(plan, weights)
+
+    def once(self, folder: Path, make: Callable[[], None]) -> None:
+        """Make what belongs into a folder unless a mark says that it is all there."""
+        mark = Record(folder.with_name(f"{folder.name}.made"), {"name": folder.name})
+        if mark.check():
+            return
+        logger.info("making %s ...", folder.relative_to(self.plan.output))
+        try:
+            make()
+        except SystemExit as stop:
+            raise IchsegError(f"{folder}: some scans failed; see its results.csv") from stop
+        mark.write(complete=True)
+
+    # --- data ---------------------------------------------------------------------------------------------------
+    @property
+    def device(self) -> torch.device:
+        return pick_device(self.plan.device or "auto")
+
+    @property
+    def learned_from(self) -> str:
+        """The folds that pseudo-masks are made of."""
+        return f"{self.plan.train_folds},{self.plan.val_folds}"
+
+    @cached_property
+    def slices(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """``train`` and ``validate``: slices (n, 1, H, W) as the classifier sees them, and their labels (n,)."""
+        values = {"size": self.size, "datalist": self.plan.datalist}
+        preprocessing = BundleParts(*CLASSIFIER, values)["preprocessing"]
+        found = {}
+        for name, folds in (("train", self.plan.train_folds), ("validate", self.plan.val_folds)):
+            scans = load_datalist(self.plan.datalist, folds, require=("slice_labels",))
+            data = SliceDataset(scans, preprocessing)
+            found[name] = data.images, data.labels
+        return found
+
+    def bleeding(self) -> dict[str, Tensor]:
+        """The same, slices with hemorrhage only."""
+        return {name: images[labels > 0] for name, (images, labels) in self.slices.items()}
+
+    def classifier_batches(self) -> int:
+        """Steps in a pass over the training slices, at the recommended preset's batch size."""
+        scans = load_datalist(self.plan.datalist, self.plan.train_folds, require=("slice_labels",))
+        batch = int(config_values("ich_segmentation", "train_recommended.yaml")["batch_size"])
+        return max(1, round(sum(len(scan["slice_labels"]) for scan in scans) / batch))

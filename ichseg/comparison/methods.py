@@ -1,0 +1,171 @@
+"""The methods by name: what each learns from, and the steps from a datalist to masks of the held-out scans."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ichseg.cam import CAMExtractor, min_max
+from ichseg.comparison.bench import GENERATE, Bench
+from ichseg.data import load_datalist
+from ichseg.defaults import METHODS, PAPER_PAIR
+from ichseg.errors import IchsegError
+from ichseg.evaluation.hu_rule import hu_rule
+from ichseg.io import read_volume, scan_name, slice_axis, spacing_mm, write_like
+from ichseg.methods.affinity import AffinityMasks, train_affinity
+from ichseg.methods.automated_ensemble import PAPER_THRESHOLD, combined_masks
+from ichseg.methods.edam import EDAMMasks, train_edam
+from ichseg.methods.irnet import BoundaryMasks, train_boundaries
+from ichseg.methods.rca import RCAMasks, train_rca
+from ichseg.networks import deepest_layer
+from ichseg.presets import PRESETS
+
+LABELS, MASKS, NOTHING = "slice labels", "masks", "nothing"
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method.
+
+    Attributes:
+        title: for tables.
+        learns_from: :data:`LABELS`, :data:`MASKS` or :data:`NOTHING`.
+        make: gives the folder of its masks of the held-out scans.
+        published: figures in print, by metric: "two-class mIoU" and the like; they were measured on other scans.
+    """
+
+    title: str
+    learns_from: str
+    make: Callable[[Bench], Path]
+    published: dict[str, float]
+
+
+def _ma2025(bench: Bench) -> Path:
+    classifiers = {backbone: bench.classifier(backbone) for backbone in PAPER_PAIR}
+    pseudo = bench.generated("ma2025/pseudo", *GENERATE, bench.learned_from, classifiers=classifiers, gate_by="label")
+    return bench.unet_masks("ma2025", pseudo)
+
+
+def _recommended(bench: Bench) -> Path:
+    steps = bench.classifier_batches()
+    budget: dict[str, Any] = {"epochs": bench.epochs, "steps_per_epoch": steps, "size": bench.size}
+    if bench.untrained:
+        budget |= {"epochs": 1, "learning_rate": 0.0}
+    plan = replace(bench.plan, output=bench.folder("recommended"), cache=bench.plan.output / "cache", overrides=budget)
+    return bench.segmented("recommended", PRESETS["recommended"](plan))
+
+
+def _hgi_sam(bench: Bench) -> Path:
+    tokens = next((t for t in (12, 8, 7, 6, 4) if bench.size % (4 * t) == 0), None)
+    if tokens is None:
+        raise IchsegError(f"hgi_sam: size {bench.size} does not divide into attention windows; use a multiple of 48")
+    variant = "swin_nano" if bench.device.type == "cpu" else "swin_tiny"
+    weights = bench.trained("hgi_sam", "hgi_sam", "train.yaml", tokens=tokens, variant=variant)
+    return bench.generated("hgi_sam/masks", "hgi_sam", "generate.yaml", bench.plan.held_out, weights=weights)
+
+
+def _resnet_lstm(bench: Bench) -> Path:
+    weights = bench.trained("resnet_lstm", "resnet_lstm", "train.yaml")
+    pseudo = bench.generated("resnet_lstm/pseudo", "resnet_lstm", "generate.yaml", bench.learned_from,
+                             weights=weights, gate_by="label")  # fmt: skip
+    return bench.unet_masks("resnet_lstm", pseudo)
+
+
+def _psa(bench: Bench) -> Path:
+    network = bench.network()
+    weights = bench.fitted("psa/affinity", train_affinity, bench.bleeding(), network)
+    pseudo = bench.masked("psa/pseudo", AffinityMasks(network, weights, bench.device), bench.learned_from)
+    return bench.unet_masks("psa", pseudo)
+
+
+def _irnet(bench: Bench) -> Path:
+    network = bench.network()
+    weights = bench.fitted("irnet/boundaries", train_boundaries, bench.bleeding(), network)
+    pseudo = bench.masked("irnet/pseudo", BoundaryMasks(network, weights, bench.device), bench.learned_from)
+    return bench.unet_masks("irnet", pseudo)
+
+
+def _edam(bench: Bench) -> Path:
+    network = bench.network()
+    weights = bench.fitted("edam/pairs", train_edam, bench.slices, network)
+    pseudo = bench.masked("edam/pseudo", EDAMMasks(network, weights, bench.size, bench.device), bench.learned_from)
+    return bench.unet_masks("edam", pseudo)
+
+
+def _rca(bench: Bench) -> Path:
+    network = bench.network()
+    weights = bench.fitted("rca/memory", train_rca, bench.slices, network)
+    pseudo = bench.masked("rca/pseudo", RCAMasks(network, weights, bench.device), bench.learned_from)
+    return bench.unet_masks("rca", pseudo)
+
+
+def _ae(bench: Bench) -> Path:
+    networks = [bench.network(backbone) for backbone in PAPER_PAIR]
+    maker = partial(_grad_cam_masks, networks, bench.device)
+    return bench.masked("ae/masks", maker, bench.plan.held_out, by="prediction")
+
+
+def _grad_cam_masks(networks: list[nn.Module], device: torch.device, images: Tensor) -> Tensor:
+    maps = []
+    for network, backbone in zip(networks, PAPER_PAIR, strict=True):
+        network.to(device)
+        with CAMExtractor(network, [deepest_layer(backbone)], "grad_cam") as extractor:
+            found = extractor(images.to(device))[1]
+        map_ = next(iter(found.values()))
+        full = nn.functional.interpolate(map_[:, None], size=images.shape[2:], mode="bilinear", align_corners=False)
+        maps.append(min_max(full[:, 0]).cpu())
+    return combined_masks(maps, [PAPER_THRESHOLD] * 2)
+
+
+def _unet(bench: Bench) -> Path:
+    scans = load_datalist(bench.plan.datalist, bench.plan.train_folds)
+    lacking = [scan["case"] for scan in scans if any(scan.get("slice_labels", ())) and "label" not in scan]
+    if lacking:
+        raise IchsegError(
+            f"unet learns from masks, but {len(lacking)} training scans with hemorrhage have none (first: {lacking[0]})"
+        )
+    return bench.unet_masks("unet", None)
+
+
+def _hu_rule(bench: Bench) -> Path:
+    folder = bench.folder("hu_rule", "masks")
+
+    def make() -> None:
+        for scan in bench.plan.progress(load_datalist(bench.plan.datalist, bench.plan.held_out)):
+            volume = read_volume(scan["image"])
+            axis = slice_axis(volume.affine)
+            inside = [s for i, s in enumerate(spacing_mm(volume.affine)) if i != axis]
+            slices = np.moveaxis(volume.array, axis, 0)
+            mask = np.stack([hu_rule(one, (inside[0], inside[1])) for one in slices])
+            file = folder / f"{scan_name(scan['image'])}_ich.nii.gz"
+            write_like(file, np.moveaxis(mask, 0, axis).astype(np.uint8), scan["image"])
+
+    bench.once(folder, make)
+    return folder
+
+
+_TABLE = {
+    "ma2025": Method("Ma et al. 2025", LABELS, _ma2025, {"two-class mIoU": 0.689}),
+    "recommended": Method("ichseg, recommended preset", LABELS, _recommended, {}),
+    "hgi_sam": Method("HGI-SAM", LABELS, _hgi_sam, {"Dice of positive slices": 0.44}),
+    "resnet_lstm": Method("CAM from a ResNet-LSTM", LABELS, _resnet_lstm, {"Dice of a scan, INSTANCE": 0.55}),
+    "irnet": Method("IRNet", LABELS, _irnet, {}),
+    "psa": Method("AffinityNet", LABELS, _psa, {"two-class mIoU": 0.492}),
+    "edam": Method("EDAM", LABELS, _edam, {"two-class mIoU": 0.514}),
+    "rca": Method("RCA", LABELS, _rca, {"two-class mIoU": 0.522}),
+    "ae": Method("Automated ensemble", LABELS, _ae, {"two-class mIoU": 0.535}),
+    "unet": Method("U-Net, full supervision", MASKS, _unet, {"two-class mIoU": 0.796}),
+    "hu_rule": Method("HU rule", NOTHING, _hu_rule, {}),
+}
+
+
+def methods() -> dict[str, Method]:
+    """All of them, in the order of :data:`ichseg.defaults.METHODS`."""
+    return {name: _TABLE[name] for name in METHODS}

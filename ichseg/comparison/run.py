@@ -1,0 +1,144 @@
+"""All methods on one datalist under one protocol: a table, a picture of the same slices, and the training curves."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ichseg.comparison.bench import Bench
+from ichseg.comparison.methods import MASKS, Method, methods
+from ichseg.comparison.pictures import curves_picture, slices_picture
+from ichseg.data import check_folds, load_datalist
+from ichseg.errors import IchsegError
+from ichseg.io import write_text
+from ichseg.io.tables import markdown_table, write_csv
+from ichseg.overrides import check_numbers
+from ichseg.presets import evaluate
+from ichseg.provenance import Record, value_hash
+
+# Column -> where it stands: the file in a method's results, and its key there.
+FIGURES = {
+    "slice AUC": ("detection", "slice_auc"),
+    "patient AUC": ("detection", "patient_auc"),
+    "negative slices touched": ("detection", "negative_slices_touched"),
+    "positive slices touched": ("detection", "positive_slices_touched"),
+    "Dice of positive slices": ("evaluation", "dice_positive_slices"),
+    "foreground IoU": ("evaluation", "foreground_iou"),
+    "two-class mIoU": ("evaluation", "miou"),
+    "CL": ("evaluation", "CL"),
+    "FPL": ("evaluation", "FPL"),
+}
+COLUMNS = ("method", "title", "learns_from", "control", *FIGURES, "published", "note")
+ABOUT = """# Comparison
+
+Every method learned from the same scans at the same size, and its masks of the same held-out scans are measured here.
+Methods with pseudo-masks train the same U-Net on them, which alone makes the masks; HGI-SAM and the automated ensemble
+have no U-Net. Slice AUC is that of the marked area, or of the largest probability where a method gives one. Published
+values were measured on other scans, and each with its own metric: compare them only with the column of that name.
+"""
+
+
+def compare(bench: Bench, names: Sequence[str], controls: bool = False) -> list[dict[str, Any]]:
+    """Run methods, measure their held-out masks, and write ``comparison.csv``, ``.md`` and pictures.
+
+    What is there already is not made again. A method that fails does not stop the others; its row says why.
+
+    Args:
+        bench: data and budget.
+        names: of :data:`ichseg.defaults.METHODS`.
+        controls: also run every method untrained.
+
+    Returns:
+        one row per method, and per control, with the keys :data:`COLUMNS`.
+
+    Raises:
+        IchsegError: before anything is trained: an unknown method, folds that do not fit, or a folder with another
+            comparison.
+    """
+    known = methods()
+    for name in names:
+        if name not in known:
+            raise IchsegError(f"method '{name}' is unknown; choose from {', '.join(known)}")
+    plan = bench.plan
+    check_numbers({"size": bench.size, "epochs": bench.epochs})
+    check_folds(plan.datalist, training=plan.train_folds, validation=plan.val_folds, test=plan.test_folds)
+    scans = [
+        {key: Path(value).name if key in ("image", "label") else value for key, value in scan.items()}
+        for scan in load_datalist(plan.datalist, require=("slice_labels",))
+    ]
+    record = Record(plan.output, {
+        "datalist": value_hash(scans), "size": bench.size, "epochs": bench.epochs, "architecture": bench.architecture,
+        "folds": [plan.train_folds, plan.val_folds, plan.test_folds], "precision": plan.precision, "seed": plan.seed,
+    })  # fmt: skip
+    record.check()
+    record.write()
+    rows = []
+    for one in (bench, replace(bench, untrained=True)) if controls else (bench,):
+        for name in names:
+            rows.append(_row(one, name, known[name]))
+            _write(bench, rows)
+    return rows
+
+
+def _row(bench: Bench, name: str, method: Method) -> dict[str, Any]:
+    published = "; ".join(f"{metric} {value:.3f}".rstrip("0") for metric, value in method.published.items())
+    row: dict[str, Any] = {
+        "method": name, "title": method.title, "learns_from": method.learns_from, "published": published,
+        "control": "untrained" if bench.untrained else "", "note": "",
+    }  # fmt: skip
+    try:
+        masks = method.make(bench)
+    except IchsegError as error:
+        return {**row, "note": f"failed: {error}"}
+    results = bench.folder(name, "results")
+    evaluate(bench.plan, masks, results, bench.plan.held_out)
+    for column, (file, key) in FIGURES.items():
+        path = results / f"{file}.json"
+        if path.is_file():
+            content = json.loads(path.read_text(encoding="utf-8"))
+            row[column] = (content["methods"][0] if file == "evaluation" else content).get(key)
+            if key.endswith("auc"):
+                row[column] = content.get(f"{key}_probability", row[column])
+    row["masks"] = masks
+    return row
+
+
+def _write(bench: Bench, rows: Sequence[dict[str, Any]]) -> None:
+    output = bench.plan.output
+    write_csv(output / "comparison.csv", COLUMNS, rows)
+    shown = ("title", "learns_from", "control", *FIGURES, "published", "note")
+    shown = tuple(c for c in shown if c not in ("control", "note") or any(row[c] for row in rows))
+    table = markdown_table([c.replace("_", " ") for c in shown], [[row.get(c) for c in shown] for row in rows])
+    budget = (
+        f"Slices of {bench.size} x {bench.size} pixels, at most {bench.epochs} epochs per network, U-Net "
+        f"({bench.architecture}), {bench.plan.precision or 'fp32'}, seed {bench.plan.seed}; training folds "
+        f"{bench.plan.train_folds}, validation folds {bench.plan.val_folds}, test folds {bench.plan.test_folds}."
+    )
+    text = f"{ABOUT}\n{table}\n{budget}\n"
+    if any(row["learns_from"] == MASKS for row in rows):
+        text += "\nFull supervision learns from the masks of the training folds, which no other method sees.\n"
+    made = [row for row in rows if row.get("masks") is not None]
+    if made and slices_picture(bench, {_name(row): row["masks"] for row in made}, output / "comparison.png"):
+        text += "\n![The same slices, one column per method](comparison.png)\n"
+    if curves_picture(_curves(bench), output / "curves.png"):
+        text += "\n![Training curves](curves.png)\n"
+    write_text(output / "comparison.md", text)
+
+
+def _name(row: dict[str, Any]) -> str:
+    return f"{row['method']} {row['control']}".strip()
+
+
+def _curves(bench: Bench) -> dict[str, list[dict[str, float]]]:
+    """Training -> its history, of all trainings in the output."""
+    root = replace(bench, untrained=False).folder()
+    found = {}
+    for file in sorted(root.rglob("history.csv")):
+        with file.open(newline="", encoding="utf-8") as stream:
+            rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(stream)]
+        found[str(file.parent.relative_to(root))] = rows
+    return found

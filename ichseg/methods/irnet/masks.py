@@ -1,0 +1,82 @@
+"""From a classifier to masks: labels, training of the boundaries, the walk that they stop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ichseg.crf import DenseCRF
+from ichseg.methods.dense_resnet import DenseResNet, class_maps, relative
+from ichseg.methods.examples import Examples, chunks
+from ichseg.methods.irnet.network import BoundaryLoss, BoundaryNetwork, boundary_labels
+from ichseg.methods.irnet.paths import edge_walk
+from ichseg.networks import load_weights
+from ichseg.training import FitSettings, fit
+
+STRIDE = 16
+LEARNING_RATE, WEIGHT_DECAY = 1e-1, 1e-4
+BACKGROUND_SCORE = 0.25  # what the walked map must exceed, divided by its maximum
+
+
+def train_boundaries(
+    classifier: nn.Module,
+    slices: dict[str, Tensor],
+    folder: str | Path,
+    settings: FitSettings,
+    epochs: int,
+    device: torch.device,
+    batch_size: int = 8,
+    learning_rate: float = LEARNING_RATE,
+) -> Path:
+    """Teach boundaries from the sure pixels of class maps; arguments as of
+    :func:`ichseg.methods.affinity.train_affinity`."""
+    network = BoundaryNetwork(DenseResNet(classifier, STRIDE)).to(device)
+    crf = DenseCRF()
+    parts = {}
+    for name, images in slices.items():
+        labels = []
+        for some in chunks(images):
+            some = some.to(device)
+            full = boundary_labels(class_maps(network.dense, some), some, crf)
+            labels.append(full[:, ::4, ::4].cpu())  # the boundaries' grid
+        parts[name] = Examples({"image": images, "labels": torch.cat(labels)}, batch_size, shuffle=name == "train")
+    loss, heads = BoundaryLoss(), network.heads
+    optimizer = torch.optim.SGD(heads.parameters(), learning_rate, momentum=0.9, weight_decay=WEIGHT_DECAY)
+    return fit(network, lambda boundary, batch: loss(boundary, batch["labels"]), parts["train"], parts["validate"],
+               folder, settings, epochs, optimizer, device, saved=heads)  # fmt: skip
+
+
+class BoundaryMasks:
+    """(B, 1, H, W) slices that bleed -> masks (B, H, W): class maps that spread up to the boundaries.
+
+    Args:
+        classifier: the one the boundaries were trained with.
+        weights: of :func:`train_boundaries`; None takes untrained boundaries.
+        device: where.
+        threshold: of the walked map, divided by its maximum.
+    """
+
+    def __init__(
+        self,
+        classifier: nn.Module,
+        weights: str | Path | None,
+        device: torch.device,
+        threshold: float = BACKGROUND_SCORE,
+    ) -> None:
+        self.network = BoundaryNetwork(DenseResNet(classifier, STRIDE)).to(device).eval()
+        load_weights(self.network.heads, weights)
+        self.device, self.threshold = device, threshold
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        images = images.to(self.device)
+        boundaries = self.network(images)
+        maps = class_maps(self.network.dense, images)
+        grid = boundaries.shape[1:]
+        fine = functional.interpolate(maps[:, None], size=grid, mode="bilinear", align_corners=False)
+        walked = torch.stack([edge_walk(one, edge) for one, edge in zip(fine, boundaries, strict=True)])
+        full = functional.interpolate(walked, size=images.shape[2:], mode="bilinear", align_corners=False)[:, 0]
+        return relative(full) > self.threshold
