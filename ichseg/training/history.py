@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import cast
 
+import torch
 from ignite.engine import Engine, Events
 from torch.utils.tensorboard import SummaryWriter
 
@@ -47,7 +48,7 @@ class EpochHistory:
         self.losses, self.started = [], time.perf_counter()
 
     def _iteration(self, engine: Engine) -> None:
-        self.losses.append(float(cast(dict, engine.state.output)["loss"]))
+        self.losses.append(float(torch.as_tensor(cast(dict, engine.state.output)["loss"]).detach()))
 
     def _write(self, engine: Engine) -> None:
         row = {
