@@ -11,11 +11,12 @@ PRESETS = ("recommended", "paper")
 EXPERIMENTS = ("table1", "table2", "table3", "table4", "figure7", "figure8")
 SCORING_ARCHITECTURES = ("context", "lite")  # of the recommended preset: they score slices as well
 MASK_ARCHITECTURES = ("small", "paper")
-ARCHITECTURES = SCORING_ARCHITECTURES + MASK_ARCHITECTURES
+TRANSFER_ARCHITECTURES = ("label_efficient", "label_efficient_attention")  # pretrained without masks
+ARCHITECTURES = SCORING_ARCHITECTURES + MASK_ARCHITECTURES + TRANSFER_ARCHITECTURES
 PRECISIONS = ("fp32", "bf16")
 METHODS = (
-    "ma2025", "ma2025_pretrained", "recommended", "hgi_sam", "resnet_lstm", "irnet", "psa", "edam", "rca", "ae", "unet",
-    "hu_rule",
+    "ma2025", "ma2025_pretrained", "recommended", "hgi_sam", "resnet_lstm", "label_efficient", "irnet", "psa", "edam",
+    "rca", "ae", "unet", "hu_rule",
 )  # fmt: skip
 IMPLANT_FAMILIES = ("shapes", "fields")
 CONNECTIVITIES = (4, 8, 6, 18, 26)

@@ -27,6 +27,8 @@ from ichseg.version import __version__
 CONFIGS = [
     ("hgi_sam", "train.yaml", "train"),
     ("hgi_sam", "generate.yaml", "inference"),
+    ("label_efficient", "pretrain.yaml", "train"),
+    ("label_efficient", "train.yaml", "train"),
     ("resnet_lstm", "train.yaml", "train"),
     ("resnet_lstm", "generate.yaml", "inference"),
     ("ich_slice_classification", "train.yaml", "train"),
@@ -47,6 +49,7 @@ def test_properties_monai_expects(bundle, name, kind, phantoms, tmp_path):
     overrides |= {
         "inference.yaml": {"weights": str(segmenter_file(tmp_path / "context.pt"))},
         "inference_paper.yaml": {"weights": str(segmenter_file(tmp_path / "small.pt", "small"))},
+        "pretrain.yaml": {},
         "train.yaml": {"supervision": "masks"} if bundle == "ich_segmentation" else {},
         "train_recommended.yaml": {"implants_per_scan": 2, "num_workers": 0, "val_folds": [4]},
         "generate.yaml": {"classifiers": classifiers},

@@ -31,7 +31,7 @@ def compared(data, tmp_path_factory):  # noqa: F811
 
 def test_all_methods_are_there():
     assert tuple(methods()) == METHODS
-    assert [name for name, method in methods().items() if method.learns_from == MASKS] == ["unet"]
+    assert [name for name, method in methods().items() if method.learns_from == MASKS] == ["label_efficient", "unet"]
 
 
 def test_every_method_gets_a_row_and_a_column(compared):
@@ -85,7 +85,7 @@ def test_a_method_that_cannot_run_says_why_and_stops_no_other(data, tmp_path, ca
     words = ["compare", "--datalist", str(tmp_path / "datalist.json"), "--output", str(tmp_path / "out"), *BUDGET]
     assert main([*words, "--methods", "unet,hu_rule"]) == 1
     first, second = table(tmp_path / "out")
-    assert "learns from masks" in first["note"] and "have none" in first["note"]
+    assert "unet learns from masks, but no training scan with hemorrhage has one" in first["note"]
     assert not second["note"] and second["slice AUC"] and not second["two-class mIoU"]
     assert main([*words, "--methods", "unet,nothing"]) == 2
     assert "method 'nothing' is unknown; choose from ma2025" in capsys.readouterr().err

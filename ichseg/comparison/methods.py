@@ -134,14 +134,28 @@ def _grad_cam_masks(networks: list[nn.Module], device: torch.device, images: Ten
     return combined_masks(maps, [PAPER_THRESHOLD] * 2)
 
 
-def _unet(bench: Bench) -> Path:
+def masked_scans(bench: Bench) -> tuple[int, int]:
+    """Training scans with hemorrhage and a mask, and with hemorrhage."""
     scans = load_datalist(bench.plan.datalist, bench.plan.train_folds)
-    lacking = [scan["case"] for scan in scans if any(scan.get("slice_labels", ())) and "label" not in scan]
-    if lacking:
-        raise IchsegError(
-            f"unet learns from masks, but {len(lacking)} training scans with hemorrhage have none (first: {lacking[0]})"
-        )
+    bleeding = [scan for scan in scans if any(scan.get("slice_labels", ()))]
+    return sum("label" in scan for scan in bleeding), len(bleeding)
+
+
+def _need_masks(bench: Bench, name: str) -> None:
+    if not masked_scans(bench)[0]:
+        raise IchsegError(f"{name} learns from masks, but no training scan with hemorrhage has one")
+
+
+def _unet(bench: Bench) -> Path:
+    _need_masks(bench, "unet")
     return bench.unet_masks("unet", None)
+
+
+def _label_efficient(bench: Bench) -> Path:
+    _need_masks(bench, "label_efficient")
+    start = bench.trained("label_efficient/binary", "label_efficient", "pretrain.yaml")
+    weights = bench.trained("label_efficient/unet", "label_efficient", "train.yaml", pretrained=start)
+    return bench.segmented("label_efficient", weights)
 
 
 def _hu_rule(bench: Bench) -> Path:
@@ -167,6 +181,7 @@ _TABLE = {
     "recommended": Method("ichseg, recommended preset", LABELS, _recommended, {}),
     "hgi_sam": Method("HGI-SAM", LABELS, _hgi_sam, {"Dice of positive slices": 0.44}),
     "resnet_lstm": Method("CAM from a ResNet-LSTM", LABELS, _resnet_lstm, {"Dice of a scan, INSTANCE": 0.55}),
+    "label_efficient": Method("Label-efficient transfer (binary)", MASKS, _label_efficient, {}),
     "irnet": Method("IRNet", LABELS, _irnet, {}),
     "psa": Method("AffinityNet", LABELS, _psa, {"two-class mIoU": 0.492}),
     "edam": Method("EDAM", LABELS, _edam, {"two-class mIoU": 0.514}),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ichseg.comparison.bench import Bench
-from ichseg.comparison.methods import MASKS, Method, methods
+from ichseg.comparison.methods import MASKS, Method, masked_scans, methods
 from ichseg.comparison.pictures import curves_picture, slices_picture
 from ichseg.data import check_folds, load_datalist
 from ichseg.errors import IchsegError
@@ -120,7 +120,10 @@ def _write(bench: Bench, rows: Sequence[dict[str, Any]]) -> None:
     )
     text = f"{ABOUT}\n{table}\n{budget}\n"
     if any(row["learns_from"] == MASKS for row in rows):
-        text += "\nFull supervision learns from the masks of the training folds, which no other method sees.\n"
+        text += (
+            "\nMethods that learn from masks see those of {} of the {} training scans with hemorrhage; no other method "
+            "sees one.\n"
+        ).format(*masked_scans(bench))
     made = [row for row in rows if row.get("masks") is not None]
     if made and slices_picture(bench, {_name(row): row["masks"] for row in made}, output / "comparison.png"):
         text += "\n![The same slices, one column per method](comparison.png)\n"

@@ -15,14 +15,17 @@ from torch import nn
 
 from ichseg.anatomy import Reference
 from ichseg.data.subtypes import SUBTYPE_ORDER
-from ichseg.defaults import ARCHITECTURES, MASK_ARCHITECTURES, SCORING_ARCHITECTURES
+from ichseg.defaults import ARCHITECTURES, MASK_ARCHITECTURES, SCORING_ARCHITECTURES, TRANSFER_ARCHITECTURES
 from ichseg.errors import IchsegError, one_line
 from ichseg.networks.context_unet import CHANNELS, SUSPICIOUS_SHARE, ContextUNet, NetworkEnsemble
 from ichseg.networks.lite_unet import DECODER, LiteContextUNet, load_encoder
 from ichseg.networks.weights import check_settings, load_weights, read_settings, with_overrides
 
 # Which architectures a pipeline (a config of the bundle) can run.
-PIPELINES = {"inference.yaml": SCORING_ARCHITECTURES, "inference_paper.yaml": MASK_ARCHITECTURES}
+PIPELINES = {
+    "inference.yaml": SCORING_ARCHITECTURES,
+    "inference_paper.yaml": MASK_ARCHITECTURES + TRANSFER_ARCHITECTURES,
+}
 # Of those that score slices as well: the U-Net's levels, or the decoder's.
 USUAL_CHANNELS = {"context": CHANNELS, "lite": DECODER}
 
@@ -186,6 +189,8 @@ def segmenter(
             ``"small"``: MONAI's residual UNet with 1.6 million parameters, which a CPU can run.
             ``"paper"``: the standard U-Net, up to 1,024 channels, 31 million parameters (the paper says "U-Net" and
             no more; MONAI's BasicUNet with batch normalization).
+            ``"label_efficient"``, with ``"_attention"`` or without:
+            :class:`ichseg.methods.label_efficient.LabelEfficientSegmenter`.
         channels: of the levels, or of the decoder; this and what follows where slices are scored only.
         members: networks whose logits are averaged.
         flip: average with the mirrored slice too.
@@ -217,6 +222,10 @@ def segmenter(
             act=("relu", {"inplace": True}),
             norm="batch",
         )
+    if architecture in TRANSFER_ARCHITECTURES:
+        from ichseg.methods.label_efficient.unet import LabelEfficientSegmenter  # which is made of our networks
+
+        return LabelEfficientSegmenter(architecture == "label_efficient_attention")
     raise IchsegError(f"architecture '{architecture}' is unknown; choose one of {', '.join(ARCHITECTURES)}")
 
 

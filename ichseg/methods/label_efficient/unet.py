@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from monai.networks.nets import BasicUNet
 from torch import Tensor, nn
 
 from ichseg.errors import IchsegError
+from ichseg.methods.label_efficient.anomaly import AnomalyNetwork, anomaly_heat
 
 FILTERS = (32, 64, 128, 256, 512)
 ENCODER = ("conv_0.", "down_")  # how the encoder's tensors begin
@@ -45,6 +47,34 @@ class LabelEfficientUNet(BasicUNet):
         for step, skip in list(zip(upward, reversed(features[:-1]), strict=True))[:steps]:
             x = step(x, skip)
         return x
+
+
+class LabelEfficientSegmenter(LabelEfficientUNet):
+    """The same as a segmenter: (B, 1, H, W) -> logits (B, 2, H, W) of background, 0 everywhere, and hemorrhage.
+
+    Args:
+        attention: a second input channel, the heat map of an anomaly network (decision D23), which does not learn.
+    """
+
+    def __init__(self, attention: bool = False) -> None:
+        super().__init__(2 if attention else 1)
+        self.attends = attention
+        if attention:
+            self.anomaly = AnomalyNetwork().requires_grad_(False)
+
+    def train(self, mode: bool = True) -> LabelEfficientSegmenter:
+        super().train(mode)
+        if self.attends:
+            self.anomaly.eval()
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.attends:
+            with torch.no_grad():
+                heat = anomaly_heat(self.anomaly(x), (x.shape[2], x.shape[3]))
+            x = torch.cat([x, heat.to(x)], dim=1)
+        logit = super().forward(x)
+        return torch.cat([torch.zeros_like(logit), logit], dim=1)
 
 
 @dataclass(frozen=True)
