@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ class Bench:
         epochs: passes over the training slices, at most, of every network.
         architecture: of the U-Net that learns from pseudo-masks.
         untrained: controls: every network gets one pass with a learning rate of 0.
+        given: backbone -> weights of a slice classifier to use instead of training one.
     """
 
     plan: Plan
@@ -49,6 +50,7 @@ class Bench:
     epochs: int
     architecture: str = MASK_ARCHITECTURES[0]
     untrained: bool = False
+    given: Mapping[str, Path] = field(default_factory=dict)
 
     def folder(self, *names: str) -> Path:
         """Where something is kept; controls lie apart."""
@@ -73,6 +75,8 @@ class Bench:
             backbone: one of :data:`ichseg.defaults.BACKBONES`.
             pretrained: start from the ImageNet weights of the installed package.
         """
+        if backbone in self.given and not (pretrained or self.untrained):
+            return self.given[backbone]
         start: dict[str, Any] = {"init_weights": "imagenet"} if pretrained else {}
         name = f"classifiers/{backbone}{'_imagenet' if pretrained else ''}"
         return self.trained(name, *CLASSIFIER, backbone=backbone, **start)
