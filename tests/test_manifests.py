@@ -15,7 +15,7 @@ from ichseg.errors import IchsegError
 
 
 def test_every_data_set_has_a_manifest():
-    assert manifest_names() == ["bcihm", "bhsd", "cq500", "instance2022", "phantom", "rsna2019"]
+    assert manifest_names() == ["bcihm", "bhsd", "cq500", "instance2022", "mbhseg2025", "phantom", "rsna2019"]
 
 
 @pytest.mark.parametrize("name", manifest_names())

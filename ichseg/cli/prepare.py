@@ -17,6 +17,7 @@ from ichseg.defaults import (
     PHANTOM_SIZE,
     PHANTOM_SLICES,
     PHANTOMS,
+    RATER_RULES,
 )
 from ichseg.errors import DONE
 
@@ -55,11 +56,20 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     bhsd.add_argument("--labels-at", type=int, metavar="PIXELS", help="mask size that labels slices")
     instance = kind("instance", _instance, "INSTANCE 2022, 100 scans with masks", "SOURCE")
     cq500 = kind("seq-cq500", _seq_cq500, "Seq-CQ500, slices of CQ500 with masks", "SOURCE")
+    mbh = kind("mbh-seg", _mbh_seg, "MBH-Seg 2025, scans outlined by several raters", "SOURCE")
+    mbh.add_argument(
+        "--raters", default=RATER_RULES[0], metavar="RULE", help=f"{', '.join(RATER_RULES)}, or a rater's number "
+        "(default: %(default)s)"
+    )  # fmt: skip
+    masked = kind("masked", _masked, "any folder of NIfTI scans with masks of the same names", "SCANS", "MASKS")
+    masked.add_argument(
+        "--codes", default="1", metavar="CODES", help="what mask values mean, e.g. 1=IPH,2=IVH (default: 1, hemorrhage)"
+    )
     rsna = kind("rsna", _rsna, "RSNA 2019, DICOM slices with labels and subtypes", "SOURCE")
     rsna.add_argument("--scans", type=int, metavar="N", help="convert only the first N scans")
     nifti = kind("nifti", _nifti, "your own NIfTI scans and a CSV of slice labels", "SCANS", "LABELS.csv")
     nifti.add_argument("--masks", metavar="DIR", help="true masks NAME.nii.gz, to measure against")
-    for sub in (bhsd, instance, cq500, rsna, nifti):
+    for sub in (bhsd, instance, cq500, mbh, masked, rsna, nifti):
         sub.add_argument(
             "--fold-tolerance", type=float, default=FOLD_TOLERANCE, help="maximum fold imbalance (default: %(default)s)"
         )
@@ -115,6 +125,36 @@ def _seq_cq500(args: argparse.Namespace, output: Path) -> dict[str, int]:
     from ichseg.data import prepare_seq_cq500
 
     return prepare_seq_cq500(args.source, output, progress=progress, warn=note, **given(args, "fold_tolerance"))
+
+
+def _mbh_seg(args: argparse.Namespace, output: Path) -> dict[str, Any]:
+    from ichseg.data import prepare_mbh_seg
+
+    options = given(args, "raters", "fold_tolerance")
+    return prepare_mbh_seg(args.source, output, progress=progress, warn=note, **options)
+
+
+def _masked(args: argparse.Namespace, output: Path) -> dict[str, int]:
+    from ichseg.data import prepare_nifti_masks
+
+    options = given(args, "fold_tolerance")
+    return prepare_nifti_masks(
+        args.scans, args.masks, output, _codes(args.codes), progress=progress, warn=note, **options
+    )
+
+
+def _codes(text: str) -> dict[int, str | None]:
+    """``1=IPH,2=IVH`` or ``1``."""
+    from ichseg.data.subtypes import SUBTYPE_ORDER
+    from ichseg.errors import IchsegError
+
+    codes: dict[int, str | None] = {}
+    for part in text.split(","):
+        number, _, name = part.partition("=")
+        if not number.strip().isdigit() or not int(number) or name.strip() not in ("", *SUBTYPE_ORDER):
+            raise IchsegError(f"--codes {text}: expected CODE or CODE=SUBTYPE with one of {', '.join(SUBTYPE_ORDER)}")
+        codes[int(number)] = name.strip() or None
+    return codes
 
 
 def _rsna(args: argparse.Namespace, output: Path) -> dict[str, int]:

@@ -12,6 +12,8 @@ from ichseg.data.datalist import attach_pseudo_labels, check_folds, load_datalis
 from ichseg.data.folds import assign_folds, parse_folds
 from ichseg.data.instance import prepare_instance
 from ichseg.data.manifest import load_manifest, manifest_names
+from ichseg.data.masked_release import prepare_nifti_masks
+from ichseg.data.mbh_seg import prepare_mbh_seg
 from ichseg.data.nifti_folder import prepare_nifti
 from ichseg.data.rsna import prepare_rsna
 from ichseg.data.seq_cq500 import prepare_seq_cq500
@@ -56,7 +58,9 @@ __all__ = [
     "prepare_bhsd",
     "prepare_compact",
     "prepare_instance",
+    "prepare_mbh_seg",
     "prepare_nifti",
+    "prepare_nifti_masks",
     "prepare_rsna",
     "prepare_seq_cq500",
     "write_datalist",

@@ -83,10 +83,56 @@ def prepare_masked(
     Raises:
         IchsegError: a file is missing or unreadable; the message names it. Nothing is left behind.
     """
-    source, output = Path(source), Path(output)
+    source = Path(source)
+    images, masks = release.folders(source)
+    return _prepared(release, images, masks, output, progress, warn, group_by, labels_at, fold_tolerance)
+
+
+def prepare_nifti_masks(
+    scans: str | Path,
+    masks: str | Path,
+    output: str | Path,
+    codes: Mapping[int, str | None] | None = None,
+    progress: Callable[[Iterable[str]], Iterable[str]] = iter,
+    warn: Callable[[str], None] = lambda text: None,
+    fold_tolerance: float = FOLD_TOLERANCE,
+) -> dict[str, int]:
+    """Convert any folder of NIfTI scans with a folder of NIfTI masks of the same names; a scan is a patient.
+
+    Args:
+        scans, masks: the folders.
+        output: a new or empty folder; it appears only when everything has been converted.
+        codes: value in a mask -> subtype, or None for hemorrhage of no particular one; None: 1 is hemorrhage.
+        progress, warn, fold_tolerance: see :func:`prepare_masked`.
+
+    Returns:
+        counts: volumes, slices, positive slices, patients.
+
+    Raises:
+        IchsegError: a file is missing or unreadable, or a mask has another code; the message names it.
+    """
+    scans, masks = Path(scans), Path(masks)
+    for folder in (scans, masks):
+        if not folder.is_dir():
+            raise IchsegError(f"{folder}: folder not found")
+    release = MaskedRelease(scans.resolve().name, "", "", ("",), (), (), codes or {1: None}, lambda name: name)
+    return _prepared(release, scans, masks, output, progress, warn, "scan", None, fold_tolerance)
+
+
+def _prepared(
+    release: MaskedRelease,
+    images: Path,
+    masks: Path,
+    output: str | Path,
+    progress: Callable[[Iterable[str]], Iterable[str]],
+    warn: Callable[[str], None],
+    group_by: str,
+    labels_at: int | None,
+    fold_tolerance: float,
+) -> dict[str, int]:
+    output = Path(output)
     if group_by not in ("patient", "scan"):
         raise IchsegError(f"group_by must be patient or scan, not '{group_by}'")
-    images, masks = release.folders(source)
     image_files = {scan_name(p): p for p in images.iterdir() if p.name.endswith(NIFTI)}
     mask_files = {scan_name(p): p for p in masks.iterdir() if p.name.endswith(NIFTI)}
     if not image_files:
@@ -100,7 +146,8 @@ def prepare_masked(
             scan = _convert(release, name, image_files[name], mask_files[name], staged, labels_at, warn)
             scans.append({**scan, "patient": release.patient(name) if group_by == "patient" else name})
         counts = fold_scans(scans, fold_tolerance, warn)
-        write_datalist(staged, release.name, scans, license=release.license, doi=release.doi, counts=counts)
+        about = {key: value for key in ("license", "doi") if (value := getattr(release, key))}
+        write_datalist(staged, release.name, scans, **about, counts=counts)
     return counts
 
 
@@ -113,12 +160,43 @@ def _convert(
     labels_at: int | None,
     warn: Callable[[str], None],
 ) -> dict[str, Any]:
-    volume, (mask, _) = read_volume(image_file), read_mask(mask_file)
+    mask = read_mask(mask_file)[0]
+    return converted_scan(name, image_file, mask_file, mask, release.codes, release.name, output, labels_at, warn)
+
+
+def converted_scan(
+    name: str,
+    image_file: Path,
+    mask_file: Path,
+    mask: np.ndarray,
+    codes: Mapping[int, str | None],
+    release: str,
+    output: Path,
+    labels_at: int | None,
+    warn: Callable[[str], None],
+) -> dict[str, Any]:
+    """Write one scan and its mask; returns its entry of the datalist, with ``slices``.
+
+    Args:
+        name: of the case.
+        image_file: the scan.
+        mask_file: where the mask came from, for messages.
+        mask: (X, Y, Z).
+        codes: value in the mask -> subtype; None: hemorrhage of no particular one.
+        release: what the data set is called.
+        output: folder for ``images/`` and ``labels/``.
+        labels_at: see :func:`prepare_masked`.
+        warn: told of what was noticed.
+
+    Raises:
+        IchsegError: another shape than the scan's, or a value that is no code.
+    """
+    volume = read_volume(image_file)
     if mask.shape != volume.array.shape:
         raise IchsegError(f"{mask_file}: shape {mask.shape} differs from the scan's {volume.array.shape}")
-    unknown = sorted(set(np.unique(mask).tolist()) - {0, *release.codes})
+    unknown = sorted(set(np.unique(mask).tolist()) - {0, *codes})
     if unknown:
-        raise IchsegError(f"{mask_file}: unknown mask codes {unknown}; {release.name} has 0 to {max(release.codes)}")
+        raise IchsegError(f"{mask_file}: unknown mask codes {unknown}; {release} has 0 to {max(codes)}")
     offset = lost_intercept(volume.array)
     if offset:
         warn(f"{image_file}: no rescale intercept in the file; subtracted {offset} from every voxel")
@@ -127,7 +205,7 @@ def _convert(
     slices = [
         {
             "hemorrhage": int(section.any()),
-            **{short: int((section == code).any()) for code, short in release.codes.items() if short is not None},
+            **{short: int((section == code).any()) for code, short in codes.items() if short is not None},
         }
         for section in (_nearest(s, labels_at) for s in np.moveaxis(mask, axis, 0))
     ]
