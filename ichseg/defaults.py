@@ -18,6 +18,10 @@ METHODS = (
     "ma2025", "ma2025_pretrained", "recommended", "hgi_sam", "resnet_lstm", "label_efficient", "irnet", "psa", "edam",
     "rca", "ae", "unet", "hu_rule",
 )  # fmt: skip
+VOC_CLASSES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
+    "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
 RATER_RULES = ("majority", "any")
 IMPLANT_FAMILIES = ("shapes", "fields")
 CONNECTIVITIES = (4, 8, 6, 18, 26)

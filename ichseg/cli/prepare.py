@@ -18,6 +18,7 @@ from ichseg.defaults import (
     PHANTOM_SLICES,
     PHANTOMS,
     RATER_RULES,
+    VOC_CLASSES,
 )
 from ichseg.errors import DONE
 
@@ -65,11 +66,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     masked.add_argument(
         "--codes", default="1", metavar="CODES", help="what mask values mean, e.g. 1=IPH,2=IVH (default: 1, hemorrhage)"
     )
+    siim = kind("siim", _siim, "SIIM-ACR pneumothorax, chest X-rays with masks", "SOURCE")
+    voc = kind("voc2012", _voc2012, "PASCAL VOC 2012, one class against the others", "SOURCE")
+    voc.add_argument("--class", dest="name", choices=VOC_CLASSES, default="person", metavar="NAME",
+                     help=f"one of {', '.join(VOC_CLASSES)} (default: %(default)s)")  # fmt: skip
     rsna = kind("rsna", _rsna, "RSNA 2019, DICOM slices with labels and subtypes", "SOURCE")
     rsna.add_argument("--scans", type=int, metavar="N", help="convert only the first N scans")
     nifti = kind("nifti", _nifti, "your own NIfTI scans and a CSV of slice labels", "SCANS", "LABELS.csv")
     nifti.add_argument("--masks", metavar="DIR", help="true masks NAME.nii.gz, to measure against")
-    for sub in (bhsd, instance, cq500, mbh, masked, rsna, nifti):
+    for sub in (bhsd, instance, cq500, mbh, masked, siim, voc, rsna, nifti):
         sub.add_argument(
             "--fold-tolerance", type=float, default=FOLD_TOLERANCE, help="maximum fold imbalance (default: %(default)s)"
         )
@@ -155,6 +160,19 @@ def _codes(text: str) -> dict[int, str | None]:
             raise IchsegError(f"--codes {text}: expected CODE or CODE=SUBTYPE with one of {', '.join(SUBTYPE_ORDER)}")
         codes[int(number)] = name.strip() or None
     return codes
+
+
+def _siim(args: argparse.Namespace, output: Path) -> dict[str, int]:
+    from ichseg.data import prepare_siim
+
+    return prepare_siim(args.source, output, progress=progress, warn=note, **given(args, "fold_tolerance"))
+
+
+def _voc2012(args: argparse.Namespace, output: Path) -> dict[str, int]:
+    from ichseg.data import prepare_voc2012
+
+    options = given(args, "name", "fold_tolerance")
+    return prepare_voc2012(args.source, output, progress=progress, warn=note, **options)
 
 
 def _rsna(args: argparse.Namespace, output: Path) -> dict[str, int]:

@@ -17,7 +17,9 @@ from ichseg.data.mbh_seg import prepare_mbh_seg
 from ichseg.data.nifti_folder import prepare_nifti
 from ichseg.data.rsna import prepare_rsna
 from ichseg.data.seq_cq500 import prepare_seq_cq500
+from ichseg.data.siim import prepare_siim
 from ichseg.data.subtypes import SUBTYPE_NAMES, SUBTYPES
+from ichseg.data.voc2012 import prepare_voc2012
 
 if TYPE_CHECKING:
     from ichseg.data.compact import prepare_compact
@@ -63,6 +65,8 @@ __all__ = [
     "prepare_nifti_masks",
     "prepare_rsna",
     "prepare_seq_cq500",
+    "prepare_siim",
+    "prepare_voc2012",
     "write_datalist",
 ]
 
