@@ -25,6 +25,8 @@ from ichseg.networks.segmenters import USUAL_CHANNELS
 from ichseg.version import __version__
 
 CONFIGS = [
+    ("chest_xray", "train.yaml", "train"),
+    ("chest_xray", "generate.yaml", "inference"),
     ("hgi_sam", "train.yaml", "train"),
     ("hgi_sam", "generate.yaml", "inference"),
     ("label_efficient", "pretrain.yaml", "train"),
@@ -54,9 +56,13 @@ def test_properties_monai_expects(bundle, name, kind, phantoms, tmp_path):
         "train_recommended.yaml": {"implants_per_scan": 2, "num_workers": 0, "val_folds": [4]},
         "generate.yaml": {"classifiers": classifiers},
     }[name]
-    if (file := {"hgi_sam": swin_file, "resnet_lstm": sequence_file}.get(bundle)) and name == "generate.yaml":
+    if (
+        file := {"hgi_sam": swin_file, "resnet_lstm": sequence_file, "chest_xray": classifier_file}.get(bundle)
+    ) and name == "generate.yaml":
         overrides = {**overrides, "weights": str(file(tmp_path / "model.pt"))}
         del overrides["size"], overrides["classifiers"]  # the weight file says them
+    if (bundle, name) == ("chest_xray", "generate.yaml"):
+        overrides |= {"seeds": "map", "boundaries": None}
     if (bundle, name) == ("hgi_sam", "train.yaml"):
         overrides["variant"] = "swin_nano"
     workflow = ConfigWorkflow(

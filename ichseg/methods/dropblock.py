@@ -37,3 +37,22 @@ class DropBlock(nn.Module):
         # By what was really kept, image by image.
         share = kept.mean(dim=(1, 2, 3), keepdim=True).clamp(min=1 / kept[0].numel())
         return x * kept / share
+
+
+def with_dropblock(network: nn.Module, probability: float = 0.2, block: int = 7) -> nn.Module:
+    """A ResNet slice classifier that drops squares after its third and fourth stage while it trains.
+
+    Nothing is added that has weights: they load into the plain network. Without ``probability`` it stays as it is; the
+    authors' configs for chest X-rays and VOC train that way, their article does not.
+
+    Args:
+        network: a ResNet of :func:`ichseg.networks.slice_classifier`; changed in place.
+        probability, block: see :class:`DropBlock`.
+
+    Returns:
+        the network.
+    """
+    if probability:
+        for stage in (network.layer3, network.layer4):
+            stage.append(DropBlock(probability, block))  # type: ignore[operator, union-attr]
+    return network

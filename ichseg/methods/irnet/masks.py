@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -30,9 +31,10 @@ def train_boundaries(
     device: torch.device,
     batch_size: int = 8,
     learning_rate: float = LEARNING_RATE,
+    maps: Callable[[Tensor], Tensor] | None = None,
 ) -> Path:
     """Teach boundaries from the sure pixels of class maps; arguments as of
-    :func:`ichseg.methods.affinity.train_affinity`."""
+    :func:`ichseg.methods.affinity.train_affinity`, and ``maps``, (B, 1, H, W) -> (B, h, w), in place of those."""
     network = BoundaryNetwork(DenseResNet(classifier, STRIDE)).to(device)
     crf = DenseCRF()
     parts = {}
@@ -40,7 +42,8 @@ def train_boundaries(
         labels = []
         for some in chunks(images):
             some = some.to(device)
-            full = boundary_labels(class_maps(network.dense, some), some, crf)
+            found = class_maps(network.dense, some) if maps is None else maps(some)
+            full = boundary_labels(found, some, crf)
             labels.append(full[:, ::4, ::4].cpu())  # the boundaries' grid
         parts[name] = Examples({"image": images, "labels": torch.cat(labels)}, batch_size, shuffle=name == "train")
     loss, heads = BoundaryLoss(), network.heads
@@ -57,6 +60,7 @@ class BoundaryMasks:
         weights: of :func:`train_boundaries`; None takes untrained boundaries.
         device: where.
         threshold: of the walked map, divided by its maximum.
+        maps: (B, 1, H, W) -> (B, h, w) in [0, 1] in place of class maps.
     """
 
     def __init__(
@@ -65,16 +69,17 @@ class BoundaryMasks:
         weights: str | Path | None,
         device: torch.device,
         threshold: float = BACKGROUND_SCORE,
+        maps: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.network = BoundaryNetwork(DenseResNet(classifier, STRIDE)).to(device).eval()
         load_weights(self.network.heads, weights)
-        self.device, self.threshold = device, threshold
+        self.device, self.threshold, self.maps = device, threshold, maps
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         images = images.to(self.device)
         boundaries = self.network(images)
-        maps = class_maps(self.network.dense, images)
+        maps = class_maps(self.network.dense, images) if self.maps is None else self.maps(images)
         grid = boundaries.shape[1:]
         fine = functional.interpolate(maps[:, None], size=grid, mode="bilinear", align_corners=False)
         walked = torch.stack([edge_walk(one, edge) for one, edge in zip(fine, boundaries, strict=True)])
