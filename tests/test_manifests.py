@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 from collections import Counter
+from configparser import ConfigParser
+from pathlib import Path
 
 import jsonschema
 import pytest
@@ -53,3 +55,15 @@ def test_bcihm_folds_and_counts_are_the_data_sets_own(real_bcihm):
 def test_unknown_data_set_is_refused():
     with pytest.raises(IchsegError, match="available: bcihm"):
         load_manifest("nothing")
+
+
+def test_every_package_is_installed():
+    """setup.cfg lists packages by hand: the bundles and manifests stand outside of ichseg/."""
+    root = Path(__file__).resolve().parents[1]
+    if not (root / "setup.cfg").is_file():
+        pytest.skip("runs in a checkout")
+    setup = ConfigParser()
+    setup.read(root / "setup.cfg")
+    listed = set(setup["options"]["packages"].split())
+    there = {".".join(file.relative_to(root).parent.parts) for file in (root / "ichseg").rglob("__init__.py")}
+    assert listed == there | {"ichseg.bundles", "ichseg.data_manifests"}
