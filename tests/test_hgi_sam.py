@@ -15,11 +15,13 @@ from torch.nn import functional
 from ichseg.bundle import run_bundle
 from ichseg.data import load_datalist
 from ichseg.errors import IchsegError
+from ichseg.evaluation.threshold_search import best_threshold
 from ichseg.io import read_mask
 from ichseg.methods.hgi_sam import (
     AttentionMapsd,
     AttentionRecorder,
     BlockAttention,
+    SwinSettings,
     SwinSliceClassifier,
     hgi_sam,
     hgi_sam_maps,
@@ -249,3 +251,55 @@ def test_from_labels_to_masks(tmp_path):
         scan, score = nibabel.load(scans[0]["image"]), nibabel.load(out / f"{case}_score.nii.gz")
         assert mask.shape == scan.shape and np.allclose(affine, scan.affine, atol=1e-4)
         assert np.array_equal(mask > 0, score.get_fdata(dtype=np.float32) > 0.05) and mask.any()
+
+
+def test_subtypes_are_told_apart_and_maps_explain_any(tmp_path):
+    """A head of six classes trains from the table, and gives probabilities of hemorrhage and maps like the other."""
+    prepare_phantom(tmp_path / "data", scans=6, seed=1, size=96, slices=6)
+    values = {"dataset_dir": str(tmp_path / "data"), "device_name": "cpu"}
+    training = {"variant": "swin_nano", "size": 96, "tokens": 6, "epochs": 1, "head": "subtypes"}
+    run_bundle("hgi_sam", "train.yaml", {**values, **training, "output_dir": str(tmp_path / "run")})
+    network, made = load_swin(tmp_path / "run" / "model.pt")
+    assert made.head == "subtypes" and network.networks[0].head.out_features == 6
+    x = torch.rand(2, 3, 96, 96)
+    with torch.no_grad():
+        probability = network(x)
+        network.networks[0].explains_any = False
+        torch.testing.assert_close(probability[:, 1], network.networks[0](x)[:, 0].sigmoid())
+    network.networks[0].explains_any = True
+    assert hgi_sam_maps(x, network.networks[0])[1].shape == (2, 96, 96)
+    with pytest.raises(IchsegError, match="head must be binary or subtypes"):
+        SwinSettings("swin_nano", 96, [[40, 80]], head="five")
+
+
+def test_thresholds_are_all_tried(tmp_path):
+    """On maps whose best threshold is known; slices that are not annotated and scans without a mask do not choose."""
+    prepare_phantom(tmp_path / "data", scans=6, seed=1, size=48, slices=6)
+    scores, scans = tmp_path / "scores", load_datalist(tmp_path / "data" / "datalist.json")
+    scores.mkdir()
+    rng = np.random.default_rng(0)
+    expected = []
+    for scan in scans:
+        truth, affine = read_mask(scan["label"])
+        noise = rng.uniform(0, 0.5, truth.shape)
+        score = np.where(truth > 0, rng.uniform(0.4, 0.9, truth.shape), noise).astype(np.float32)
+        name = scan["image"].rpartition("/")[2].removesuffix(".nii.gz")
+        nibabel.save(nibabel.Nifti1Image(score, affine), scores / f"{name}_score.nii.gz")
+        for z in np.flatnonzero((truth > 0).any(axis=(0, 1))):
+            true = truth[..., z] > 0
+            expected.append([2 * (true & (score[..., z] >= t)).sum() / (true.sum() + (score[..., z] >= t).sum())
+                             for t in (0.01, 0.31, 0.45, 0.89)])  # fmt: skip
+    table = tmp_path / "threshold.csv"
+    best = best_threshold(scores, tmp_path / "data" / "datalist.json", output=table)
+    assert 0.4 <= best <= 0.55
+    rows = {line.split(",")[0]: float(line.split(",")[1]) for line in table.read_text().splitlines()[1:]}
+    assert len(rows) == 50
+    for t, dice in zip(("0.01", "0.31", "0.45", "0.89"), np.mean(expected, axis=0), strict=True):
+        assert rows[t] == pytest.approx(dice, abs=2e-4)
+    assert rows[f"{best:.2f}"] == max(rows.values())
+    run_bundle("hgi_sam", "threshold.yaml", {"dataset_dir": str(tmp_path / "data"), "scores": str(scores), "folds": [0],
+                                             "output_dir": str(tmp_path / "chosen")})  # fmt: skip
+    assert (tmp_path / "chosen" / "threshold.csv").is_file()
+    next(scores.iterdir()).unlink()
+    with pytest.raises(IchsegError, match="make maps with save_scores"):
+        best_threshold(scores, tmp_path / "data" / "datalist.json")

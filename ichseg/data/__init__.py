@@ -26,12 +26,14 @@ if TYPE_CHECKING:
     from ichseg.data.packed import PackedSlices, pack_scans
     from ichseg.data.packed_masks import pack_masks
     from ichseg.data.packed_subtypes import pack_subtypes
+    from ichseg.data.slice_subtypes import SubtypeSlices
     from ichseg.data.slices import SliceDataset, balanced_sampler
 
 # Names that bring torch -> their module.
 _LATE = {
     "PackedSlices": "packed",
     "SliceDataset": "slices",
+    "SubtypeSlices": "slice_subtypes",
     "balanced_sampler": "slices",
     "pack_masks": "packed_masks",
     "pack_scans": "packed",
@@ -44,6 +46,7 @@ __all__ = [
     "SUBTYPE_NAMES",
     "PackedSlices",
     "SliceDataset",
+    "SubtypeSlices",
     "assign_folds",
     "attach_pseudo_labels",
     "balanced_sampler",

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ichseg.data.datalist import write_datalist
 from ichseg.data.folds import fold_scans
@@ -22,7 +21,6 @@ from ichseg.data.subtypes import SUBTYPES
 from ichseg.defaults import FOLD_TOLERANCE, RATER_RULES
 from ichseg.errors import IchsegError
 from ichseg.io import read_mask, staged_folder
-from ichseg.metrics import dice
 
 NAME, IMAGE = "MBH-Seg 2025", "image.nii.gz"
 RATER = re.compile(r"label_annot_(\d+)\.nii\.gz")
@@ -67,7 +65,7 @@ def prepare_mbh_seg(
             masks = _masks(folder)
             known = [mask > 0 for mask in masks.values()]
             pairs = [(a, b) for a, b in itertools.combinations(known, 2) if a.any() or b.any()]
-            agreement += [dice(torch.from_numpy(a), torch.from_numpy(b)) for a, b in pairs]
+            agreement += [2 * float((a & b).sum()) / float(a.sum() + b.sum()) for a, b in pairs]
             if raters.isdigit() and int(raters) not in masks:
                 warn(f"{folder}: not outlined by rater {raters}; left out")
                 continue

@@ -7,15 +7,17 @@ from ichseg.methods.hgi_sam.attention import BlockAttention, key_weights, paired
 from ichseg.methods.hgi_sam.method import hgi_sam, hgi_sam_maps, swin_grad_cam_maps, swin_sam, swin_sam_maps
 from ichseg.methods.hgi_sam.network import SwinSliceClassifier
 from ichseg.methods.hgi_sam.recorder import AttentionRecorder
-from ichseg.methods.hgi_sam.settings import SwinSettings, load_swin
+from ichseg.methods.hgi_sam.settings import HEADS, SwinSettings, any_score_and_label, load_swin, swin_loss
 from ichseg.methods.hgi_sam.volume import AttentionMapsd
 
 __all__ = [
+    "HEADS",
     "AttentionMapsd",
     "AttentionRecorder",
     "BlockAttention",
     "SwinSettings",
     "SwinSliceClassifier",
+    "any_score_and_label",
     "hgi_sam",
     "hgi_sam_maps",
     "key_weights",
@@ -24,6 +26,7 @@ __all__ = [
     "rolled_back",
     "stitched",
     "swin_grad_cam_maps",
+    "swin_loss",
     "swin_sam",
     "swin_sam_maps",
 ]

@@ -29,7 +29,13 @@ class SwinSliceClassifier(nn.Module):
         in_channels: CT windows.
         num_classes: 2: no hemorrhage, hemorrhage; 6: any hemorrhage and the five types.
         window: tokens per side of a window; the authors' 12 cuts 384 x 384 pixels without a rest.
+
+    Attributes:
+        explains_any: True makes the six classes two, with a logit of 0 for none and that of any hemorrhage, as maps and
+            masks are made for.
     """
+
+    explains_any = False
 
     def __init__(self, size: str = "swin_tiny", in_channels: int = 3, num_classes: int = 2, window: int = 12) -> None:
         super().__init__()
@@ -55,7 +61,7 @@ class SwinSliceClassifier(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.swin(x, normalize=False)[-1].flatten(2).transpose(1, 2)
         logits: Tensor = self.head(self.norm(tokens).mean(dim=1))
-        return logits
+        return torch.stack([torch.zeros_like(logits[:, 0]), logits[:, 0]], dim=1) if self.explains_any else logits
 
 
 def attention_bytes(size: str, pixels: Sequence[int], window: int = 12, dtype: torch.dtype = torch.float32) -> int:

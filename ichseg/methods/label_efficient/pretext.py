@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import Dataset
 
-from ichseg.data.datalist import read_slice_table
+from ichseg.data.slice_subtypes import known_cross_entropy, subtype_targets
 from ichseg.data.slices import SliceDataset
 from ichseg.data.subtypes import SUBTYPE_ORDER
 from ichseg.errors import IchsegError
@@ -122,6 +122,7 @@ class PretextSlices(Dataset):
         slices: of :class:`ichseg.data.SliceDataset`, with slice labels.
         task: one of :data:`TASKS`.
         datalist: whose ``slice_labels.csv`` tells subtypes.
+        required: False: none need be told.
 
     Items: those of ``slices``; ``changed`` (1, H, W) for restoration and anomaly, with ``label`` 1 where something was
     drawn; ``targets`` (7,) for subtypes, -1 where a subtype is not known.
@@ -130,20 +131,12 @@ class PretextSlices(Dataset):
         IchsegError: no subtypes for the task that needs them.
     """
 
-    def __init__(self, slices: SliceDataset, task: str, datalist: str) -> None:
+    def __init__(self, slices: SliceDataset, task: str, datalist: str, required: bool = True) -> None:
         self.slices, self.task = slices, checked_task(task)
-        self.targets = self._targets(datalist) if task == "subtypes" else None
-
-    def _targets(self, datalist: str) -> Tensor:
-        table = read_slice_table(Path(datalist).parent)
-        rows = []
-        for place, bleeds in zip(self.slices.index, self.slices.labels.tolist(), strict=True):
-            row = table.get(place, {})
-            known = [{"1": 1, "0": 0}.get(row.get(name, ""), -1) for name in SUBTYPE_ORDER]
-            rows.append([1 - bleeds, bleeds, *(known if bleeds and 1 in known else [-1 if bleeds else 0] * len(known))])
-        if not any(1 in row[2:] for row in rows):
-            raise IchsegError(f"{datalist}: no slice_labels.csv with subtypes in its folder; choose another task")
-        return torch.tensor(rows)
+        self.targets: Tensor | None = None
+        if task == "subtypes":
+            known = subtype_targets(slices, datalist, required)
+            self.targets = torch.cat([1 - known[:, :1], known], dim=1)  # no hemorrhage comes first
 
     @property
     def positive(self) -> Tensor:
@@ -221,12 +214,7 @@ class PretextLoss(nn.Module):
             return anomaly_loss(output, target)
         if self.task == "binary":
             return functional.cross_entropy(output, target)
-        known = (target >= 0).to(output)
-        weights = None if self.weights is None else self.weights.to(output)
-        each = functional.binary_cross_entropy_with_logits(
-            output, target.clamp(min=0).to(output), pos_weight=weights, reduction="none"
-        )
-        return (each * known).sum() / known.sum().clamp(min=1)
+        return known_cross_entropy(output, target, None if self.weights is None else self.weights.to(output))
 
 
 def _places(grid: Sequence[int]) -> list[tuple[int, int]]:
