@@ -1,8 +1,8 @@
-"""The same slices under every method, and how the trainings went."""
+"""The same slices under every method."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,6 @@ from ichseg.evaluation.truth import prediction_file
 from ichseg.io import read_mask, read_volume, scan_name
 from ichseg.report.gallery import to_the_back
 from ichseg.report.montage import labeled, montage, slice_picture
-from ichseg.report.plots import line_chart
 
 ROWS, SIZE = 6, 160
 
@@ -51,19 +50,3 @@ def slices_picture(bench: Bench, masks: Mapping[str, Path], path: Path) -> bool:
     if rows:
         montage(rows, path)
     return bool(rows)
-
-
-def curves_picture(histories: Mapping[str, Sequence[Mapping[str, float]]], path: Path) -> bool:
-    """Slice AUC and loss on the validation folds, epoch by epoch; False if there is no training."""
-    panels: list[tuple[str, dict[str, tuple[list[float], list[float]]], dict[str, float]]] = []
-    for title, key in (("AUC of validation slices", "val_auc"), ("validation loss", "val_loss")):
-        curves = {
-            name: ([row["epoch"] for row in rows], [row[key] for row in rows])
-            for name, rows in histories.items()
-            if rows and key in rows[0]
-        }
-        if curves:
-            panels.append((title, curves, {}))
-    if panels:
-        line_chart(path, panels, ("epoch", ""))
-    return bool(panels)

@@ -11,7 +11,7 @@ from typing import Any
 
 from ichseg.comparison.bench import Bench
 from ichseg.comparison.methods import MASKS, Method, masked_scans, methods
-from ichseg.comparison.pictures import curves_picture, slices_picture
+from ichseg.comparison.pictures import slices_picture
 from ichseg.data import check_folds, load_datalist
 from ichseg.errors import IchsegError
 from ichseg.io import write_text
@@ -19,6 +19,7 @@ from ichseg.io.tables import markdown_table, write_csv
 from ichseg.overrides import check_numbers
 from ichseg.presets import evaluate
 from ichseg.provenance import Record, value_hash
+from ichseg.report.plots import history_chart
 
 # Column -> where it stands: the file in a method's results, and its key there.
 FIGURES = {
@@ -127,7 +128,8 @@ def _write(bench: Bench, rows: Sequence[dict[str, Any]]) -> None:
     made = [row for row in rows if row.get("masks") is not None]
     if made and slices_picture(bench, {_name(row): row["masks"] for row in made}, output / "comparison.png"):
         text += "\n![The same slices, one column per method](comparison.png)\n"
-    if curves_picture(_curves(bench), output / "curves.png"):
+    if histories := _histories(bench):
+        history_chart(output / "curves.png", histories)
         text += "\n![Training curves](curves.png)\n"
     write_text(output / "comparison.md", text)
 
@@ -136,12 +138,13 @@ def _name(row: dict[str, Any]) -> str:
     return f"{row['method']} {row['control']}".strip()
 
 
-def _curves(bench: Bench) -> dict[str, list[dict[str, float]]]:
+def _histories(bench: Bench) -> dict[str, list[dict[str, float]]]:
     """Training -> its history, of all trainings in the output."""
     root = replace(bench, untrained=False).folder()
     found = {}
     for file in sorted(root.rglob("history.csv")):
         with file.open(newline="", encoding="utf-8") as stream:
             rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(stream)]
-        found[str(file.parent.relative_to(root))] = rows
+        if rows:
+            found[str(file.parent.relative_to(root))] = rows
     return found

@@ -170,6 +170,47 @@ def reliability_chart(path: str | Path, rows: Sequence[Mapping[str, float]], err
     _save(figure, path)
 
 
+def history_chart(path: str | Path, histories: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
+    """How trainings went: a small panel each, with losses on the left axis and the validation AUC on the right one.
+
+    Args:
+        path: PNG to write.
+        histories: name -> rows of a ``history.csv``, with ``epoch``, ``train_loss``, and ``val_loss`` or ``val_auc``.
+    """
+    from matplotlib.figure import Figure
+
+    columns = min(4, len(histories))
+    rows = -(-len(histories) // columns)
+    figure = Figure(figsize=(3.2 * columns, 2.2 * rows + 0.5), layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    lines: dict[str, Any] = {}
+    for axis, (name, history) in zip(axes, histories.items(), strict=False):
+        shared = axis.twinx()
+        for place, key, color in ((axis, "train_loss", 0), (axis, "val_loss", 1), (shared, "val_auc", 2)):
+            known = [row for row in history if key in row]
+            if known:
+                marker = "o" if len(known) == 1 else ""
+                lines[key] = place.plot([row["epoch"] for row in known], [row[key] for row in known], marker=marker,
+                                        color=COLORS[color], linewidth=1.2, markersize=3)[0]  # fmt: skip
+        shared.set_ylim(0, 1)
+        shared.axhline(0.5, color=COLORS[2], linewidth=0.5, linestyle=":")
+        shared.spines["top"].set_visible(False)
+        _finish(axis, "", "", "")
+        axis.set_title(name, fontsize=8)
+        for one in (axis, shared):
+            one.tick_params(labelsize=7)
+    for axis in axes[len(histories) :]:
+        axis.set_visible(False)
+    named = {
+        "train_loss": "training loss",
+        "val_loss": "validation loss",
+        "val_auc": "AUC of validation slices (right)",
+    }
+    figure.legend([lines[key] for key in lines], [named[key] for key in lines], loc="outside upper left", ncols=3,
+                  fontsize=8, frameon=False)  # fmt: skip
+    _save(figure, path)
+
+
 def _panels(rows: int) -> tuple[Any, list[Any]]:
     from matplotlib.figure import Figure  # no pyplot: nothing global, no display needed
 
