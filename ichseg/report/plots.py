@@ -192,6 +192,7 @@ def history_chart(path: str | Path, histories: Mapping[str, Sequence[Mapping[str
                 marker = "o" if len(known) == 1 else ""
                 lines[key] = place.plot([row["epoch"] for row in known], [row[key] for row in known], marker=marker,
                                         color=COLORS[color], linewidth=1.2, markersize=3)[0]  # fmt: skip
+        shared.set_visible(any("val_auc" in row for row in history))
         shared.set_ylim(0, 1)
         shared.axhline(0.5, color=COLORS[2], linewidth=0.5, linestyle=":")
         shared.spines["top"].set_visible(False)
