@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -89,3 +90,32 @@ def test_a_method_that_cannot_run_says_why_and_stops_no_other(data, tmp_path, ca
     assert not second["note"] and second["slice AUC"] and not second["two-class mIoU"]
     assert main([*words, "--methods", "unet,nothing"]) == 2
     assert "method 'nothing' is unknown; choose from ma2025" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("out of memory"), SystemExit(1), ValueError("no pairs")])
+def test_no_fault_of_one_method_stops_the_others(fault, data, tmp_path, monkeypatch, capsys):  # noqa: F811
+    def fail(bench):
+        raise fault
+
+    table_ = {name: replace(method, make=fail) if name == "psa" else method for name, method in methods().items()}
+    monkeypatch.setattr("ichseg.comparison.run.methods", lambda: table_)
+    words = ["compare", "--datalist", str(data / "data" / "datalist.json"), "--output", str(tmp_path), *BUDGET]
+    assert main([*words, "--methods", "psa,hu_rule,psa"]) == 1
+    first, second = table(tmp_path)
+    assert first["note"].startswith("failed: ") and second["two-class mIoU"]
+    assert main([*words, "--methods", ","]) == 2
+    assert "no method is named" in capsys.readouterr().err
+
+
+def test_remade_inputs_are_noticed(compared, capsys):
+    """Pseudo-masks that were made again of something else do not go with the U-Net that learned from the old ones."""
+    datalist, output = compared
+    record = output / "trained" / "rca" / "pseudo" / "made_of.json"
+    before = record.read_text()
+    try:
+        record.write_text(before.replace('"name": "pseudo"', '"name": "pseudo", "more": 1'))
+        again = ["compare", "--datalist", datalist, "--output", str(output), *BUDGET, "--methods", "rca"]
+        assert main(again) == 1
+        assert "made with" in table(output)[0]["note"]
+    finally:
+        record.write_text(before)

@@ -9,7 +9,7 @@ import torch
 
 from ichseg.bundle import BundleParts, run_bundle
 from ichseg.cli import main
-from ichseg.errors import IchsegError
+from ichseg.errors import IchsegError, first_cause
 from ichseg.methods.label_efficient import (
     TASKS,
     LabelEfficientSegmenter,
@@ -19,6 +19,7 @@ from ichseg.methods.label_efficient import (
     PretextLoss,
     PretextNetwork,
     PretextSettings,
+    continued,
     pretrained_unet,
     some_patients,
     two_views,
@@ -147,3 +148,34 @@ def test_subtypes_need_a_table(phantoms, tmp_path):
     given = {**SMALL, "dataset_dir": str(tmp_path), "datalist": str(tmp_path / "datalist.json"), "task": "subtypes"}
     with pytest.raises(IchsegError, match=r"no slice_labels\.csv with subtypes"):
         BundleParts("label_efficient", "pretrain.yaml", given)["train::dataset"]
+
+
+def test_the_local_task_starts_from_the_global_one(phantoms, tmp_path):
+    with pytest.raises(IchsegError, match="needs init_weights"):
+        continued(PretextNetwork("local_contrast"), None)
+    run_bundle("label_efficient", "pretrain.yaml", values(phantoms, tmp_path / "global", task="global_contrast"))
+    first = str(tmp_path / "global" / "model.pt")
+    with pytest.raises(IchsegError, match="takes no init_weights"):
+        continued(PretextNetwork("anomaly"), first)
+    local = values(phantoms, tmp_path / "local", task="local_contrast", init_weights=first)
+    run_bundle("label_efficient", "pretrain.yaml", local)
+    before, after = (torch.load(tmp_path / name / "model.pt", weights_only=True) for name in ("global", "local"))
+    same = [key for key in before if torch.equal(before[key], after[key])]
+    assert {key for key in before if key.startswith(("conv_0", "down_"))} <= set(same) and len(same) < len(before)
+
+
+def test_another_fraction_is_another_training(phantoms, tmp_path):
+    given = values(phantoms, tmp_path / "run", fraction=1.0)
+    run_bundle("label_efficient", "train.yaml", given)
+    with pytest.raises(Exception) as told:
+        run_bundle("label_efficient", "train.yaml", {**given, "fraction": 0.5, "epochs": 2})
+    assert "trained with fraction" in str(first_cause(told.value))
+
+
+def test_weights_of_subtypes_count_the_slices_that_are_drawn():
+    class Told:
+        targets = torch.tensor([[0, 1, 1, 0]] * 2 + [[1, 0, 0, 0]] * 8)
+
+    natural, drawn = PretextLoss("subtypes", Told()).weights, PretextLoss("subtypes", Told(), 0.5).weights
+    torch.testing.assert_close(natural, torch.tensor([0.25, 4.0, 4.0, 1.0]))
+    torch.testing.assert_close(drawn, torch.tensor([1.0, 1.0, 1.0, 1.0]))

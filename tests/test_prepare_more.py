@@ -161,6 +161,11 @@ def test_any_rater_and_one_rater(mbh, heads, tmp_path, capsys):
 
 def test_other_layouts_of_raters_are_refused(mbh, tmp_path, capsys):
     first = sorted(mbh.iterdir())[0]
+    one = next(first.glob("label_annot_*"))
+    image = nibabel.load(one)
+    nibabel.save(nibabel.Nifti1Image(np.full(image.shape, 6, np.uint8), image.affine), one)
+    assert main(["prepare", "mbh-seg", str(mbh), str(tmp_path / "data")]) == 2
+    assert "unknown mask codes [6]" in capsys.readouterr().err
     for file in first.glob("label_annot_*"):
         file.unlink()
     assert main(["prepare", "mbh-seg", str(mbh), str(tmp_path / "data")]) == 2

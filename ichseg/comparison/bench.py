@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from monai.utils import set_determinism
 from torch import Tensor, nn
 
 from ichseg.bundle import BundleParts, config_values, run_bundle
 from ichseg.data import SliceDataset, load_datalist, parse_folds
+from ichseg.data.datalist import datalist_hash
 from ichseg.defaults import MASK_ARCHITECTURES
 from ichseg.devices import pick_device
 from ichseg.errors import IchsegError
@@ -22,7 +24,7 @@ from ichseg.networks import load_weights, read_settings, slice_classifier
 from ichseg.networks.classifiers import ClassifierSettings
 from ichseg.presets import Plan, segment
 from ichseg.presets.preset import trained, training_values
-from ichseg.provenance import Record
+from ichseg.provenance import RECORD, Record, file_hash, network_hash, value_hash
 from ichseg.training import FitSettings
 
 logger = logging.getLogger(__name__)
@@ -63,10 +65,13 @@ class Bench:
 
     # --- steps --------------------------------------------------------------------------------------------------
     def trained(self, name: str, bundle: str, config: str, **more: Any) -> Path:
-        """Weights of a bundle's training, made once."""
+        """Weights of a bundle's training, made once of the same files and folders."""
         folder = self.folder(name)
+        inputs = {key: content_hash(value) for key, value in more.items() if isinstance(value, Path)}
+        if more.get("supervision") == "masks" or bundle == "label_efficient":
+            inputs["masks"] = datalist_hash(self.plan.datalist)
         logger.info("%s: training (%s)", name, bundle)
-        return trained(config, folder, self.values(folder, **more), (), bundle)
+        return trained(config, folder, self.values(folder, **more), (), bundle, inputs)
 
     def classifier(self, backbone: str = BACKBONE, pretrained: bool = False) -> Path:
         """The slice classifier that all methods with this backbone start from.
@@ -89,14 +94,16 @@ class Bench:
         """Weights of one of the trainings in :mod:`ichseg.methods`, made once."""
         folder = self.folder(name)
         settings = read_settings(self.classifier(), ClassifierSettings)
-        made = FitSettings(name.split("/")[0], self.size, settings.window_level, settings.window_width)
+        start = network_hash(network)
+        made = FitSettings(name.split("/")[0], self.size, settings.window_level, settings.window_width, start)
         epochs = 1 if self.untrained else self.epochs
 
         def make() -> None:
+            set_determinism(self.plan.seed)
             more = {"learning_rate": 0.0} if self.untrained else {}
             fit(network, slices, folder, made, epochs, self.device, **more)
 
-        self.once(folder, make)
+        self.once(folder, make, classifier=start, epochs=epochs)
         return folder / "model.pt"
 
     def generated(self, name: str, bundle: str, config: str, folds: str, **more: Any) -> Path:
@@ -106,24 +113,31 @@ class Bench:
             "datalist": self.plan.datalist, "output_dir": folder, "folds": list(parse_folds(folds)),
             "device_name": self.plan.device, "precision": self.plan.precision, **more,
         }  # fmt: skip
-        self.once(folder, lambda: run_bundle(bundle, config, values))
+        inputs = {key: content_hash(value) for key, value in more.items()}
+        self.once(folder, lambda: run_bundle(bundle, config, values), folds=folds, **inputs)
         return folder
 
-    def masked(self, name: str, maker: MaskMaker, folds: str, by: str = "label") -> Path:
+    def masked(
+        self, name: str, maker: MaskMaker, folds: str, by: str = "label", backbones: Sequence[str] = (BACKBONE,),
+        **inputs: Any,
+    ) -> Path:  # fmt: skip
         """Folder of the masks that a function of slices makes of some folds, once.
 
         Args:
             name: of the folder.
             maker: see :class:`ichseg.methods.slice_masks.SliceMasksd`.
             folds: which.
-            by: what says that a slice may bleed: ``"label"``, or ``"prediction"`` of the classifier.
+            by: what says that a slice may bleed: ``"label"``, or ``"prediction"`` of the classifiers.
+            backbones: of the classifiers.
+            **inputs: what the maker was made of: weights, and values.
         """
         folder = self.folder(name)
+        classifiers = {backbone: self.classifier(backbone) for backbone in backbones}
 
         def make() -> None:
             values: dict[str, Any] = {
                 "datalist": self.plan.datalist, "output_dir": folder, "folds": list(parse_folds(folds)),
-                "classifiers": {BACKBONE: self.classifier()}, "gate_by": by, "score_first": by == "prediction",
+                "classifiers": classifiers, "gate_by": by, "score_first": by == "prediction",
                 "device_name": self.plan.device or "auto", "precision": self.plan.precision or "fp32",
                 "precision_check": 0, "masks": SliceMasksd("image", maker),
                 "maps": {"_target_": "ichseg.transforms.GateSlicesd", "keys": "pred", "by": by},
@@ -132,7 +146,8 @@ class Bench:
             runner.run()
             runner.exit_if_failed()
 
-        self.once(folder, make)
+        known = {"folds": folds, "by": by, **classifiers, **inputs}
+        self.once(folder, make, **{key: content_hash(value) for key, value in known.items()})
         return folder
 
     def unet_masks(self, name: str, pseudo: Path | None) -> Path:
@@ -146,11 +161,12 @@ class Bench:
         plan = replace(self.plan, output=self.folder(name))
         return segment(plan, weights)
 
-    def once(self, folder: Path, make: Callable[[], None]) -> None:
-        """Make what belongs into a folder unless a mark says that it is all there."""
-        mark = Record(folder.with_name(f"{folder.name}.made"), {"name": folder.name})
+    def once(self, folder: Path, make: Callable[[], None], **inputs: Any) -> None:
+        """Make what belongs into a folder unless its record says that it is all there, of the same inputs."""
+        mark = Record(folder, {"name": folder.name, "datalist": datalist_hash(self.plan.datalist), **inputs})
         if mark.check():
             return
+        mark.write()
         logger.info("making %s ...", folder.relative_to(self.plan.output))
         try:
             make()
@@ -171,7 +187,10 @@ class Bench:
     @cached_property
     def slices(self) -> dict[str, tuple[Tensor, Tensor]]:
         """``train`` and ``validate``: slices (n, 1, H, W) as the classifier sees them, and their labels (n,)."""
-        values = {"size": self.size, "datalist": self.plan.datalist}
+        made = read_settings(self.classifier(), ClassifierSettings)
+        if made.size != self.size:
+            raise IchsegError(f"{self.classifier()}: trained at size {made.size}, not {self.size}")
+        values = {"datalist": self.plan.datalist, **asdict(made)}  # as the classifier saw them
         preprocessing = BundleParts(*CLASSIFIER, values)["preprocessing"]
         found = {}
         for name, folds in (("train", self.plan.train_folds), ("validate", self.plan.val_folds)):
@@ -182,10 +201,23 @@ class Bench:
 
     def bleeding(self) -> dict[str, Tensor]:
         """The same, slices with hemorrhage only."""
-        return {name: images[labels > 0] for name, (images, labels) in self.slices.items()}
+        found = {name: images[labels > 0] for name, (images, labels) in self.slices.items()}
+        for name, images in found.items():
+            if not len(images):
+                raise IchsegError(f"no slice with hemorrhage to {name} with; choose other folds")
+        return found
 
     def classifier_batches(self) -> int:
         """Steps in a pass over the training slices, at the recommended preset's batch size."""
         scans = load_datalist(self.plan.datalist, self.plan.train_folds, require=("slice_labels",))
         batch = int(config_values("ich_segmentation", "train_recommended.yaml")["batch_size"])
         return max(1, round(sum(len(scan["slice_labels"]) for scan in scans) / batch))
+
+
+def content_hash(value: Any) -> Any:
+    """A file by its content, a folder by its record, other values as they are."""
+    if isinstance(value, Mapping):
+        return value_hash({key: content_hash(one) for key, one in value.items()})
+    if not isinstance(value, Path):
+        return value
+    return file_hash(value / RECORD if value.is_dir() else value)

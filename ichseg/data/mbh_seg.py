@@ -104,6 +104,8 @@ def _masks(folder: Path) -> dict[int, np.ndarray]:
     masks = {rater: read_mask(file)[0] for rater, file in found.items()}
     first = next(iter(masks))
     for rater, mask in masks.items():
+        if unknown := sorted(set(np.unique(mask).tolist()) - {0, *SUBTYPES}):
+            raise IchsegError(f"{found[rater]}: unknown mask codes {unknown}; {NAME} has 0 to {max(SUBTYPES)}")
         if mask.shape != masks[first].shape:
             raise IchsegError(
                 f"{found[rater]}: shape {mask.shape} differs from {masks[first].shape} of another rater's"

@@ -32,7 +32,7 @@ def best_threshold(
     The whole grid is tried: a search that stops at the first step that is no better may stop early.
 
     Args:
-        scores: folder of ``NAME_score.nii.gz``, maps in [0, 1]; a pixel at the threshold counts.
+        scores: folder of ``NAME_score.nii.gz``, maps in [0, 1]; pixels above the threshold count.
         datalist: with true masks of some scans.
         folds: whose scans choose.
         output: CSV of the grid; None writes none.
@@ -72,7 +72,7 @@ def best_threshold(
 def _dice(score: np.ndarray, truth: np.ndarray, steps: np.ndarray) -> np.ndarray:
     """Dice at every threshold, of one slice."""
     # How many thresholds a pixel reaches: counted once instead of cut once per threshold.
-    reached = np.searchsorted(steps, score.ravel().astype(np.float32), side="right")
+    reached = np.searchsorted(steps, score.ravel().astype(np.float32), side="left")
     every = np.bincount(reached, minlength=len(steps) + 1)[::-1].cumsum()[::-1][1:]
     hits = np.bincount(reached[truth.ravel()], minlength=len(steps) + 1)[::-1].cumsum()[::-1][1:]
     return 2 * hits / (every + truth.sum())

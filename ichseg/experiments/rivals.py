@@ -24,7 +24,9 @@ def rival_masks(study: Study, which: str, name: str) -> Path | None:
     from ichseg.comparison import Bench, methods
     from ichseg.presets import Plan
 
+    study.claim()
+    budget = {} if study.batch_size is None else {"batch_size": study.batch_size}
     plan = Plan(study.datalist, study.output / "rivals", study.train_folds, study.val_folds, study.test_folds,
-                device=study.device, precision=study.precision, progress=study.progress)  # fmt: skip
+                device=study.device, precision=study.precision, progress=study.progress, overrides=budget)  # fmt: skip
     given = {backbone: study.weights(backbone, study.size) for backbone in PAPER_PAIR}
     return methods()[RIVALS[name]].make(Bench(plan, study.size, study.epochs, study.architecture, given=given))

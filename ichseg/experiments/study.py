@@ -117,6 +117,10 @@ class Study:
         record.check()
         return record
 
+    def claim(self) -> None:
+        """Say in the output what it is made with, before anything is made."""
+        self._record.write()
+
     # --- data ---------------------------------------------------------------------------------------------------
     @property
     def sets(self) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -291,9 +291,21 @@ def training_values(plan: Plan, folder: Path) -> dict[str, Any]:
 
 
 def trained(
-    config: str, folder: Path, overrides: dict[str, Any], settings: Sequence[str], bundle: str = "ich_segmentation"
+    config: str,
+    folder: Path,
+    overrides: dict[str, Any],
+    settings: Sequence[str],
+    bundle: str = "ich_segmentation",
+    inputs: Mapping[str, Any] | None = None,
 ) -> Path:
-    """The weights, trained now unless they are there."""
+    """The weights of a bundle's training, made now unless they are there.
+
+    Args:
+        config, bundle: which.
+        folder: where.
+        overrides, settings: see :func:`ichseg.bundle.run_bundle`.
+        inputs: hashes of files and folders it learns from, which the values only name.
+    """
     weights = folder / "model.pt"
     # Members may train anywhere and be brought together: neither the machine nor its paths count.
     values = {**config_values(bundle, config), **overrides, **parse_settings(bundle, config, settings)}
@@ -305,7 +317,7 @@ def trained(
         {key: Path(value).name if key in ("image", "label") else value for key, value in scan.items()}
         for scan in load_datalist(overrides["datalist"])
     ]
-    record = Record(folder, {**made_of, "datalist": value_hash(scans)})
+    record = Record(folder, {**made_of, "datalist": value_hash(scans), **({"inputs": {**inputs}} if inputs else {})})
     if record.check(begun=(folder / "checkpoint.pt").is_file()) and weights.is_file():
         return weights
     record.write()

@@ -5,7 +5,7 @@ from ichseg.training.checkpoint import TrainingCheckpoint
 from ichseg.training.context_loss import ContextLoss
 from ichseg.training.cuda_graphs import GraphedInferer
 from ichseg.training.distributed import exit_at_once, is_rank_zero, join_process_group, leave_process_group
-from ichseg.training.fit import FitSettings, fit
+from ichseg.training.fit import FitSettings, checked_start, fit
 from ichseg.training.head_first import HeadFirst
 from ichseg.training.history import EpochHistory, PrintMetrics
 from ichseg.training.implant_loss import ImplantLoss, batch_with_mask
@@ -34,6 +34,7 @@ __all__ = [
     "TrainingCheckpoint",
     "WeakSegmentationLoss",
     "batch_with_mask",
+    "checked_start",
     "exit_at_once",
     "fit",
     "is_rank_zero",

@@ -45,6 +45,7 @@ class TrainingCheckpoint:
         scheduler: a learning-rate scheduler whose state is kept, if there is one.
         export: whose weights become ``model.pt``: a part of the network, or an average of it; all of it if None.
         keep: ``"best"`` by the metric, or ``"last"``: the metric is only watched, and nothing stops early.
+        made_of: what else the training depends on, plain values; one that differs is not resumed.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class TrainingCheckpoint:
         scheduler: Any = None,
         export: nn.Module | None = None,
         keep: str = "best",
+        made_of: Mapping[str, Any] | None = None,
     ) -> None:
         if mode not in ("min", "max"):
             raise ValueError(f"mode must be min or max, not {mode}")
@@ -68,6 +70,7 @@ class TrainingCheckpoint:
         if patience < 1:
             raise ValueError(f"patience must be at least 1 epoch, not {patience}")
         self.folder, self.keep, self.settings, self.patience = Path(folder), keep, settings, patience
+        self.made_of = {**asdict(settings), **(made_of or {})}
         self.evaluator, self.metric, self.sign = evaluator, metric, 1.0 if mode == "max" else -1.0
         network = network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
         self.parts: dict[str, Any] = {"network": network, "model": export or network, "optimizer": optimizer}
@@ -114,7 +117,7 @@ class TrainingCheckpoint:
     def _write(self, state: Mapping[str, Any], name: str) -> None:
         if is_rank_zero():
             with atomic_path(self.folder / name) as temporary:
-                torch.save({**state, "epoch": self.engine.state.epoch, "settings": asdict(self.settings)}, temporary)
+                torch.save({**state, "epoch": self.engine.state.epoch, "settings": self.made_of}, temporary)
 
     def _resume(self, engine: Engine) -> None:
         """Go on where ``checkpoint.pt`` says."""
@@ -124,7 +127,7 @@ class TrainingCheckpoint:
         state = read_checkpoint(path)
         if "best" not in state:
             raise IchsegError(f"{path}: written by ichseg before version 0.7; choose another output folder")
-        if what := difference(state.get("settings", {}), asdict(self.settings)):
+        if what := difference(state.get("settings", {}), self.made_of):
             raise IchsegError(f"{path}: trained with {what}; choose another output folder")
         try:
             for name, part in self.parts.items():

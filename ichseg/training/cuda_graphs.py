@@ -37,8 +37,12 @@ class GraphedInferer(PrecisionInferer):
             return super().__call__(inputs, network, *args, **kwargs)
         if self.shape is None:
             self.shape = inputs.shape
+            # Recording runs the network a few times: its statistics and random numbers are those of before.
+            before, random = {k: v.clone() for k, v in network.state_dict().items()}, torch.cuda.get_rng_state()
             with self.lowered(inputs.device.type, cache_enabled=False):  # casts of weights belong into the graph
                 torch.cuda.make_graphed_callables(network, (inputs.clone(),), allow_unused_input=True)
+            network.load_state_dict(before)
+            torch.cuda.set_rng_state(random)
             logger.info("training with CUDA graphs")
         if inputs.shape != self.shape:
             return super().__call__(inputs, lambda x: type(network).forward(network, x))  # as it was before

@@ -14,6 +14,9 @@ from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.handlers import LrScheduleHandler, ValidationHandler
 from torch import nn
 
+from ichseg.errors import IchsegError
+from ichseg.networks import read_settings
+from ichseg.provenance import network_hash
 from ichseg.training.checkpoint import MODEL, TrainingCheckpoint
 from ichseg.training.history import EpochHistory
 from ichseg.training.steps import poly_decay
@@ -29,12 +32,29 @@ class FitSettings:
         method: whose network it is.
         size: pixels per side.
         window_level, window_width: HU.
+        start: hash of the classifier that the training starts from.
+        maps: which maps taught it; empty: those of the method.
     """
 
     method: str
     size: int
     window_level: float
     window_width: float
+    start: str = ""
+    maps: str = ""
+
+
+def checked_start(weights: str | Path | None, network: nn.Module) -> None:
+    """Weights of :func:`fit` go with the classifier they were trained with, and with no other.
+
+    Raises:
+        IchsegError: they do not.
+    """
+    if weights is None:
+        return
+    start = read_settings(weights, FitSettings).start
+    if start and start != network_hash(network):
+        raise IchsegError(f"{weights}: trained with another classifier than the one given; train it again")
 
 
 def fit(

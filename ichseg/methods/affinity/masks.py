@@ -15,7 +15,7 @@ from ichseg.methods.dense_resnet import DenseResNet, class_maps
 from ichseg.methods.examples import Examples, chunks
 from ichseg.methods.pairs import affinity_matrix, half_disc, random_walk
 from ichseg.networks import load_weights
-from ichseg.training import FitSettings, fit
+from ichseg.training import FitSettings, checked_start, fit
 
 STRONG, WEAK = 4.0, 32.0  # powers of the background for the labels
 WALK_BACKGROUND = 8.0  # and in the walk (decision D24: Ma et al. 2025)
@@ -70,6 +70,7 @@ class AffinityMasks:
     """
 
     def __init__(self, classifier: nn.Module, weights: str | Path | None, device: torch.device) -> None:
+        checked_start(weights, classifier)
         self.network = AffinityNetwork(DenseResNet(classifier)).to(device).eval()
         load_weights(self.network.heads, weights)
         self.offsets, self.device = half_disc(5), device

@@ -17,6 +17,7 @@ from ichseg.methods.chest_xray.grabcut import grab_cut
 from ichseg.methods.dense_resnet import LEFT_RIGHT, DenseResNet, class_maps, relative
 from ichseg.methods.irnet.masks import STRIDE, BoundaryMasks, train_boundaries
 from ichseg.networks import ClassifierSettings, deepest_layer, load_weights, read_settings, slice_classifier
+from ichseg.provenance import network_hash
 from ichseg.training import FitSettings
 
 MAPS = ("grad_cam++", "cam")
@@ -90,7 +91,8 @@ def learn_boundaries(
     for name, images in slices.items():
         if not len(images):
             raise IchsegError(f"no positive slice to {name} boundaries with")
-    settings = FitSettings("chest_xray", made.size, made.window_level, made.window_width)
+    start = network_hash(network)
+    settings = FitSettings("chest_xray", made.size, made.window_level, made.window_width, start, maps)
     return train_boundaries(network, slices, folder, settings, epochs, torch.device(device), batch_size, learning_rate,
                             seed_maps(network, made.backbone, maps))  # fmt: skip
 

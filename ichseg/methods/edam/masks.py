@@ -13,7 +13,7 @@ from torch.nn import functional
 from ichseg.methods.dense_resnet import LEFT_RIGHT, DenseResNet
 from ichseg.methods.edam.network import PAIR, EDAMNetwork, activation_masks, pair_indices, seed_masks
 from ichseg.networks import load_weights
-from ichseg.training import FitSettings, fit
+from ichseg.training import FitSettings, checked_start, fit
 
 LEARNING_RATE, WEIGHT_DECAY = 1e-4, 5e-4  # authors: SGD, 1e-3
 
@@ -117,6 +117,7 @@ class EDAMMasks:
     """
 
     def __init__(self, classifier: nn.Module, weights: str | Path | None, size: int, device: torch.device) -> None:
+        checked_start(weights, classifier)
         self.network = load_weights(EDAM(classifier, size), weights).to(device).eval()
         self.device = device
 

@@ -64,7 +64,8 @@ def pair_indices(labels: np.ndarray, rng: np.random.Generator, pairs: int) -> np
         raise ValueError("pairs need images with and without hemorrhage")
     first = rng.choice(positive, pairs)
     second = np.where(np.arange(pairs) % 2 == 0, rng.choice(positive, pairs), rng.choice(negative, pairs))
-    return np.stack([first, second], axis=1)
+    # Who stands first must not tell who bleeds: the network knows the two places apart.
+    return rng.permuted(np.stack([first, second], axis=1), axis=1)
 
 
 def seed_masks(masks: Tensor, background: float = BACKGROUND) -> Tensor:

@@ -15,7 +15,7 @@ from ichseg.methods.examples import Examples, chunks
 from ichseg.methods.irnet.network import BoundaryLoss, BoundaryNetwork, boundary_labels
 from ichseg.methods.irnet.paths import edge_walk
 from ichseg.networks import load_weights
-from ichseg.training import FitSettings, fit
+from ichseg.training import FitSettings, checked_start, fit
 
 STRIDE = 16
 LEARNING_RATE, WEIGHT_DECAY = 1e-1, 1e-4
@@ -71,6 +71,7 @@ class BoundaryMasks:
         threshold: float = BACKGROUND_SCORE,
         maps: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
+        checked_start(weights, classifier)
         self.network = BoundaryNetwork(DenseResNet(classifier, STRIDE)).to(device).eval()
         load_weights(self.network.heads, weights)
         self.device, self.threshold, self.maps = device, threshold, maps

@@ -68,6 +68,7 @@ def pretrained_unet(network: LabelEfficientSegmenter, path: str | Path | None) -
         logger.info("%s: attention of the anomaly task", path)
     else:
         logger.info("%s: %s", path, transfer(network, state).text())
+    logger.info("%s: pretrained at size %d, window %g/%g", path, made.size, made.window_level, made.window_width)
     return network
 
 

@@ -95,6 +95,13 @@ class PretextNetwork(nn.Module):
                 step.requires_grad_(True)
             self.head = nn.Sequential(nn.Conv2d(filters[1], 128, 1), nn.ReLU(), nn.Conv2d(128, 32, 1))
 
+    def train(self, mode: bool = True) -> PretextNetwork:
+        super().train(mode)
+        if self.task == "local_contrast":  # what does not learn keeps its statistics too
+            for part in (self.unet.conv_0, self.unet.down_1, self.unet.down_2, self.unet.down_3, self.unet.down_4):
+                part.eval()
+        return self
+
     def forward(self, x: Tensor) -> Tensor:
         if self.task in ("restoration", "anomaly"):
             return self.unet(x)
@@ -108,8 +115,13 @@ def continued(network: PretextNetwork, path: str | Path | None) -> PretextNetwor
     """Start the U-Net from the weights of an earlier task, as the local task does from the global one.
 
     Raises:
-        IchsegError: the file cannot be read, or less than the whole encoder fits.
+        IchsegError: the file cannot be read, less than the whole encoder fits, the local task has none, or the task's
+            network is no U-Net.
     """
+    if path is None and network.task == "local_contrast":
+        raise IchsegError("task 'local_contrast' needs init_weights, the model.pt of task global_contrast")
+    if path is not None and network.task == "anomaly":
+        raise IchsegError("task 'anomaly' takes no init_weights: its network is no U-Net")
     if path is not None:
         logger.info("%s: %s", path, transfer(network.unet, read_checkpoint(path)).text())
     return network
@@ -190,16 +202,16 @@ class PretextLoss(nn.Module):
     Args:
         task: one of :data:`TASKS`.
         data: the training slices, whose labels weigh the subtypes: negatives over positives.
+        positive_share: of the slices drawn; 0: as many as there are.
     """
 
-    def __init__(self, task: str, data: PretextSlices | None = None) -> None:
+    def __init__(self, task: str, data: PretextSlices | None = None, positive_share: float = 0.0) -> None:
         super().__init__()
         self.task = checked_task(task)
         self.contrast = ContrastiveLoss(temperature=TEMPERATURE)
         self.weights: Tensor | None = None
         if task == "subtypes" and data is not None and data.targets is not None:
-            positive = (data.targets == 1).sum(dim=0).float()
-            self.weights = (data.targets == 0).sum(dim=0) / positive.clamp(min=1)
+            self.weights = _weights(data.targets, positive_share)
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
         if self.task == "restoration":
@@ -215,6 +227,17 @@ class PretextLoss(nn.Module):
         if self.task == "binary":
             return functional.cross_entropy(output, target)
         return known_cross_entropy(output, target, None if self.weights is None else self.weights.to(output))
+
+
+def _weights(targets: Tensor, positive_share: float) -> Tensor:
+    """Negatives over positives of every class among the slices that are drawn."""
+    bleeds = targets[:, 1] == 1
+    share = torch.full((len(targets),), 1.0)
+    if positive_share:
+        share[bleeds] = positive_share / max(int(bleeds.sum()), 1)
+        share[~bleeds] = (1 - positive_share) / max(int((~bleeds).sum()), 1)
+    positive, negative = ((share[:, None] * (targets == value)).sum(dim=0) for value in (1, 0))
+    return torch.where(positive > 0, negative / positive.clamp(min=1e-12), 1.0)
 
 
 def _places(grid: Sequence[int]) -> list[tuple[int, int]]:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 TURN, SHIFT, SCALE, SMALLEST_CROP = 45.0, 0.1, 0.1, 0.5  # degrees, shares
+ASPECT = 0.8, 1.25  # of a crop
 BLUR = 0.1, 1.5  # pixels
 STRONG, MILD = (0.5, 1.4, 0.25), (0.7, 1.3, 0.0)  # contrast from, to; brightness up to
 CHANCE = 0.5
@@ -39,13 +40,17 @@ def _sometimes(images: Tensor, values: Tensor, otherwise: float) -> Tensor:
 
 def _placed(images: Tensor) -> Tensor:
     angle = _between(images, -TURN, TURN).deg2rad()
-    area = _sometimes(images, _between(images, SMALLEST_CROP, 1.0), 1.0)
-    size = area.sqrt() * _between(images, 1 - SCALE, 1 + SCALE)
+    # A crop, always: of half to all of the area, a little wider or higher, somewhere.
+    size = _between(images, SMALLEST_CROP, 1.0).sqrt() * _between(images, 1 - SCALE, 1 + SCALE)
+    shape = _between(images, *ASPECT).sqrt()
+    wide, high = size * shape, size / shape
     mirror = _sometimes(images, torch.full_like(angle, -1.0), 1.0)
     matrix = torch.zeros(len(images), 2, 3, device=images.device)
-    matrix[:, 0, 0], matrix[:, 0, 1] = angle.cos() * size, -angle.sin() * size * mirror
-    matrix[:, 1, 0], matrix[:, 1, 1] = angle.sin() * size, angle.cos() * size * mirror
-    matrix[:, :, 2] = torch.stack([_between(images, -2 * SHIFT, 2 * SHIFT) for _ in range(2)], dim=1)
+    matrix[:, 0, 0], matrix[:, 0, 1] = angle.cos() * wide, -angle.sin() * high * mirror
+    matrix[:, 1, 0], matrix[:, 1, 1] = angle.sin() * wide, angle.cos() * high * mirror
+    for axis, part in enumerate((wide, high)):
+        room = (1 - part).clamp(min=0) + 2 * SHIFT
+        matrix[:, axis, 2] = _between(images, -1, 1) * room
     grid = functional.affine_grid(matrix, list(images.shape), align_corners=False)
     return functional.grid_sample(images, grid, align_corners=False)
 

@@ -14,9 +14,9 @@ from ichseg.methods.dense_resnet import LEFT_RIGHT
 from ichseg.methods.examples import Examples
 from ichseg.methods.rca.network import RCA, RCALoss
 from ichseg.networks import load_weights
-from ichseg.training import FitSettings, fit
+from ichseg.training import FitSettings, checked_start, fit
 
-LEARNING_RATE, WEIGHT_DECAY = 1e-3, 5e-4
+LEARNING_RATE, WEIGHT_DECAY, NEW_LAYERS = 1e-3, 5e-4, 10  # new layers learn ten times as fast
 POWER, BACKGROUND = 4.0, 0.9  # of the background in the CRF; what its result must exceed (Ma et al. 2025)
 SMALL = 1e-12
 
@@ -32,7 +32,6 @@ class _Passes:
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         self.loss.network.refresh()
-        self.loss.passes += 1
         yield from self.batches
 
 
@@ -53,9 +52,12 @@ def train_rca(
         name: Examples({"image": images, "label": labels}, batch_size, shuffle=name == "train")
         for name, (images, labels) in slices.items()
     }
-    optimizer = torch.optim.SGD(
-        network.parameters(), learning_rate, momentum=0.9, weight_decay=WEIGHT_DECAY, nesterov=True
-    )
+    trained = {id(p) for p in network.dense.parameters()}
+    groups = [
+        {"params": [p for p in network.parameters() if id(p) in trained], "lr": learning_rate},
+        {"params": [p for p in network.parameters() if id(p) not in trained], "lr": NEW_LAYERS * learning_rate},
+    ]
+    optimizer = torch.optim.SGD(groups, learning_rate, momentum=0.9, weight_decay=WEIGHT_DECAY, nesterov=True)
     train = _Passes(loaders["train"], loss)
     return fit(network, loss, train, loaders["validate"], folder, settings, epochs, optimizer, device)
 
@@ -72,6 +74,7 @@ class RCAMasks:
     """
 
     def __init__(self, classifier: nn.Module, weights: str | Path | None, device: torch.device) -> None:
+        checked_start(weights, classifier)
         self.network = load_weights(RCA(classifier), weights).to(device).eval()
         self.device, self.crf = device, DenseCRF()
 

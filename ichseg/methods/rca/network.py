@@ -40,6 +40,7 @@ class RCA(nn.Module):
     """
 
     centers: Tensor
+    passes: Tensor
 
     def __init__(self, classifier: nn.Module) -> None:
         super().__init__()
@@ -53,6 +54,7 @@ class RCA(nn.Module):
         self.project = nn.Sequential(nn.Conv2d(WIDTH, WIDTH, 1), nn.ReLU(), nn.Conv2d(WIDTH, WIDTH, 1))
         self.memory = RegionMemory(2, WIDTH)
         self.register_buffer("centers", torch.zeros(2 * CENTERS, WIDTH))
+        self.register_buffer("passes", torch.zeros((), dtype=torch.long))
 
     def forward(self, x: Tensor) -> RCAOutput:
         features = self.reduce(self.dense(x)[-1]).relu()
@@ -63,7 +65,8 @@ class RCA(nn.Module):
 
     @torch.no_grad()
     def refresh(self, seed: int = 0) -> None:
-        """k-means centers of the queues, once before every pass; of unit vectors."""
+        """k-means centers of the queues, of unit vectors: once before every pass, which is counted."""
+        self.passes += 1
         rows = []
         for queue in functional.normalize(self.memory.slots, dim=2).cpu().numpy().astype(np.float64):
             rows.append(kmeans2(queue, CENTERS, minit="++", seed=seed)[0])
@@ -81,7 +84,6 @@ class RCALoss(nn.Module):
     def __init__(self, network: RCA) -> None:
         super().__init__()
         self.network = network
-        self.passes = 0
 
     def forward(self, output: RCAOutput, batch: dict[str, Tensor]) -> Tensor:
         """Scalar for a batch with ``label`` (B,) 0 or 1."""
@@ -90,7 +92,7 @@ class RCALoss(nn.Module):
         loss = functional.binary_cross_entropy_with_logits(fine, label)
         loss = loss + COARSE * functional.binary_cross_entropy_with_logits(coarse, label)
         region = region_of(output.coarse)
-        if self.passes > 1 and len(label) > 1:
+        if self.network.training and int(self.network.passes) > 1 and len(label) > 1:
             loss = loss + CONTRAST * self._contrast(output.features, region, label)
         if self.network.training:
             self._remember(output.features.detach(), region, label, fine.detach().sigmoid())
