@@ -13,7 +13,9 @@ from experiment_data import data  # noqa: F401
 from ichseg.cli import main
 from ichseg.comparison import FIGURES, MASKS, methods
 from ichseg.defaults import METHODS
+from ichseg.networks.lite_unet import imagenet_file
 
+RUN = [name for name in METHODS if name != "ma2025_pretrained" or imagenet_file() is not None]
 BUDGET = ["--size", "96", "--epochs", "1", "--device", "cpu"]
 
 
@@ -26,7 +28,8 @@ def table(output):
 def compared(data, tmp_path_factory):  # noqa: F811
     output = tmp_path_factory.mktemp("compared")
     datalist = str(data / "data" / "datalist.json")
-    assert main(["compare", "--datalist", datalist, "--output", str(output), *BUDGET]) == 0
+    words = ["compare", "--datalist", datalist, "--output", str(output), *BUDGET, "--methods", ",".join(RUN)]
+    assert main(words) == 0
     return datalist, output
 
 
@@ -38,7 +41,7 @@ def test_all_methods_are_there():
 def test_every_method_gets_a_row_and_a_column(compared):
     output = compared[1]
     rows = table(output)
-    assert [row["method"] for row in rows] == list(METHODS) and not any(row["note"] for row in rows)
+    assert [row["method"] for row in rows] == list(RUN) and not any(row["note"] for row in rows)
     for row in rows:
         for column in FIGURES:
             assert row[column] == "" or 0 <= float(row[column]) <= 1 or np.isnan(float(row[column]))
@@ -51,10 +54,10 @@ def test_every_method_gets_a_row_and_a_column(compared):
 
 def test_networks_that_methods_share_are_trained_once(compared):
     trained = compared[1] / "trained"
-    assert sorted(folder.name for folder in (trained / "classifiers").iterdir()) == ["resnet34", "resnet50"]
+    assert {folder.name for folder in (trained / "classifiers").iterdir()} >= {"resnet34", "resnet50"}
     settings = json.loads((trained / "psa" / "unet" / "made_of.json").read_text())["made_of"]
     others = json.loads((trained / "edam" / "unet" / "made_of.json").read_text())["made_of"]
-    assert {key for key in settings if settings[key] != others[key]} <= {"pseudo_dir"}
+    assert {key for key in settings if settings[key] != others[key]} <= {"pseudo_dir", "inputs"}
 
 
 def test_again_nothing_is_made(compared, capsys):
