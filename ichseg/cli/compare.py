@@ -19,7 +19,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     datalist_option(parser, "with slice labels; masks, if there are any, are compared with")
     parser.add_argument("--output", required=True, metavar="DIR")
     parser.add_argument(
-        "--methods", default=",".join(METHODS), metavar="NAME,...", help="comma-separated (default: all; %(default)s)"
+        "--methods", default=",".join(METHODS), metavar="NAME,...", help=f"some of {', '.join(METHODS)} (default: all)"
     )
     parser.add_argument("--controls", action="store_true", help="also run every method with untrained networks")
     parser.add_argument("--size", type=int, default=COMPARED_SIZE, help="pixels per side (default: %(default)s)")
