@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import locale
 import os
 from collections import Counter
 from pathlib import Path
@@ -76,6 +77,14 @@ def sequence_file(path: Path, size: int = 64) -> Path:
 def as_usual(patch: pytest.MonkeyPatch) -> None:
     """Drawn heads pass for ordinary scans: nothing is compared with the training scans."""
     patch.setattr("ichseg.transforms.unusual.CompareAppearanced.__call__", lambda self, data: dict(data))
+
+
+@pytest.fixture(autouse=True)
+def same_locale():
+    """Writing DICOM through SimpleITK may leave the process with ASCII as its encoding."""
+    before = locale.setlocale(locale.LC_ALL)
+    yield
+    locale.setlocale(locale.LC_ALL, before)
 
 
 @pytest.fixture(autouse=True)

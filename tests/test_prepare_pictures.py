@@ -42,7 +42,7 @@ def siim(tmp_path):
         gray = (np.arange(SIZE[0])[:, None] * 5 + np.arange(SIZE[1])[None]).astype(np.uint8)
         image = SimpleITK.GetImageFromArray(gray.T[None])
         image.SetMetaData("0010|0020", f"patient{number // 2}")
-        image.SetMetaData("0028|0030", "0.2\\0.1")
+        image.SetSpacing((0.1, 0.2, 1.0))
         SimpleITK.WriteImage(image, str(file))
         mask = np.zeros(SIZE, np.uint8)
         if number % 2:
