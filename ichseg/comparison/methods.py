@@ -25,6 +25,7 @@ from ichseg.methods.automated_ensemble import PAPER_RULE, PAPER_THRESHOLD, RULES
 from ichseg.methods.edam import EDAMMasks, train_edam
 from ichseg.methods.irnet import BoundaryMasks, train_boundaries
 from ichseg.methods.rca import RCAMasks, train_rca
+from ichseg.methods.slice_masks import MaskMaker
 from ichseg.networks import deepest_layer
 from ichseg.networks.lite_unet import imagenet_file
 from ichseg.presets import PRESETS
@@ -89,36 +90,44 @@ def _resnet_lstm(bench: Bench) -> Path:
     return bench.unet_masks("resnet_lstm", pseudo)
 
 
-def _psa(bench: Bench) -> Path:
-    network = bench.network()
-    weights = bench.fitted("psa/affinity", train_affinity, bench.bleeding(), network)
-    pseudo = bench.masked("psa/pseudo", AffinityMasks(network, weights, bench.device), bench.learned_from,
-                          weights=weights)  # fmt: skip
-    return bench.unet_masks("psa", pseudo)
+def _taught(
+    name: str,
+    part: str,
+    train: Callable[..., Path],
+    maker: Callable[[nn.Module, Path, Bench], MaskMaker],
+    bleeding: bool,
+) -> Callable[[Bench], Path]:
+    """A baseline that trains a part of its own on top of the classifier, whose pseudo-masks teach the U-Net.
+
+    Args:
+        name: of the method.
+        part: folder of what it trains.
+        train: see :meth:`Bench.fitted`.
+        maker: gives the function of slices from the classifier and the part's weights.
+        bleeding: it learns from slices with hemorrhage only.
+    """
+
+    def make(bench: Bench) -> Path:
+        network = bench.network()
+        slices = bench.bleeding() if bleeding else bench.slices
+        weights = bench.fitted(f"{name}/{part}", train, slices, network)
+        masks = maker(network, weights, bench)
+        pseudo = bench.masked(f"{name}/pseudo", masks, bench.learned_from, weights=weights)
+        return bench.unet_masks(name, pseudo)
+
+    return make
 
 
-def _irnet(bench: Bench) -> Path:
-    network = bench.network()
-    weights = bench.fitted("irnet/boundaries", train_boundaries, bench.bleeding(), network)
-    pseudo = bench.masked("irnet/pseudo", BoundaryMasks(network, weights, bench.device), bench.learned_from,
-                          weights=weights)  # fmt: skip
-    return bench.unet_masks("irnet", pseudo)
-
-
-def _edam(bench: Bench) -> Path:
-    network = bench.network()
-    weights = bench.fitted("edam/pairs", train_edam, bench.slices, network)
-    pseudo = bench.masked("edam/pseudo", EDAMMasks(network, weights, bench.size, bench.device), bench.learned_from,
-                          weights=weights)  # fmt: skip
-    return bench.unet_masks("edam", pseudo)
-
-
-def _rca(bench: Bench) -> Path:
-    network = bench.network()
-    weights = bench.fitted("rca/memory", train_rca, bench.slices, network)
-    pseudo = bench.masked("rca/pseudo", RCAMasks(network, weights, bench.device), bench.learned_from,
-                          weights=weights)  # fmt: skip
-    return bench.unet_masks("rca", pseudo)
+_irnet = _taught(
+    "irnet", "boundaries", train_boundaries, lambda network, weights, b: BoundaryMasks(network, weights, b.device), True
+)
+_psa = _taught(
+    "psa", "affinity", train_affinity, lambda network, weights, b: AffinityMasks(network, weights, b.device), True
+)
+_edam = _taught(
+    "edam", "pairs", train_edam, lambda network, weights, b: EDAMMasks(network, weights, b.size, b.device), False
+)
+_rca = _taught("rca", "memory", train_rca, lambda network, weights, b: RCAMasks(network, weights, b.device), False)
 
 
 def _ae(bench: Bench) -> Path:

@@ -49,7 +49,7 @@ class SlicePairs:
         labels: (n,) 0 or 1.
         pairs: in a batch.
         batches: in a pass.
-        seed: None draws anew in every pass.
+        seed: None: other pairs in every pass.
     """
 
     def __init__(self, images: Tensor, labels: Tensor, pairs: int, batches: int, seed: int | None = None) -> None:

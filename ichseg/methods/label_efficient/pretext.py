@@ -128,7 +128,7 @@ def continued(network: PretextNetwork, path: str | Path | None) -> PretextNetwor
 
 
 class PretextSlices(Dataset):
-    """Slices with what a task needs beside them.
+    """Slices with what a task needs.
 
     Args:
         slices: of :class:`ichseg.data.SliceDataset`, with slice labels.

@@ -22,7 +22,7 @@ SMALL = 1e-12
 
 
 class _Passes:
-    """Batches; before every pass the memory's centers are found anew."""
+    """Batches; before every pass, the centers of the memory are updated."""
 
     def __init__(self, batches: Examples, loss: RCALoss) -> None:
         self.batches, self.loss = batches, loss
