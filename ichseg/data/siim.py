@@ -21,7 +21,7 @@ from ichseg.errors import IchsegError
 from ichseg.io import staged_folder, write_volume
 
 TABLE, FOLDER = "train-rle.csv", "dicom-images-train"
-PATIENT, SPACING = "0010|0020", ("0028|0030", "0018|1164")  # of the patient; of the detector
+PATIENT = "0010|0020"
 NONE = "-1"
 
 
@@ -132,10 +132,6 @@ def _read(file: Path) -> tuple[np.ndarray, str, tuple[float, float]]:
         ) from None
     if array.size != np.prod(array.shape[-2:]):
         raise IchsegError(f"{file}: expected one gray image, found shape {array.shape}")
-    told = {key: image.GetMetaData(key).strip() for key in (PATIENT, *SPACING) if image.HasMetaDataKey(key)}
-    spacing = next((told[key].split("\\") for key in SPACING if key in told), ["1", "1"])
-    try:
-        down, across = (float(value) for value in spacing)
-    except ValueError:
-        down, across = 1.0, 1.0
-    return array.reshape(array.shape[-2:]).T.astype(np.int16), told.get(PATIENT, ""), (across, down)
+    across, down = image.GetSpacing()[:2]  # of the patient or of the detector, whichever the file tells
+    patient = image.GetMetaData(PATIENT).strip() if image.HasMetaDataKey(PATIENT) else ""
+    return array.reshape(array.shape[-2:]).T.astype(np.int16), patient, (across, down)
