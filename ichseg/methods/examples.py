@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -48,3 +48,20 @@ def chunks(images: Tensor, batch_size: int = 8) -> Iterator[Tensor]:
     """Slices (n, 1, H, W) a few at a time, in float32."""
     for some in images.split(batch_size):
         yield some.float()
+
+
+def labeled_examples(
+    slices: Mapping[str, Tensor], labels_of: Callable[[Tensor], Tensor], batch_size: int, device: torch.device
+) -> dict[str, Examples]:
+    """Slices with labels of their pixels, made once: ``image`` and ``labels``; those to ``train`` are shuffled.
+
+    Args:
+        slices: ``train`` and ``validate``, each (n, 1, H, W).
+        labels_of: (B, 1, H, W) on the device -> labels (B, h, w).
+        batch_size, device: of the training.
+    """
+    found = {}
+    for name, images in slices.items():
+        labels = torch.cat([labels_of(some.to(device)).cpu() for some in chunks(images)])
+        found[name] = Examples({"image": images, "labels": labels}, batch_size, shuffle=name == "train")
+    return found

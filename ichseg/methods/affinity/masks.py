@@ -12,7 +12,7 @@ from ichseg.crf import DenseCRF
 from ichseg.methods.affinity.labels import background_score, seed_labels
 from ichseg.methods.affinity.network import AffinityLoss, AffinityNetwork, pair_affinity
 from ichseg.methods.dense_resnet import DenseResNet, class_maps
-from ichseg.methods.examples import Examples, chunks
+from ichseg.methods.examples import labeled_examples
 from ichseg.methods.pairs import affinity_matrix, half_disc, random_walk
 from ichseg.networks import load_weights
 from ichseg.training import FitSettings, checked_start, fit
@@ -46,13 +46,12 @@ def train_affinity(
     """
     network = AffinityNetwork(DenseResNet(classifier)).to(device)
     crf = DenseCRF()
-    parts = {}
-    for name, images in slices.items():
-        labels = []
-        for some in chunks(images):
-            maps = class_maps(network.dense, some.to(device))
-            labels.append(seed_labels(maps, some.to(device), maps.shape[1:], crf, (STRONG, WEAK)).cpu())
-        parts[name] = Examples({"image": images, "labels": torch.cat(labels)}, batch_size, shuffle=name == "train")
+
+    def labels_of(some: Tensor) -> Tensor:
+        maps = class_maps(network.dense, some)
+        return seed_labels(maps, some, maps.shape[1:], crf, (STRONG, WEAK))
+
+    parts = labeled_examples(slices, labels_of, batch_size, device)
     loss = AffinityLoss()
     heads = network.heads
     optimizer = torch.optim.SGD(heads.parameters(), learning_rate, momentum=0.9, weight_decay=WEIGHT_DECAY)

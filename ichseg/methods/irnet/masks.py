@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from ichseg.crf import DenseCRF
 from ichseg.methods.dense_resnet import DenseResNet, class_maps, relative
-from ichseg.methods.examples import Examples, chunks
+from ichseg.methods.examples import labeled_examples
 from ichseg.methods.irnet.network import BoundaryLoss, BoundaryNetwork, boundary_labels
 from ichseg.methods.irnet.paths import edge_walk
 from ichseg.networks import load_weights
@@ -37,15 +37,12 @@ def train_boundaries(
     :func:`ichseg.methods.affinity.train_affinity`, and ``maps``, (B, 1, H, W) -> (B, h, w), in place of those."""
     network = BoundaryNetwork(DenseResNet(classifier, STRIDE)).to(device)
     crf = DenseCRF()
-    parts = {}
-    for name, images in slices.items():
-        labels = []
-        for some in chunks(images):
-            some = some.to(device)
-            found = class_maps(network.dense, some) if maps is None else maps(some)
-            full = boundary_labels(found, some, crf)
-            labels.append(full[:, ::4, ::4].cpu())  # the boundaries' grid
-        parts[name] = Examples({"image": images, "labels": torch.cat(labels)}, batch_size, shuffle=name == "train")
+
+    def labels_of(some: Tensor) -> Tensor:
+        found = class_maps(network.dense, some) if maps is None else maps(some)
+        return boundary_labels(found, some, crf)[:, ::4, ::4]  # the boundaries' grid
+
+    parts = labeled_examples(slices, labels_of, batch_size, device)
     loss, heads = BoundaryLoss(), network.heads
     optimizer = torch.optim.SGD(heads.parameters(), learning_rate, momentum=0.9, weight_decay=WEIGHT_DECAY)
     return fit(network, lambda boundary, batch: loss(boundary, batch["labels"]), parts["train"], parts["validate"],
