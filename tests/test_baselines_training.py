@@ -11,7 +11,7 @@ from ichseg.crf import DenseCRF
 from ichseg.methods.affinity import IGNORED, AffinityNetwork, seed_labels, train_affinity
 from ichseg.methods.dense_resnet import LEFT_RIGHT, DenseResNet, class_maps, relative
 from ichseg.methods.edam import EDAM, SlicePairs
-from ichseg.methods.examples import Examples
+from ichseg.methods.examples import Examples, labeled_examples
 from ichseg.methods.irnet import BoundaryLoss, BoundaryNetwork, boundary_labels, train_boundaries
 from ichseg.methods.rca import RCA, RCALoss
 from ichseg.methods.slice_masks import SliceMasksd
@@ -170,3 +170,15 @@ def test_only_slices_that_may_bleed_are_masked(bleeding):
         expected[..., z] = (image.as_tensor()[..., z] > 0.5).to(torch.uint8)
     assert torch.equal(item["pred"].as_tensor(), expected) and torch.equal(item["pred"].affine, affine)
     assert sum(asked) == len(bleeding) and max(asked, default=0) <= 2
+
+
+def test_maps_that_teach_nothing_are_told(caplog):
+    slices = {"train": torch.rand(3, 1, 8, 8), "validate": torch.rand(1, 1, 8, 8)}
+
+    def labels_of(some):
+        return torch.full((len(some), 8, 8), IGNORED if len(some) == 3 else 0)
+
+    with caplog.at_level("WARNING"):
+        found = labeled_examples(slices, labels_of, 2, torch.device("cpu"), IGNORED)
+    assert [(part.count, part.shuffle) for part in found.values()] == [(3, True), (1, False)]
+    assert "slices to train is sure" in caplog.text and "to validate" not in caplog.text

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor
 
 from ichseg.methods.dense_resnet import LEFT_RIGHT
+
+logger = logging.getLogger(__name__)
 
 
 class Examples:
@@ -51,7 +54,11 @@ def chunks(images: Tensor, batch_size: int = 8) -> Iterator[Tensor]:
 
 
 def labeled_examples(
-    slices: Mapping[str, Tensor], labels_of: Callable[[Tensor], Tensor], batch_size: int, device: torch.device
+    slices: Mapping[str, Tensor],
+    labels_of: Callable[[Tensor], Tensor],
+    batch_size: int,
+    device: torch.device,
+    ignored: int,
 ) -> dict[str, Examples]:
     """Slices with labels of their pixels, made once: ``image`` and ``labels``; those to ``train`` are shuffled.
 
@@ -59,9 +66,12 @@ def labeled_examples(
         slices: ``train`` and ``validate``, each (n, 1, H, W).
         labels_of: (B, 1, H, W) on the device -> labels (B, h, w).
         batch_size, device: of the training.
+        ignored: label of pixels that teach nothing; where all are such, the log says so.
     """
     found = {}
     for name, images in slices.items():
         labels = torch.cat([labels_of(some.to(device)).cpu() for some in chunks(images)])
+        if (labels == ignored).all():
+            logger.warning("no pixel of the slices to %s is sure: the classifier's maps are empty", name)
         found[name] = Examples({"image": images, "labels": labels}, batch_size, shuffle=name == "train")
     return found

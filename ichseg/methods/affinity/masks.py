@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ichseg.crf import DenseCRF
-from ichseg.methods.affinity.labels import background_score, seed_labels
+from ichseg.methods.affinity.labels import IGNORED, background_score, seed_labels
 from ichseg.methods.affinity.network import AffinityLoss, AffinityNetwork, pair_affinity
 from ichseg.methods.dense_resnet import DenseResNet, class_maps
 from ichseg.methods.examples import labeled_examples
@@ -51,7 +51,7 @@ def train_affinity(
         maps = class_maps(network.dense, some)
         return seed_labels(maps, some, maps.shape[1:], crf, (STRONG, WEAK))
 
-    parts = labeled_examples(slices, labels_of, batch_size, device)
+    parts = labeled_examples(slices, labels_of, batch_size, device, IGNORED)
     loss = AffinityLoss()
     heads = network.heads
     optimizer = torch.optim.SGD(heads.parameters(), learning_rate, momentum=0.9, weight_decay=WEIGHT_DECAY)

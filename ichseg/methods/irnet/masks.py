@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ichseg.crf import DenseCRF
+from ichseg.methods.affinity import IGNORED
 from ichseg.methods.dense_resnet import DenseResNet, class_maps, relative
 from ichseg.methods.examples import labeled_examples
 from ichseg.methods.irnet.network import BoundaryLoss, BoundaryNetwork, boundary_labels
@@ -42,7 +43,7 @@ def train_boundaries(
         found = class_maps(network.dense, some) if maps is None else maps(some)
         return boundary_labels(found, some, crf)[:, ::4, ::4]  # the boundaries' grid
 
-    parts = labeled_examples(slices, labels_of, batch_size, device)
+    parts = labeled_examples(slices, labels_of, batch_size, device, IGNORED)
     loss, heads = BoundaryLoss(), network.heads
     optimizer = torch.optim.SGD(heads.parameters(), learning_rate, momentum=0.9, weight_decay=WEIGHT_DECAY)
     return fit(network, lambda boundary, batch: loss(boundary, batch["labels"]), parts["train"], parts["validate"],
