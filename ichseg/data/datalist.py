@@ -166,6 +166,11 @@ def check_folds(path: str | Path, **parts: Sequence[int] | str | int) -> None:
                 raise IchsegError(f"fold {fold} is used for both {seen[fold]} and {name}")
 
 
+def patient_name(scan: dict[str, Any]) -> str:
+    """The patient of a scan; its case where the datalist names none."""
+    return str(scan.get("patient", scan["case"]))
+
+
 def is_known(scan: dict[str, Any]) -> bool:
     """True if the scan's true mask is known: there is one, or every slice is labeled negative."""
     return "label" in scan or not any(scan.get("slice_labels", [1]))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ichseg.data import SUBTYPES, load_datalist
-from ichseg.data.datalist import read_slice_table
+from ichseg.data.datalist import patient_name, read_slice_table
 from ichseg.errors import IchsegError
 from ichseg.evaluation.intervals import LEVEL, bootstrap_intervals, by_patient
 from ichseg.evaluation.truth import laid_on, prediction_files, probability_beside
@@ -97,7 +97,7 @@ def _looked_at(scan: dict[str, Any], file: Path, subtypes: list[tuple[str, int]]
         raise IchsegError(f"{file}: {len(areas)} slices, but the datalist labels {len(scan['slice_labels'])}")
     probability = probability_beside(file, mask.shape, affine)
     return _Seen(
-        patient=str(scan.get("patient", scan["case"])),
+        patient=patient_name(scan),
         areas=areas,
         labels=np.asarray(scan["slice_labels"]).astype(bool),
         volume_ml=float(hemorrhage_volume(mask, affine)["volume_ml"]),

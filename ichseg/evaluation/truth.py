@@ -13,6 +13,7 @@ import numpy as np
 from nibabel.orientations import io_orientation
 
 from ichseg.data import load_masked
+from ichseg.data.datalist import patient_name
 from ichseg.errors import IchsegError
 from ichseg.io import find_nifti, header_doubts, read_mask, read_volume, scan_name, slice_axis, spacing_mm
 from ichseg.io.folder import PROBABILITY_POSTFIX
@@ -53,7 +54,7 @@ class TrueScan:
     @property
     def patient(self) -> str:
         """Whose scan it is; the case, where nothing says."""
-        return str((self.entry or {}).get("patient", self.case))
+        return patient_name({"case": self.case, **(self.entry or {})})
 
 
 @dataclass

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ichseg.data import load_masked
+from ichseg.data.datalist import patient_name
 from ichseg.errors import IchsegError
 from ichseg.methods.label_efficient.losses import MaskLoss
 from ichseg.methods.label_efficient.pretext import PretextSettings
@@ -39,8 +40,8 @@ def some_patients(
         raise IchsegError(f"fraction must be above 0 and at most 1, not {fraction}")
     scans = load_masked(datalist, folds, supervision="masks")
     kinds: dict[bool, list[str]] = {True: [], False: []}
-    bleeding = {str(scan.get("patient", scan["case"])) for scan in scans if any(scan.get("slice_labels", ()))}
-    for patient in dict.fromkeys(str(scan.get("patient", scan["case"])) for scan in scans):
+    bleeding = {patient_name(scan) for scan in scans if any(scan.get("slice_labels", ()))}
+    for patient in dict.fromkeys(map(patient_name, scans)):
         kinds[patient in bleeding].append(patient)
     kept: set[str] = set()
     for patients in kinds.values():

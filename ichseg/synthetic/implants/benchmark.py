@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ichseg.data.datalist import load_datalist, write_datalist
+from ichseg.data.datalist import load_datalist, patient_name, write_datalist
 from ichseg.data.subtypes import SUBTYPES
 from ichseg.defaults import HELD_OUT_FOLDS, IMPLANT_FAMILIES, IMPLANTS_PER_SCAN
 from ichseg.errors import IchsegError
@@ -95,7 +95,7 @@ def prepare_implants(
                 entries.append(
                     {
                         "case": case,
-                        "patient": scan.get("patient", scan["case"]),
+                        "patient": patient_name(scan),
                         "image": f"images/{case}.nii.gz",
                         "label": f"labels/{case}.nii.gz",
                         **({"fold": scan["fold"]} if "fold" in scan else {}),
