@@ -16,6 +16,7 @@ from ichseg.bundle import bundle_folder
 from ichseg.cli import main
 from ichseg.data import load_datalist
 from ichseg.experiments import DIFFERENCES, ROWS, TABLE4, THRESHOLDS, Counts, Row, differences, published
+from ichseg.experiments.rivals import RIVALS
 from ichseg.io import read_mask
 
 PAIR = ("resnet34", "resnet50")
@@ -219,7 +220,11 @@ def test_figures_share_the_maps_of_table4(study):
     assert float(same["miou"]) == pytest.approx(float(line["miou"]))
     assert float(line["miou"]) == pytest.approx(max(float(r["miou"]) for r in curve if r["rule"] == "OR"))
     boxes = rows(folder / "figure7.csv")
-    assert {r["row"] for r in boxes} == {f"r{n}" for n in range(1, 9)}
+    ours, rivals = [f"r{n}" for n in range(1, 9)], list(RIVALS)
+    assert {r["row"] for r in boxes if r["set"] == "real"} == {*ours, *rivals}
+    assert {r["row"] for r in boxes if r["set"] == "implants"} == set(ours)
+    slices = {row: [r["case"] for r in boxes if (r["set"], r["row"]) == ("real", row)] for row in (*ours, *rivals)}
+    assert all(cases == slices["r1"] for cases in slices.values())
     mean = np.mean([float(r["miou"]) for r in boxes if r["set"] == "real" and r["row"] == "r8"])
     assert f"{mean:.3f}" in (folder / "figure7.md").read_text()
 

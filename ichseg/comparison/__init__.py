@@ -1,7 +1,7 @@
 """Neighboring systems, the baselines of the tables and our own presets under one protocol."""
 
-from ichseg.comparison.bench import Bench
+from ichseg.comparison.bench import Bench, Scans
 from ichseg.comparison.methods import LABELS, MASKS, NOTHING, Method, methods
 from ichseg.comparison.run import FIGURES, compare
 
-__all__ = ["FIGURES", "LABELS", "MASKS", "NOTHING", "Bench", "Method", "compare", "methods"]
+__all__ = ["FIGURES", "LABELS", "MASKS", "NOTHING", "Bench", "Method", "Scans", "compare", "methods"]

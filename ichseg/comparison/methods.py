@@ -42,12 +42,14 @@ class Method:
         learns_from: :data:`LABELS`, :data:`MASKS` or :data:`NOTHING`.
         make: gives the folder of its masks of the measured scans.
         published: figures in print, by metric: "two-class mIoU" and the like; they were measured on other scans.
+        pseudo: fills a folder with its pseudo-masks of some scans; for the methods of the paper's figure 7.
     """
 
     title: str
     learns_from: str
     make: Callable[[Bench], Path]
     published: dict[str, float]
+    pseudo: Callable[[Bench, Path, Scans], Path] | None = None
 
 
 def _ma2025(bench: Bench) -> Path:
@@ -91,16 +93,11 @@ def _resnet_lstm(bench: Bench) -> Path:
     return bench.unet_masks("resnet_lstm", pseudo)
 
 
-def _taught(
-    name: str,
-    part: str,
-    train: Callable[..., Path],
-    maker: Callable[[nn.Module, Path, Bench], MaskMaker],
-    bleeding: bool,
-) -> Callable[[Bench], Path]:
+@dataclass(frozen=True)
+class Taught:
     """A baseline that trains a part of its own on top of the classifier, whose pseudo-masks teach the U-Net.
 
-    Args:
+    Attributes:
         name: of the method.
         part: folder of what it trains.
         train: see :meth:`Bench.fitted`.
@@ -108,37 +105,48 @@ def _taught(
         bleeding: it learns from slices with hemorrhage only.
     """
 
-    def make(bench: Bench) -> Path:
+    name: str
+    part: str
+    train: Callable[..., Path]
+    maker: Callable[[nn.Module, Path, Bench], MaskMaker]
+    bleeding: bool
+
+    def __call__(self, bench: Bench) -> Path:
+        pseudo = self.pseudo(bench, bench.folder(self.name, "pseudo"), bench.learned_from)
+        return bench.unet_masks(self.name, pseudo)
+
+    def pseudo(self, bench: Bench, folder: Path, scans: Scans) -> Path:
+        """The folder, with pseudo-masks of some scans."""
         network = bench.network()
-        slices = bench.bleeding() if bleeding else bench.slices
-        weights = bench.fitted(f"{name}/{part}", train, slices, network)
-        masks = maker(network, weights, bench)
-        pseudo = bench.masked(bench.folder(name, "pseudo"), masks, bench.learned_from, weights=weights)
-        return bench.unet_masks(name, pseudo)
-
-    return make
+        slices = bench.bleeding() if self.bleeding else bench.slices
+        weights = bench.fitted(f"{self.name}/{self.part}", self.train, slices, network)
+        return bench.masked(folder, self.maker(network, weights, bench), scans, weights=weights)
 
 
-_irnet = _taught(
+_irnet = Taught(
     "irnet", "boundaries", train_boundaries, lambda network, weights, b: BoundaryMasks(network, weights, b.device), True
 )
-_psa = _taught(
+_psa = Taught(
     "psa", "affinity", train_affinity, lambda network, weights, b: AffinityMasks(network, weights, b.device), True
 )
-_edam = _taught(
+_edam = Taught(
     "edam", "pairs", train_edam, lambda network, weights, b: EDAMMasks(network, weights, b.size, b.device), False
 )
-_rca = _taught("rca", "memory", train_rca, lambda network, weights, b: RCAMasks(network, weights, b.device), False)
+_rca = Taught("rca", "memory", train_rca, lambda network, weights, b: RCAMasks(network, weights, b.device), False)
 
 
 def _ae(bench: Bench) -> Path:
+    return _ae_masks(bench, bench.made("ae", "masks"), bench.measured)
+
+
+def _ae_masks(bench: Bench, folder: Path, scans: Scans) -> Path:
     networks = [bench.network(backbone) for backbone in PAPER_PAIR]
 
     def masks(rule: str, scans: Scans, folder: Path) -> Path:
         maker = partial(_grad_cam_masks, networks, bench.device, rule)
         return bench.masked(folder, maker, scans, by="prediction", backbones=PAPER_PAIR, rule=rule)
 
-    return masks(_best_rule(bench, masks), bench.measured, bench.made("ae", "masks"))
+    return masks(_best_rule(bench, masks), scans, folder)
 
 
 def _best_rule(bench: Bench, masks: Callable[[str, Scans, Path], Path]) -> str:
@@ -202,10 +210,10 @@ _TABLE = {
     "resnet_lstm": Method("CAM from a ResNet-LSTM", LABELS, _resnet_lstm, {"Dice of a scan, INSTANCE": 0.55}),
     "label_efficient": Method("Label-efficient transfer (binary)", MASKS, _label_efficient, {}),
     "irnet": Method("IRNet", LABELS, _irnet, {}),
-    "psa": Method("AffinityNet", LABELS, _psa, {"two-class mIoU": 0.492}),
-    "edam": Method("EDAM", LABELS, _edam, {"two-class mIoU": 0.514}),
-    "rca": Method("RCA", LABELS, _rca, {"two-class mIoU": 0.522}),
-    "ae": Method("Automated ensemble", LABELS, _ae, {"two-class mIoU": 0.535}),
+    "psa": Method("AffinityNet", LABELS, _psa, {"two-class mIoU": 0.492}, _psa.pseudo),
+    "edam": Method("EDAM", LABELS, _edam, {"two-class mIoU": 0.514}, _edam.pseudo),
+    "rca": Method("RCA", LABELS, _rca, {"two-class mIoU": 0.522}, _rca.pseudo),
+    "ae": Method("Automated ensemble", LABELS, _ae, {"two-class mIoU": 0.535}, _ae_masks),
     "unet": Method("U-Net, full supervision", MASKS, _unet, {"two-class mIoU": 0.796}),
     "hu_rule": Method("HU rule", NOTHING, _hu_rule, {}),
 }

@@ -20,8 +20,9 @@ from ichseg.experiments.choices import (
     row_values,
     thresholds,
 )
-from ichseg.experiments.study import Study
-from ichseg.experiments.sweep import HIGHEST, LOWEST, MASK, THRESHOLDS, threshold_at
+from ichseg.experiments.rivals import RIVALS, rival_pseudo_masks
+from ichseg.experiments.study import REAL, Study
+from ichseg.experiments.sweep import HIGHEST, LOWEST, MASK, THRESHOLDS, Counts, threshold_at
 from ichseg.experiments.writing import save, set_title
 from ichseg.io.tables import markdown_table
 from ichseg.report.plots import box_chart, line_chart
@@ -31,40 +32,47 @@ PUBLISHED_BEST = {"BHSD": (0.17, 62.6), "BCIHM": (0.22, 63.7)}
 
 
 def figure7(study: Study) -> str:
-    """Two-class mIoU of every slice with hemorrhage, for the pseudo-masks of each row, at the validation threshold."""
+    """Two-class mIoU of every slice with hemorrhage, for the pseudo-masks of each row, at the validation threshold.
+
+    The other methods of the paper's tables decide without a threshold, or with one of their own.
+    """
     pair, size = PAPER_PAIR, study.size
     swept = [f"r{n}" for n in range(1, 8)]
     rows: list[dict[str, Any]] = []
     pages, panels = [], []
     for which in study.sets:
         counts = study.sweep(which, pair, size, {row: row_values(ROWS[row], pair) for row in swept})
-        found: dict[str, tuple[float, np.ndarray]] = {}
+        found: dict[str, tuple[float, Counts, int]] = {}
         for row in swept:
             chosen = thresholds(study, counts[row])
             index = chosen["validation"]
             if index is None:  # the same for every row, as for the masks with CRF
                 index = int(np.searchsorted(THRESHOLDS, np.float32(PAPER_THRESHOLD)))
-            found[row] = (threshold_at(index), counts[row].miou_per_slice(index))
+            found[row] = (threshold_at(index), counts[row], index)
         cut = mask_thresholds(study, which, pair, size)["validation"]
-        found["r8"] = (cut, pseudo_counts(study, which, pair, size, "validation").miou_per_slice(MASK))
+        found["r8"] = (cut, pseudo_counts(study, which, pair, size, "validation"), MASK)
+        names = {row: ROWS[row].name(pair) for row in found}
+        if which == REAL:
+            for rival in RIVALS:
+                names[rival] = "pseudo-masks"
+                found[rival] = (NAN, study.mask_counts(which, *rival_pseudo_masks(study, rival)), MASK)
         nothing = float(np.mean(baselines(study, which)[0][1].miou_per_slice(len(THRESHOLDS) - 1)))
-        for row, (threshold, values) in found.items():
-            bleeding = counts["r1"].positive > 0
-            for case, value in zip(counts["r1"].case[bleeding], values, strict=True):
+        table, boxes = [], {}
+        for row, (threshold, one, index) in found.items():
+            values = one.miou_per_slice(index)
+            for case, value in zip(one.case[one.positive > 0], values, strict=True):
                 rows.append({"set": which, "row": row, "case": case, "threshold": threshold, "miou": float(value)})
-        table = [
-            [row, ROWS[row].name(pair), threshold, float(np.mean(v)), *np.quantile(v, (0.25, 0.5, 0.75)).tolist()]
-            for row, (threshold, v) in found.items()
-        ]
+            quartiles = np.quantile(values, (0.25, 0.5, 0.75)).tolist()
+            table.append([row, names[row], threshold, float(np.mean(values)), *quartiles])
+            boxes[row] = values.tolist()
         head = ["", "", "threshold", "mean", "lower quartile", "median", "upper quartile"]
         page = f"{markdown_table(head, table)}\nAll background: {nothing:.3f}\n{fallback_note(study, which)}"
         pages.append(f"## {set_title(study, which)}\n\n{page}")
-        panels.append(
-            (set_title(study, which), {r: v.tolist() for r, (_, v) in found.items()}, {"all background": nothing})
-        )
+        panels.append((set_title(study, which), boxes, {"all background": nothing}))
     text = (
         "# Figure 7: pseudo-masks per slice\n\nTwo-class mIoU of each slice with true hemorrhage; slices without "
-        "hemorrhage have no foreground IoU and are excluded. The paper shows box plots without numbers.\n\n"
+        "hemorrhage have no foreground IoU and are excluded. AffinityNet, EDAM, RCA, and AE are measured on real scans "
+        "only; AE marks slices the classifier takes for positive. The paper shows box plots without numbers.\n\n"
         + "\n".join(pages)
     )
     save(study, "figure7", ("set", "row", "case", "threshold", "miou"), rows, text)

@@ -108,6 +108,8 @@ def box_chart(
     figure, axes = _panels(len(panels))
     for axis, (title, boxes, marks) in zip(axes, panels, strict=True):
         axis.boxplot(list(boxes.values()), tick_labels=list(boxes), showmeans=True)
+        if any(len(name) > 3 for name in boxes):  # they would run into each other
+            axis.tick_params(axis="x", rotation=30)
         axis.set_ylim(0, 1)
         for style, (name, height) in zip(("--", ":"), marks.items(), strict=False):
             axis.axhline(height, color="black", linestyle=style, linewidth=1, label=name)
