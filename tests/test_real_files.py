@@ -27,7 +27,7 @@ def ran(tmp_path_factory):
     make(folder / "scans")
     words = [sys.executable, "-m", "ichseg", "segment", str(folder / "scans"), str(folder / "masks"), "--device", "cpu"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 1, done.stderr  # three files that begin like DICOM and end there
     with (folder / "masks" / "results.csv").open(newline="") as stream:
         return folder, {row["case"]: row for row in csv.DictReader(stream)}, done.stderr
 
@@ -96,11 +96,14 @@ def test_what_is_no_scan_is_skipped_in_plain_words(ran, name, said):
         read_volume(folder / "scans" / f"{name}.nii.gz")
 
 
-def test_other_formats_are_counted(ran, tmp_path):
-    _, _, said = ran
-    assert "ignored 3 DICOM and 1 NRRD files: convert to NIfTI first, DICOM with dcm2niix" in said
+def test_other_formats_are_counted(ran, tmp_path, monkeypatch, capsys):
+    _, rows, said = ran
+    assert all(rows[f"series/I{k}"]["message"] == f"I{k}: not a DICOM image" for k in range(3))
+    assert "ignored 1 NRRD file: convert to NIfTI first" in said
     (tmp_path / "a.dcm").write_bytes(b"")
+    monkeypatch.setattr("ichseg.dicom.has_dicom", lambda: False)
     assert main(["segment", str(tmp_path), str(tmp_path / "out")]) == 2
+    assert 'for DICOM: pip install "ichseg[dicom]"' in capsys.readouterr().err
     with pytest.raises(ichseg.IchsegError, match=r"no \.nii or \.nii\.gz file in this folder; 1 DICOM file: convert"):
         list_scans(tmp_path)
 

@@ -8,10 +8,12 @@ from pathlib import Path
 from ichseg.cli.options import run_options
 from ichseg.errors import DONE
 
-HELP = "Segment hemorrhage in folders of scans or single files: OUTPUT/NAME_ich.nii.gz and OUTPUT/results.csv."
+HELP = "Segment hemorrhage in NIfTI or DICOM folders or single files: OUTPUT/NAME_ich.nii.gz and OUTPUT/results.csv."
 EXAMPLE = """ichseg segment SCANS MASKS
   ichseg segment scan.nii.gz MASKS --weights runs/unet/model.pt --device cuda:0
-  ichseg segment SCANS/a*.nii.gz MORE/b.nii.gz MASKS"""
+  ichseg segment SCANS/a*.nii.gz MORE/b.nii.gz MASKS
+  ichseg segment DICOM_FOLDER MASKS
+  ichseg segment study.zip MASKS --series all"""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +21,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "input",
         metavar="INPUT",
         nargs="+",
-        help="folders of .nii or .nii.gz scans, or single files; subfolders of a folder are kept",
+        help="folders of .nii, .nii.gz or DICOM files, single files, or zip archives of DICOM; subfolders are kept",
     )
     parser.add_argument("output", metavar="OUTPUT", help="folder for masks, results.csv and report.html")
     parser.add_argument("--weights", metavar="FILE", help="weight file (default: the model shipped with ichseg)")
@@ -34,6 +36,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-report", action="store_true", help="do not write report.html or its images")
     parser.add_argument("--overwrite", action="store_true", help="redo every scan, even those already done")
     parser.add_argument("--shard", metavar="K/N", help="process part K of N, such as 1/4; then run 'ichseg merge'")
+    parser.add_argument(
+        "--series", metavar="RULE",
+        help="of a DICOM study: best (axial, soft kernel, 2.5 to 6 mm; default), all, or a SeriesNumber or "
+        "SeriesInstanceUID",
+    )  # fmt: skip
     parser.add_argument("--size", type=int, help="pixels per side of the network's slices (default: as in training)")
     run_options(parser)
 
@@ -57,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
         "report": not args.no_report,
         "overwrite": args.overwrite,
         "shard": args.shard,
+        "series": args.series,
         "batch_size": args.batch_size,
         "precision": args.precision,
         "device_name": args.device,

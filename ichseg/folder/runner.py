@@ -185,12 +185,14 @@ class FolderRunner:
         case = self.dataset.data[number]
         begun = time.perf_counter()
         identity = None
+        item = self.dataset[number] if "dicom" in case else None  # writes the file that is looked at
         if self.journal is not None:
             try:
                 identity = self.journal.identity(case)  # before reading: a scan that changes meanwhile is done again
             except OSError:
                 identity = None  # the reader says what is wrong
-        return {"number": number, "identity": identity, "begun": begun, "item": self.dataset[number]}
+        return {"number": number, "identity": identity, "begun": begun,
+                "item": self.dataset[number] if item is None else item}  # fmt: skip
 
     def _work(self, work: Item) -> Item:
         item = work["item"]

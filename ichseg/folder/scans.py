@@ -6,20 +6,26 @@ import glob
 import logging
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from monai.data import MetaTensor
 from torch.utils.data import Dataset
 
-from ichseg.errors import IchsegError, NotAScan, chain, one_line
+from ichseg.errors import IchsegError, NotAScan, ScanError, chain, one_line
 from ichseg.io import find_masks, find_scans, scan_name
+from ichseg.io.folder import find_nifti_below
+from ichseg.io.geometry import SLABS, TILTED
+from ichseg.io.nifti import is_nifti
 from ichseg.io.other_files import copies, other_formats, what_to_do
+from ichseg.progress import progress
 
 Inputs = str | Path | Sequence[str | Path]
 logger = logging.getLogger(__name__)
 
 
-def list_scans(folder: Inputs, exclude: str | Path | None = None) -> list[dict[str, str]]:
+def list_scans(folder: Inputs, exclude: str | Path | None = None, series: str = "best") -> list[dict[str, Any]]:
     """Every scan at or below ``folder`` (or the one file) as ``{"case": ..., "image": ...}``.
 
     ``case`` is the path relative to ``folder`` without ``.nii`` or ``.nii.gz``: equal names in different folders
@@ -27,21 +33,26 @@ def list_scans(folder: Inputs, exclude: str | Path | None = None) -> list[dict[s
     is the name, as if they came one by one. What is listed and not to be done has the reason under ``skip``: a mask
     that ichseg wrote, unless input and output are one, and a resampled copy of another scan.
 
+    DICOM files and zip archives of them give a scan per series, named by its folder, see
+    :func:`ichseg.dicom.list_series`; the NIfTI files they become are written to ``exclude/scans`` when they are read.
+
     Args:
         folder: a folder, a file, a pattern such as ``"scans/*_head.nii.gz"``, or a list of these.
         exclude: a folder to leave out, such as an output folder inside the input folder.
+        series: which series of a DICOM study, see :func:`ichseg.dicom.choose`.
 
     Raises:
         IchsegError: nothing is there.
     """
     inputs = _inputs(folder)
     root = scan_root(folder)
+    from_dicom = _dicom_scans(inputs, root, exclude, series)
 
     def case(path: Path) -> dict[str, str]:
         name = os.path.relpath(path.with_name(scan_name(path)), root) if root else scan_name(path)
         return {"case": name, "image": str(path)}
 
-    paths = sorted({path for one in inputs for path in find_scans(one, exclude)})
+    paths = sorted({path for one in inputs for path in _nifti_scans(one, exclude, bool(from_dicom))})
     doubles = copies(paths)
     scans = [{**case(path), **({"skip": doubles[path]} if path in doubles else {})} for path in paths]
     for one in inputs:
@@ -49,9 +60,29 @@ def list_scans(folder: Inputs, exclude: str | Path | None = None) -> list[dict[s
             if exclude is not None and Path(exclude).resolve() != one.resolve():
                 reason = "a mask written by ichseg, not a scan"
                 scans += [{**case(path), "skip": reason} for path in find_masks(one, exclude)]
-            if others := other_formats(one, None if exclude is None else Path(exclude).resolve()):
+            others = other_formats(one, None if exclude is None else Path(exclude).resolve())
+            if from_dicom:
+                others.pop("DICOM", None)
+            if others:
                 logger.warning("%s: ignored %s", one, what_to_do(others))
-    return sorted(scans, key=lambda scan: scan["image"])
+    return sorted(scans, key=lambda scan: scan["image"]) + from_dicom
+
+
+def _dicom_scans(inputs: Sequence[Path], root: str, output: str | Path | None, series: str) -> list[dict[str, Any]]:
+    """Scans of DICOM series; none where DICOM cannot be read or there is nowhere to put them."""
+    from ichseg.dicom import has_dicom, list_series
+
+    if output is None or not has_dicom():
+        return []
+    shown = partial(progress, what="reading DICOM headers", leave=False)
+    return list_series(inputs, root, Path(output), series, shown)
+
+
+def _nifti_scans(one: Path, exclude: str | Path | None, may_lack: bool) -> list[Path]:
+    """NIfTI scans at or below an input; with DICOM scans there may be none."""
+    if may_lack and not is_nifti(one) and (one.is_file() or not any(find_nifti_below(one, exclude))):
+        return []
+    return find_scans(one, exclude)
 
 
 def scan_root(folder: Inputs) -> str:
@@ -106,7 +137,24 @@ class ScanDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         try:
-            return self.transform(dict(self.data[index]))
+            item = dict(self.data[index])
+            if "broken" in item:
+                raise ScanError(item["broken"])
+            return self._from_dicom(item) if "dicom" in item else self.transform(item)
         except Exception as error:  # whatever is wrong with one file must not stop the others
             skipped = any(isinstance(link, NotAScan) for link in chain(error))
             return {**self.data[index], "skipped" if skipped else "failed": one_line(error)}
+
+    def _from_dicom(self, item: dict[str, Any]) -> dict[str, Any]:
+        """The scan of a series, which knows more than its NIfTI file does: the place of every slice."""
+        from ichseg.dicom import write_scan
+
+        known, slabs = item["dicom"], item.pop(SLABS)
+        doubts = [*known["doubts"], *write_scan(item)]
+        item = self.transform(item)
+        for value in item.values():
+            if isinstance(value, MetaTensor):
+                flags = [flag for flag in value.meta.get("flags", []) if flag != TILTED]
+                notes = [*value.meta.get("notes", []), *known["notes"]]
+                value.meta.update({SLABS: slabs, "flags": [*doubts, *flags], "notes": notes})
+        return item

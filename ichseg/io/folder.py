@@ -12,6 +12,8 @@ from ichseg.io.volume import OWN_MASK
 
 MASK_POSTFIXES = ("_ich", "_pseudo")
 PROBABILITY_POSTFIX = "_probability"
+# Key of a data dictionary: the folder that subfolders of outputs are relative to, in place of a data_root_dir.
+ROOT = "data_root"
 OUTPUT_POSTFIXES = (*MASK_POSTFIXES, PROBABILITY_POSTFIX)
 
 
@@ -37,6 +39,14 @@ def check_output_folder(path: str | Path) -> None:
                           "(for one file: ichseg.segment in Python)")  # fmt: skip
 
 
+def subfolder(scan: str | Path, root: str) -> Path:
+    """Folder of a scan below ``root``, for its outputs; none without a root.
+
+    A scan that is a link belongs to the folder the link lies in.
+    """
+    return Path(scan).absolute().parent.relative_to(Path(root).absolute()) if root else Path()
+
+
 def find_scans(path: str | Path, exclude: str | Path | None = None) -> list[Path]:
     """Every NIfTI scan at or below ``path``, sorted; own masks are no scans.
 
@@ -54,7 +64,7 @@ def find_scans(path: str | Path, exclude: str | Path | None = None) -> list[Path
         return _named_nifti(path)
     if not path.is_dir():
         raise IchsegError(f"{path}: no such file or folder")
-    found = [file for file in _nifti_below(path, exclude) if file.is_dir() or not is_own_mask(file)]
+    found = [file for file in find_nifti_below(path, exclude) if file.is_dir() or not is_own_mask(file)]
     if not found:
         others = other_formats(path)
         raise IchsegError(
@@ -72,7 +82,7 @@ def find_nifti(path: str | Path) -> list[Path]:
     path = Path(path)
     if path.is_file():
         return _named_nifti(path)
-    found = _nifti_below(path, None) if path.is_dir() else None
+    found = find_nifti_below(path, None) if path.is_dir() else None
     if not found:
         raise IchsegError(f"{path}: no {'such file or folder' if found is None else '.nii or .nii.gz file here'}")
     return found
@@ -80,7 +90,7 @@ def find_nifti(path: str | Path) -> list[Path]:
 
 def find_masks(path: str | Path, exclude: str | Path | None = None) -> list[Path]:
     """Every mask that ichseg wrote below the folder ``path``, sorted; the counterpart of :func:`find_scans`."""
-    return [file for file in _nifti_below(Path(path), exclude) if file.is_file() and is_own_mask(file)]
+    return [file for file in find_nifti_below(Path(path), exclude) if file.is_file() and is_own_mask(file)]
 
 
 def _named_nifti(path: Path) -> list[Path]:
@@ -89,7 +99,8 @@ def _named_nifti(path: Path) -> list[Path]:
     return [path]
 
 
-def _nifti_below(path: Path, exclude: str | Path | None) -> list[Path]:
+def find_nifti_below(path: Path, exclude: str | Path | None) -> list[Path]:
+    """Every NIfTI file below a folder, sorted, also those within the output folder if that is the folder itself."""
     left_out = Path(exclude).resolve() if exclude is not None else None
     if left_out == path.resolve():
         left_out = None  # own outputs are told by their names and headers

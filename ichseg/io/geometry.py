@@ -15,6 +15,8 @@ SHEAR = 0.0087
 USUAL_STEP_MM = 5.0  # between slices of a head CT, where a file does not say
 # Relative difference of pixdim and affine that is more than rounding.
 DISAGREEMENT = 0.02
+# Key of meta data and data dictionaries: mm that each slice stands for, where slices are not equally far apart.
+SLABS = "slabs_mm"
 NO_ORIENTATION = "no orientation code in the header: left and right are unreliable"
 TILTED = "tilted gantry (sheared grid): volumes are right only if the slices are equally far apart"
 SIDES_DIFFER = "sform and qform disagree on left and right: the side is unknown"

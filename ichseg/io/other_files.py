@@ -19,7 +19,8 @@ SCOUT_SLICES = 3
 COPY = re.compile(r"(?P<name>.+?)(?P<tilt>_Tilt)?(?P<equal>_Eq)?_\d+", re.IGNORECASE)
 ROI = re.compile(r".+_ROI\d+", re.IGNORECASE)
 PLANES = ("sagittal", "coronal")
-OTHER_FORMATS = {".dcm": "DICOM", ".dicom": "DICOM", ".ima": "DICOM", ".nrrd": "NRRD", ".nhdr": "NRRD",
+DICOM_ENDINGS = (".dcm", ".dicom", ".ima")
+OTHER_FORMATS = {**dict.fromkeys(DICOM_ENDINGS, "DICOM"), ".nrrd": "NRRD", ".nhdr": "NRRD",
                  ".mha": "MetaImage", ".mhd": "MetaImage", ".hdr": "Analyze", ".mgz": "MGH", ".mgh": "MGH"}  # fmt: skip
 DICOM_PREAMBLE = 128
 
@@ -113,21 +114,32 @@ def other_formats(folder: Path, exclude: Path | None = None) -> Counter[str]:
 
 
 def what_to_do(found: Counter[str]) -> str:
-    """``28 DICOM and 1 NRRD files: convert them to NIfTI first, DICOM with dcm2niix``."""
+    """``28 DICOM and 1 NRRD files: convert to NIfTI first; for DICOM: pip install "ichseg[dicom]"``."""
     kinds = " and ".join(f"{count} {kind}" for kind, count in sorted(found.items()))
-    how = ", DICOM with dcm2niix" if "DICOM" in found else ""
+    how = '; for DICOM: pip install "ichseg[dicom]"' if "DICOM" in found else ""
     return f"{kinds} file{'s' if sum(found.values()) > 1 else ''}: convert to NIfTI first{how}"
 
 
 def _format(path: Path) -> str | None:
+    return OTHER_FORMATS.get(path.suffix.lower()) or ("DICOM" if is_dicom(path) else None)
+
+
+def is_dicom(path: Path, whatever_its_name: bool = False) -> bool:
+    """True for a file that is named like DICOM, or has no telling name and begins like it.
+
+    Args:
+        path: of the file.
+        whatever_its_name: the beginning decides, as for a file that a user has named.
+    """
     ending = path.suffix.lower()
-    if ending in OTHER_FORMATS:
-        return OTHER_FORMATS[ending]
-    if ending and not ending[1:].isdigit():  # DICOM files often have no ending, or a number for one
-        return None
+    if ending in DICOM_ENDINGS:
+        return True
+    # DICOM files often have no ending, or a number for one.
+    if ending and not ending[1:].isdigit() and not whatever_its_name:
+        return False
     try:
         with path.open("rb") as stream:
             stream.seek(DICOM_PREAMBLE)
-            return "DICOM" if stream.read(4) == b"DICM" else None
+            return stream.read(4) == b"DICM"
     except OSError:
-        return None
+        return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,8 +42,33 @@ def hemorrhage_volume(mask: np.ndarray, affine: np.ndarray) -> dict[str, float |
     return {"volume_ml": float(box.sum()) * voxel_ml(affine), "lesions": int(ndimage.label(box, TOUCHING)[1])}
 
 
+def slice_voxel_ml(
+    affine: np.ndarray, slice_axis: int, slices: int, slabs_mm: Sequence[float] | None = None
+) -> np.ndarray:
+    """Volume of a voxel in mL in each slice.
+
+    Args:
+        affine: (4, 4) voxel-to-RAS matrix in mm.
+        slice_axis: array axis (0, 1, 2) that runs through the slices.
+        slices: their number.
+        slabs_mm: how much of the normal each slice stands for; None: the distance by the affine, for all.
+
+    Raises:
+        ValueError: another number of slabs than of slices.
+    """
+    if slabs_mm is None:
+        return np.full(slices, voxel_ml(affine))
+    if len(slabs_mm) != slices:
+        raise ValueError(f"{len(slabs_mm)} values of slabs_mm for {slices} slices")
+    return np.asarray(slabs_mm, dtype=float) * _pixel_mm2(affine, slice_axis) / 1000.0
+
+
 def without_small_lesions(
-    mask: np.ndarray, affine: np.ndarray, min_volume_ml: float, slice_axis: int = 2
+    mask: np.ndarray,
+    affine: np.ndarray,
+    min_volume_ml: float,
+    slice_axis: int = 2,
+    slabs_mm: Sequence[float] | None = None,
 ) -> np.ndarray:
     """The mask (X, Y, Z) as bool, without 26-connected lesions of less than ``min_volume_ml`` mL.
 
@@ -52,15 +78,16 @@ def without_small_lesions(
         affine: (4, 4) voxel-to-RAS matrix in mm.
         min_volume_ml: a lesion of exactly this stays; 0 keeps all.
         slice_axis: array axis (0, 1, 2) that runs through the slices.
+        slabs_mm: see :func:`slice_voxel_ml`.
     """
     kept = np.asarray(mask) > 0
     box, corner = _cropped(kept)
     if min_volume_ml > 0 and box.size:
         labels, _ = ndimage.label(box, TOUCHING)
-        one = voxel_ml(affine)
-        if kept.shape[slice_axis] == 1:
-            one *= max(1.0, USUAL_STEP_MM / _slice_distance_mm(np.asarray(affine, dtype=float), slice_axis))
-        sizes = np.bincount(labels.ravel()) * one
+        ml = slice_voxel_ml(affine, slice_axis, kept.shape[slice_axis], slabs_mm)
+        if len(ml) == 1:
+            ml *= max(1.0, USUAL_STEP_MM * _pixel_mm2(affine, slice_axis) / 1000 / ml[0])
+        sizes = _sizes_ml(labels, ml[corner[slice_axis] :], slice_axis)
         # a lesion of exactly the limit stays, whatever floats make of it
         small = sizes < min_volume_ml * (1 - 1e-9)
         small[0] = True
@@ -84,8 +111,7 @@ def without_small_holes(mask: np.ndarray, affine: np.ndarray, max_area_mm2: floa
         inplane = ndimage.generate_binary_structure(3, 1)  # a hole is 4-connected, and ends with its slice
         np.moveaxis(inplane, slice_axis, 0)[[0, 2]] = False
         holes, _ = ndimage.label(ndimage.binary_fill_holes(box, inplane) & ~box, inplane)
-        first, second = np.delete(np.asarray(affine, dtype=float)[:3, :3], slice_axis, axis=1).T
-        areas = np.bincount(holes.ravel()) * np.linalg.norm(np.cross(first, second))
+        areas = np.bincount(holes.ravel()) * _pixel_mm2(affine, slice_axis)
         small = areas <= max_area_mm2 * (1 + 1e-9)
         small[0] = False
         filled = filled.copy()
@@ -94,7 +120,11 @@ def without_small_holes(mask: np.ndarray, affine: np.ndarray, max_area_mm2: floa
 
 
 def measure_mask(
-    mask: np.ndarray, affine: np.ndarray, slice_axis: int = 2, midline: Plane | None = None
+    mask: np.ndarray,
+    affine: np.ndarray,
+    slice_axis: int = 2,
+    midline: Plane | None = None,
+    slabs_mm: Sequence[float] | None = None,
 ) -> dict[str, Any]:
     """Measure the hemorrhage of one scan.
 
@@ -108,6 +138,7 @@ def measure_mask(
         affine: (4, 4) voxel-to-RAS matrix in mm; a voxel measures |det|, and slices are as far apart as their planes.
         slice_axis: array axis (0, 1, 2) that runs through the slices.
         midline: mid-sagittal plane of the head, or None if it is not known.
+        slabs_mm: for slices that are not equally far apart, see :func:`slice_voxel_ml`.
 
     Returns:
         ``volume_ml`` of all hemorrhage, ``lesions`` (26-connected), ``over_30_ml`` and ``over_60_ml``; if there is any:
@@ -117,20 +148,21 @@ def measure_mask(
     """
     affine = np.asarray(affine, dtype=float)
     box, corner = _cropped(mask)
-    one = voxel_ml(affine)
-    volume = float(box.sum()) * one
+    slabs = slice_voxel_ml(affine, slice_axis, np.shape(mask)[slice_axis], slabs_mm)[corner[slice_axis] :]
     labels, lesions = ndimage.label(box, TOUCHING)
+    sizes = _sizes_ml(labels, slabs, slice_axis)[1:]
+    volume = float(sizes.sum())
     found: dict[str, Any] = {"volume_ml": round(volume, 3), "lesions": int(lesions)}
     if lesions:
-        sizes = np.bincount(labels.ravel())[1:]
         largest = np.moveaxis(labels == 1 + int(sizes.argmax()), slice_axis, -1)
         areas = np.moveaxis(box, slice_axis, -1).sum(axis=(0, 1))
-        found["largest_ml"] = round(float(sizes.max()) * one, 3)
+        found["largest_ml"] = round(float(sizes.max()), 3)
         found["largest_slice"] = int(corner[slice_axis] + areas.argmax()) + 1
         if midline is not None:
-            found["side"] = _side(box, corner, affine, midline)
+            found["side"] = _side(box, corner, affine, midline, slabs, slice_axis)
         edges = np.delete(affine[:3, :3], slice_axis, axis=1)  # (3, 2) the two edges of a pixel
-        a, b, c = _diameters_mm(largest, edges, _slice_distance_mm(affine, slice_axis))
+        distances = slabs[: largest.shape[2]] * 1000 / _pixel_mm2(affine, slice_axis)
+        a, b, c = _diameters_mm(largest, edges, distances)
         found |= {"a_cm": round(a / 10, 2), "b_cm": round(b / 10, 2), "c_cm": round(c / 10, 2)}
         found["abc2_ml"] = round(a * b * c / 2000, 3)
     return {**found, "over_30_ml": volume > 30, "over_60_ml": volume > 60}
@@ -148,17 +180,29 @@ def _cropped(mask: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
     return positive[tuple(ranges)], tuple(r.start for r in ranges)
 
 
-def _slice_distance_mm(affine: np.ndarray, axis: int) -> float:
-    """Distance between the planes of neighboring slices; less than the edge of a voxel where the grid is sheared."""
-    first, second = np.delete(affine[:3, :3], axis, axis=1).T
-    return float(abs(np.linalg.det(affine[:3, :3])) / np.linalg.norm(np.cross(first, second)))
+def _pixel_mm2(affine: np.ndarray, slice_axis: int) -> float:
+    """Area of a pixel of a slice."""
+    first, second = np.delete(np.asarray(affine, dtype=float)[:3, :3], slice_axis, axis=1).T
+    return float(np.linalg.norm(np.cross(first, second)))
 
 
-def _diameters_mm(lesion: np.ndarray, edges: np.ndarray, distance: float) -> tuple[float, float, float]:
-    """A, B and C of one lesion (H, W, slices) in mm; ``edges`` (3, 2) are those of a pixel."""
+def _sizes_ml(labels: np.ndarray, ml: np.ndarray, slice_axis: int) -> np.ndarray:
+    """mL of each label, background first, with the volume of a voxel in each slice."""
+    if labels.size == 0:
+        return np.zeros(1)
+    if np.ptp(ml[: labels.shape[slice_axis]]) == 0:  # counted whole: no rounding
+        return np.asarray(np.bincount(labels.ravel()) * ml[0])
+    slices = np.moveaxis(labels, slice_axis, 0)
+    counts = np.stack([np.bincount(one.ravel(), minlength=int(labels.max()) + 1) for one in slices])
+    return np.asarray(ml[: len(slices)] @ counts)
+
+
+def _diameters_mm(lesion: np.ndarray, edges: np.ndarray, distances: np.ndarray) -> tuple[float, float, float]:
+    """A, B and C of one lesion (H, W, slices) in mm; ``edges`` (3, 2) are those of a pixel, ``distances`` of slices."""
     areas = lesion.sum(axis=(0, 1))
     share = areas / areas.max()
-    c = float((share > FULL_SLICE).sum() + 0.5 * ((share >= HALF_SLICE) & (share <= FULL_SLICE)).sum()) * distance
+    counted = np.where(share > FULL_SLICE, 1.0, np.where(share >= HALF_SLICE, 0.5, 0.0))
+    c = float((counted * distances).sum())
     # Plane coordinates in mm: the first axis along the first edge, the second at right angles to it.
     basis = np.linalg.qr(edges)[0]
     to_mm = basis.T @ edges
@@ -185,7 +229,10 @@ def _longest_across(pixels: np.ndarray, along: np.ndarray, to_mm: np.ndarray) ->
     return float((top - bottom).max() + min(high, abs(np.linalg.det(to_mm)) / wide))
 
 
-def _side(box: np.ndarray, corner: tuple[int, ...], affine: np.ndarray, midline: Plane) -> str:
-    places = np.argwhere(box) + np.array(corner)
-    left = float((midline.distance_mm(places @ affine[:3, :3].T + affine[:3, 3]) < 0).mean())
+def _side(
+    box: np.ndarray, corner: tuple[int, ...], affine: np.ndarray, midline: Plane, ml: np.ndarray, slice_axis: int
+) -> str:
+    places = np.argwhere(box)
+    on_the_left = midline.distance_mm((places + np.array(corner)) @ affine[:3, :3].T + affine[:3, 3]) < 0
+    left = float(np.average(on_the_left, weights=ml[places[:, slice_axis]]))
     return "left" if left >= ONE_SIDE else "right" if left <= 1 - ONE_SIDE else "both"

@@ -18,6 +18,7 @@ from PIL import Image
 from scipy import ndimage
 
 from ichseg.io import scan_name, slice_axis, spacing_mm, write_text
+from ichseg.io.folder import ROOT, subfolder
 from ichseg.io.geometry import LPS, turned
 from ichseg.report.montage import labeled, slice_picture, telling_slices
 from ichseg.transforms.lesions import MIDLINE
@@ -72,8 +73,7 @@ class KeepForReportd(SaveImaged):
                 kept["volume"]["midline"] = [*plane.normal, plane.offset]
             kept["volume"]["mask_file"] = os.path.relpath(saved[-1], self.output_dir)
             source = Path(mask.meta["filename_or_obj"])
-            folder = source.absolute().parent.relative_to(Path(self.root).absolute()) if self.root else Path()
-            path = self.output_dir / FOLDER / folder / f"{scan_name(source)}.json"
+            path = self.output_dir / FOLDER / subfolder(source, item.get(ROOT, self.root)) / f"{scan_name(source)}.json"
             item.get(BEFORE_WRITE, bool)(path)
             write_text(path, json.dumps(kept))
             item["saved"] = [*item["saved"], path]

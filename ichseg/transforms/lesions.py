@@ -22,6 +22,7 @@ from ichseg.transforms.volumes import (
     checked_mask,
     like,
     plain,
+    slabs_of,
     volume_slice_axis,
     windowed_hounsfield,
 )
@@ -54,7 +55,7 @@ class RemoveSmallLesions(Transform):
             return mask
         axis, values = volume_slice_axis(mask), checked_mask(plain(mask))
         affine = affine_of(mask, "a volume in mL", self.spacing)
-        kept = without_small_lesions(values[0].numpy(), affine, self.min_volume_ml, axis)
+        kept = without_small_lesions(values[0].numpy(), affine, self.min_volume_ml, axis, slabs_of(mask))
         return like(values * torch.from_numpy(kept)[None].to(values.dtype), mask)
 
 
@@ -142,5 +143,5 @@ class MeasureHemorrhaged(MapTransform):
                 item[MIDLINE] = plane
                 if set(SIDE_UNKNOWN) & set(image.meta.get("flags", ())):
                     plane = item[MIDLINE] = None
-            item[self.output_key] = measure_mask(voxels, affine, axis, plane)
+            item[self.output_key] = measure_mask(voxels, affine, axis, plane, slabs_of(mask))
         return item

@@ -12,6 +12,7 @@ from monai.transforms import SaveImaged
 
 from ichseg.errors import ScanError
 from ichseg.io import scan_name, write_like
+from ichseg.io.folder import ROOT, subfolder
 from ichseg.transforms.base import BACKENDS
 
 BEFORE_WRITE = "before_write"  # a key of the data dictionary
@@ -33,7 +34,7 @@ class SaveImageMaskd(SaveImaged):
         enabled: False saves nothing.
 
     The paths written are added to the list under the key ``saved``; what stands under ``before_write`` is called with
-    each path before.
+    each path before. A folder under ``data_root`` stands in for ``data_root_dir``.
     """
 
     backend = BACKENDS
@@ -61,9 +62,8 @@ class SaveImageMaskd(SaveImaged):
             source = getattr(item[key], "meta", {}).get("filename_or_obj")
             if source is None:
                 raise ScanError(f"key '{key}': the scan of the mask is unknown (no 'filename_or_obj')")
-            # absolute() and not resolve(): a scan that is a link belongs to the folder the link lies in.
-            folder = Path(source).absolute().parent.relative_to(Path(self.root).absolute()) if self.root else Path()
-            path = self.output_dir / folder / f"{scan_name(source)}_{self.postfix}.nii.gz"
+            folder = self.output_dir / subfolder(source, item.get(ROOT, self.root))
+            path = folder / f"{scan_name(source)}_{self.postfix}.nii.gz"
             values = np.asarray(item[key][0])
             if self.dtype.kind in "ui" and values.dtype.kind == "f":
                 values = np.rint(values)

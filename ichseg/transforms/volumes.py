@@ -11,7 +11,7 @@ import torch
 from monai.data import MetaTensor
 
 from ichseg.io import slice_axis
-from ichseg.io.geometry import is_unit
+from ichseg.io.geometry import SLABS, is_unit
 
 FEW_CHANNELS, MANY_CHANNELS = 4, 16  # more of the one in front and fewer at the end: channels are last
 MOST_CODES, LARGEST_CODE = 64, 65535
@@ -89,6 +89,20 @@ def affine_of(volume: Any, what: str, spacing: tuple[float, ...] | None = None) 
     if spacing is None:
         raise ValueError(f"{what} needs an affine in mm: give a MetaTensor, or the spacing")
     return np.diag([*spacing, 1.0])
+
+
+def slabs_of(volume: Any) -> tuple[float, ...] | None:
+    """mm that each slice of a volume stands for, where its meta data say so (``slabs_mm``) in the order of the slices.
+
+    They are those of the file: of a volume that has been turned since, they are not known.
+    """
+    meta = getattr(volume, "meta", {})
+    if SLABS not in meta:
+        return None
+    stored = np.asarray(meta.get("original_affine"), dtype=float)
+    if stored.shape != (4, 4) or not np.allclose(stored, np.asarray(volume.affine, dtype=float), atol=1e-3):
+        return None
+    return tuple(float(slab) for slab in meta[SLABS])
 
 
 def checked_lengths(spacing: Sequence[float] | None) -> tuple[float, ...] | None:

@@ -1,0 +1,153 @@
+"""DICOM in a folder run: series become scans with names, and are written as NIfTI just before they are read."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ichseg.dicom.choice import BEST, choose
+from ichseg.dicom.files import Source, find_sources
+from ichseg.dicom.headers import Instance, read_instances
+from ichseg.dicom.pixels import read_stack
+from ichseg.dicom.stacks import Stack, stacks
+from ichseg.errors import ScanError
+from ichseg.io import write_volume
+from ichseg.io.folder import ROOT
+from ichseg.io.geometry import SLABS
+
+# Keys of the data dictionary of a scan that comes from DICOM.
+STACK = "dicom"  # what :func:`entry_of` says
+SCANS = "scans"  # that folder, within the output folder
+NOTE = "ichseg, from DICOM"
+
+
+def list_series(
+    inputs: Sequence[Path],
+    root: str,
+    output: Path,
+    series: str = BEST,
+    progress: Callable[[Iterable[Source]], Iterable[Source]] = iter,
+) -> list[dict[str, Any]]:
+    """Every series of the DICOM files at or below the inputs as an entry of a folder run.
+
+    Args:
+        inputs: folders, DICOM files and zip archives.
+        root: the folder that names are relative to; empty for the names of files alone.
+        output: folder of the run, which is left out and gets the scans as NIfTI.
+        series: see :func:`ichseg.dicom.choose`.
+        progress: wraps the list of files, whose headers are read.
+
+    Returns:
+        ``case``, ``image`` (a NIfTI file that :func:`write_scan` makes), ``dicom``, ``slabs_mm`` and ``data_root`` for
+        what is segmented; ``case``, ``image`` (a DICOM file or folder) and ``skip`` (the reason) for the rest, and
+        ``broken`` for files that cannot be read.
+    """
+    sources = [source for one in inputs for source in find_sources(one, output.resolve())]
+    found: list[Instance] = []
+    broken: list[dict[str, Any]] = []
+    for source in progress(list(dict.fromkeys(sources))):
+        try:
+            found += read_instances(source)
+        except ScanError as error:
+            broken.append({"case": _relative(source.folder / source.name, root), "image": str(source),
+                           "broken": str(error)})  # fmt: skip
+    chosen = choose(stacks(found), series)
+    names = _names(chosen, root)
+    folder = output / SCANS
+    entries: list[dict[str, Any]] = []
+    for stack, name in zip(chosen, names, strict=True):
+        if stack.skip:
+            entries.append({"case": name, "image": _place(stack), "skip": stack.skip})
+        else:
+            image = folder / f"{name}.nii.gz"
+            entries.append({"case": name, "image": str(image), STACK: entry_of(stack), SLABS: list(stack.slabs_mm),
+                            ROOT: str(folder)})  # fmt: skip
+    return entries + broken
+
+
+def entry_of(stack: Stack) -> dict[str, Any]:
+    """A stack as plain values, for a data dictionary and the journal: what it is made of, and what is known of it."""
+    first = stack.first
+    return {
+        "study": first.study, "series": first.series, "doubts": list(stack.doubts), "notes": list(stack.notes),
+        "instances": [[str(one.source.path), one.source.member, one.frame, one.uid] for one in stack.instances],
+        "stamps": [list(source.stamp()) for source in dict.fromkeys(one.source for one in stack.instances)],
+    }  # fmt: skip
+
+
+def stack_of(entry: Mapping[str, Any]) -> Stack:
+    """The stack of an entry, its headers read again.
+
+    Raises:
+        ScanError: a file has changed or gone.
+    """
+    known: dict[Source, dict[int | None, Instance]] = {}
+    images = []
+    for path, member, frame, uid in entry["instances"]:
+        source = Source(Path(path), member)
+        if source not in known:
+            known[source] = {one.frame: one for one in read_instances(source)}
+        one = known[source].get(frame)
+        if one is None or one.uid != uid:
+            raise ScanError(f"{source}: changed since the files were listed")
+        images.append(one)
+    return Stack(tuple(images), doubts=tuple(entry["doubts"]), notes=tuple(entry["notes"]))
+
+
+def write_scan(item: Mapping[str, Any]) -> list[str]:
+    """Write the NIfTI file of an entry, unless it is there: nothing is resampled, tilt stays in its affine.
+
+    Returns:
+        what is doubtful about the voxels, one short sentence each.
+
+    Raises:
+        ScanError: names the DICOM file that cannot be read.
+    """
+    stack = stack_of(item[STACK])
+    voxels, doubts = read_stack(stack)
+    path = Path(str(item["image"]))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_volume(path, voxels, stack.affine, NOTE)
+    return doubts
+
+
+def _names(found: Sequence[Stack], root: str) -> list[str]:
+    """A name for each: its folder; with the number of the series where several share one."""
+    folders = [_relative(_common_folder(stack), root) for stack in found]
+    segmented = Counter(folder for folder, stack in zip(folders, found, strict=True) if not stack.skip)
+    taken: set[str] = set()
+    names = []
+    for folder, stack in zip(folders, found, strict=True):
+        name = folder
+        if stack.skip or segmented[folder] > 1:
+            number = stack.first.series_number
+            name = f"{folder}_series{number if number is not None else ''}"
+        unique, count = name, 1
+        while unique in taken:
+            count += 1
+            unique = f"{name}_{count}"
+        taken.add(unique)
+        names.append(unique)
+    return names
+
+
+def _common_folder(stack: Stack) -> Path:
+    folders = {str(one.source.folder) for one in stack.instances}
+    return Path(os.path.commonpath(folders))
+
+
+def _relative(path: Path, root: str) -> str:
+    """Name of a folder below the root; of the root itself, its own name."""
+    if not root:
+        return path.name
+    name = os.path.relpath(path, root)
+    return path.absolute().name if name == "." else name
+
+
+def _place(stack: Stack) -> str:
+    """Where a series lies: its file, or the folder of its files."""
+    sources = {one.source for one in stack.instances}
+    return str(next(iter(sources))) if len(sources) == 1 else str(_common_folder(stack))

@@ -1,0 +1,248 @@
+"""From images to stacks: what belongs together, in which order, where it lies, and what is no scan of a head."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ichseg.dicom.headers import CT, ENHANCED_CT, Instance
+from ichseg.io.geometry import LPS
+
+# The fewest slices of a stack that is segmented without having been named.
+FEWEST_SLICES = 5
+# Cosine between the normal of slices and the axis from foot to head, from which on slices are axial: 45 degrees.
+AXIAL = 0.7
+SAME_PLACE_MM = 0.02
+UNEVEN = 0.05  # of the median distance: distances that differ by more are not equal
+SIDEWAYS_MM = 1.0
+PARALLEL = 1e-3
+
+PROJECTIONS = {"LOCALIZER": "a localizer", "SCOUT": "a localizer", "PROJECTION IMAGE": "a projection",
+               "MIP": "a maximum intensity projection", "MINIP": "a minimum intensity projection",
+               "DOSE_INFO": "a dose report", "DOSE INFO": "a dose report", "SCREEN SAVE": "a screenshot",
+               "PERFUSION": "a perfusion map", "CT_SOM5 TOP": "a localizer", "CT_SOM7 TOP": "a localizer",
+               "VRT": "a rendering", "VOLREN": "a rendering", "ROTATION": "a rendering"}  # fmt: skip
+OTHER_CLASSES = {
+    "1.2.840.10008.5.1.4.1.1.7": "a secondary capture",
+    "1.2.840.10008.5.1.4.1.1.88": "a structured report",
+    "1.2.840.10008.5.1.4.1.1.104": "an encapsulated document",
+    "1.2.840.10008.5.1.4.1.1.66": "a segmentation or raw data",
+    "1.2.840.10008.5.1.4.1.1.11": "a presentation state",
+    "1.2.840.10008.5.1.4.1.1.481": "a radiotherapy object",
+}
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Images of one series that lie above one another.
+
+    Attributes:
+        instances: from the lowest along the normal to the highest; row direction x column direction is the normal.
+        skip: why it is no scan that is segmented; empty for one that may be.
+        doubts: one short sentence per reason to look at it.
+        notes: one per fact that is good to know.
+        slabs_mm: how much of the normal each slice stands for: up to the middle between it and its neighbors.
+    """
+
+    instances: tuple[Instance, ...]
+    skip: str = ""
+    doubts: tuple[str, ...] = field(default_factory=tuple)
+    notes: tuple[str, ...] = field(default_factory=tuple)
+    slabs_mm: tuple[float, ...] = field(default_factory=tuple)
+
+    @property
+    def first(self) -> Instance:
+        return self.instances[0]
+
+    @property
+    def step_mm(self) -> float:
+        """The median distance of slices; the thickness of a single one, or 0."""
+        return float(np.median(self.slabs_mm)) if self.slabs_mm else self.first.thickness or 0.0
+
+    @property
+    def affine(self) -> np.ndarray:
+        """(4, 4) voxel-to-RAS matrix in mm of (columns, rows, slices); slices at their mean distance.
+
+        Under gantry tilt the third column is not at right angles to the others: voxels stay where they are.
+        """
+        first, last, count = self.instances[0], self.instances[-1], len(self.instances)
+        across, down = _directions(first)
+        step = np.cross(across, down) * (first.thickness or 1.0)
+        if count > 1:
+            step = np.subtract(last.position, first.position) / (count - 1)
+        matrix = np.eye(4)
+        matrix[:3, 0], matrix[:3, 1] = across * first.spacing[1], down * first.spacing[0]
+        matrix[:3, 2], matrix[:3, 3] = step, first.position
+        return LPS @ matrix
+
+
+def stacks(instances: Iterable[Instance]) -> list[Stack]:
+    """Group images by series, split series by what makes stacks, and say of each what it is.
+
+    A series is split by orientation, size, spacing, kernel, and kind of image; where positions still repeat, by
+    acquisition, or else by the order of the repetitions.
+    """
+    groups: defaultdict[Any, list[Instance]] = defaultdict(list)
+    for one in instances:
+        directions = tuple(round(d, 2) + 0.0 for d in one.orientation)
+        spacing = tuple(round(s, 4) for s in one.spacing)
+        groups[
+            one.study, one.series, directions, spacing, one.rows, one.columns, one.kernel, one.image_type[2:3]
+        ].append(one)
+    found = []
+    for images in groups.values():
+        images, copies = _without_copies(images)
+        why = _no_scan(images[0])
+        if why:
+            found.append(Stack(tuple(sorted(images, key=_by_number)), why))
+            continue
+        placed = [one for one in images if len(one.position) == 3]
+        if not placed:
+            why = "no ImagePositionPatient in the header: the order of its slices is unknown"
+            found.append(Stack(tuple(sorted(images, key=_by_number)), why))
+            continue
+        lost = len(images) - len(placed)
+        doubts = [f"left out {lost} image{'s' if lost > 1 else ''} without ImagePositionPatient"] if lost else []
+        for part in _apart(sorted(placed, key=_height)):
+            found.append(_described(part, copies, doubts))
+    return sorted(found, key=lambda s: (s.first.study, s.first.series_number or 0, s.first.series, s.first.number or 0))
+
+
+def _no_scan(one: Instance) -> str:
+    """Why images like this one are not segmented, by their header alone."""
+    for prefix, what in OTHER_CLASSES.items():
+        if one.sop_class == prefix or one.sop_class.startswith(f"{prefix}."):
+            return what
+    if one.modality != "CT":
+        return f"{one.modality or 'no modality'}, not CT"
+    for kind in one.image_type:
+        if kind in PROJECTIONS:
+            return PROJECTIONS[kind]
+    if one.sop_class not in (CT, *ENHANCED_CT):
+        return "not a CT image"
+    if one.samples != 1:
+        return "a color picture"
+    if one.rows < 2 or one.columns < 2:
+        return "no rows or columns in the header"
+    for name, values, count in (("ImageOrientationPatient", one.orientation, 6), ("PixelSpacing", one.spacing, 2)):
+        if len(values) != count:
+            return f"no {name} in the header: where its pixels lie is unknown"
+    if min(one.spacing) <= 0:
+        return "a PixelSpacing of 0 in the header"
+    across, down = np.reshape(one.orientation, (2, 3))
+    if min(np.linalg.norm(across), np.linalg.norm(down)) < 0.5 or abs(across @ down) > 0.1:
+        return "an invalid ImageOrientationPatient in the header"
+    normal = _normal(one)
+    if abs(normal[2]) < AXIAL:
+        return f"{'sagittal' if abs(normal[0]) > abs(normal[1]) else 'coronal'} slices, not axial"
+    return ""
+
+
+def _apart(images: Sequence[Instance]) -> list[list[Instance]]:
+    """Images in order of height, split so that no place is taken twice."""
+    if not _repeats(images):
+        return [list(images)]
+    by_acquisition: defaultdict[int | None, list[Instance]] = defaultdict(list)
+    for one in images:
+        by_acquisition[one.acquisition].append(one)
+    if len(by_acquisition) > 1 and not any(map(_repeats, by_acquisition.values())):
+        return list(by_acquisition.values())
+    parts: list[list[Instance]] = []
+    place, turn = np.nan, 0
+    for one in sorted(images, key=lambda i: (round(_height(i) / SAME_PLACE_MM), i.number or 0)):
+        turn = turn + 1 if abs(_height(one) - place) < SAME_PLACE_MM else 0
+        place = _height(one)
+        if turn == len(parts):
+            parts.append([])
+        parts[turn].append(one)
+    return parts
+
+
+def _repeats(images: Sequence[Instance]) -> bool:
+    return bool((np.diff([_height(one) for one in images]) < SAME_PLACE_MM).any())
+
+
+def _described(images: Sequence[Instance], copies: int, doubts: Sequence[str]) -> Stack:
+    """A stack with its slabs, and what is doubtful about it."""
+    heights = np.array([_height(one) for one in images])
+    steps = np.diff(heights)
+    doubts, notes = list(doubts), []
+    if copies:
+        notes.append(f"{copies} image{'s are' if copies > 1 else ' is'} there more than once")
+    tilt = _tilt_degrees(images)
+    if tilt > 0.5:
+        notes.append(f"gantry tilt of {tilt:.1f} degrees")
+    if len(steps):
+        doubts += _doubts_of_steps(images, steps)
+        expected = np.array(images[0].position) + np.outer(
+            (heights - heights[0]) / (heights[-1] - heights[0]), np.subtract(images[-1].position, images[0].position)
+        )
+        if np.linalg.norm(np.array([one.position for one in images]) - expected, axis=1).max() > SIDEWAYS_MM:
+            doubts.append("slices are shifted against each other within their planes")
+    if any(one.contrast for one in images):
+        notes.append("a contrast agent is named in the header")
+    half = (
+        np.concatenate([steps[:1], steps, steps[-1:]]) / 2 if len(steps) else np.full(2, (images[0].thickness or 1) / 2)
+    )
+    slabs = tuple(float(s) for s in half[:-1] + half[1:])
+    return Stack(tuple(images), "", tuple(doubts), tuple(notes), slabs)
+
+
+def _doubts_of_steps(images: Sequence[Instance], steps: np.ndarray) -> list[str]:
+    """Slices that are missing, or not equally far apart."""
+    usual = float(np.median(steps))
+    if np.abs(steps - usual).max() <= max(UNEVEN * usual, SAME_PLACE_MM):
+        return []
+    times = steps / usual
+    whole = np.rint(times)
+    if np.abs(times - whole).max() <= UNEVEN and whole.min() >= 1:
+        gaps = np.flatnonzero(whole > 1)
+        missing = int((whole[gaps] - 1).sum())
+        after = images[int(gaps[0])]
+        name = f"image {after.number}" if after.number is not None else after.source.name
+        return [f"{missing} slice{'s' if missing > 1 else ''} missing after {name}"]
+    return [f"slices are {steps.min():.1f} to {steps.max():.1f} mm apart; volumes take this into account"]
+
+
+def _without_copies(images: Sequence[Instance]) -> tuple[list[Instance], int]:
+    """Images without repetitions of the same object, and how many there were."""
+    kept = {(one.uid, one.frame): one for one in reversed(images)}
+    return list(reversed(kept.values())), len(images) - len(kept)
+
+
+def _directions(one: Instance) -> np.ndarray:
+    directions = np.reshape(np.array(one.orientation, dtype=float), (2, 3))
+    return directions / np.linalg.norm(directions, axis=1, keepdims=True)
+
+
+def _normal(one: Instance) -> np.ndarray:
+    normal = np.cross(*_directions(one))
+    return normal / np.linalg.norm(normal)
+
+
+def _height(one: Instance) -> float:
+    """mm along the normal."""
+    return float(_normal(one) @ one.position)
+
+
+def _by_number(one: Instance) -> tuple[int, str, int]:
+    return one.number or 0, str(one.source), one.frame or 0
+
+
+def _tilt_degrees(images: Sequence[Instance]) -> float:
+    """Angle between the normal of the slices and the line through their first pixels; of one slice, the header's."""
+    line = np.subtract(images[-1].position, images[0].position)
+    if not np.linalg.norm(line):
+        return abs(images[0].tilt or 0.0)
+    cosine = abs(_normal(images[0]) @ line) / np.linalg.norm(line)
+    return float(np.degrees(np.arccos(min(cosine, 1.0))))
+
+
+def series_title(stack: Stack) -> str:
+    """For messages: ``series 3``."""
+    number = stack.first.series_number
+    return f"series {number}" if number is not None else "a series without a number"

@@ -1,0 +1,367 @@
+"""DICOM in: what belongs together, in which order, where it lies, what it holds, and what is left out and why."""
+
+from __future__ import annotations
+
+import csv
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pydicom = pytest.importorskip("pydicom")
+
+from broken_files import head  # noqa: E402
+from conftest import segmenter_file  # noqa: E402
+from dicom_files import image, save_enhanced, save_series, tilted  # noqa: E402
+
+from ichseg.cli import main  # noqa: E402
+from ichseg.dicom import choose, find_sources, list_series, read_instances, read_stack, stacks, write_scan  # noqa: E402
+from ichseg.dicom.choice import is_sharp  # noqa: E402
+from ichseg.errors import IchsegError, ScanError  # noqa: E402
+from ichseg.io import read_volume  # noqa: E402
+from ichseg.metrics import measure_mask  # noqa: E402
+
+SHAPE = (40, 48, 8)
+
+
+@pytest.fixture
+def volume() -> np.ndarray:
+    """(columns, rows, slices) HU, every slice and both axes told apart."""
+    made = head(SHAPE).astype(int)
+    made += np.arange(SHAPE[2])
+    made[:3, :5] = 100
+    return made
+
+
+def found(path: Path):
+    return stacks(one for source in find_sources(path) for one in read_instances(source))
+
+
+# --- stacks --------------------------------------------------------------------------------------------------------
+def test_slices_are_in_order_of_position_whatever_they_are_called(tmp_path, volume):
+    save_series(tmp_path, volume)
+    (stack,) = found(tmp_path)
+    voxels, doubts = read_stack(stack)
+    assert np.array_equal(voxels, volume) and voxels.dtype == np.int16 and not doubts
+    np.testing.assert_allclose(stack.slabs_mm, 5.0)
+    np.testing.assert_allclose(stack.affine, [[-0.5, 0, 0, 10], [0, -0.5, 0, 12], [0, 0, 5, 0], [0, 0, 0, 1]])
+
+
+@pytest.mark.parametrize("degrees", [0.0, 18.5, -25.0])
+def test_every_voxel_stays_where_its_slice_says(tmp_path, volume, degrees):
+    save_series(tmp_path, volume, orientation=tilted(degrees))
+    (stack,) = found(tmp_path)
+    for k, one in enumerate(stack.instances):
+        across, down = np.reshape(one.orientation, (2, 3))
+        for column, row in ((0, 0), (7, 30)):
+            lps = np.array(one.position) + 0.5 * column * across + 0.5 * row * down
+            ras = stack.affine @ [column, row, k, 1]
+            np.testing.assert_allclose(ras[:3], lps * [-1, -1, 1], atol=1e-4)
+    cosine = np.cos(np.radians(degrees))
+    np.testing.assert_allclose(stack.slabs_mm, 5 * cosine, rtol=1e-6)
+    assert any("tilt" in note for note in stack.notes) == (degrees != 0) and not stack.doubts
+
+
+def test_uneven_slices_measure_what_they_are(tmp_path, volume):
+    heights = [0, 4, 8, 12, 19, 26, 33, 40]
+    save_series(tmp_path, volume, heights=heights, orientation=tilted(18.5))
+    (stack,) = found(tmp_path)
+    cosine = np.cos(np.radians(18.5))
+    np.testing.assert_allclose(stack.slabs_mm, np.array([4, 4, 4, 5.5, 7, 7, 7, 7]) * cosine, rtol=1e-6)
+    assert stack.doubts == ("slices are 3.8 to 6.6 mm apart; volumes take this into account",)
+    mask = np.zeros(SHAPE)
+    mask[10:20, 10:20, 2:5] = 1
+    measured = measure_mask(mask, stack.affine, 2, slabs_mm=stack.slabs_mm)
+    assert measured["volume_ml"] == pytest.approx(100 * 0.25 * (4 + 5.5 + 7) * cosine / 1000, abs=1e-3)
+    assert measured["c_cm"] == pytest.approx((4 + 5.5 + 7) * cosine / 10, abs=0.005)
+
+
+def test_even_slices_measure_the_same_with_and_without_slabs(volume):
+    affine = np.diag([-0.5, -0.5, 5.0, 1.0])
+    mask = volume > 60
+    assert measure_mask(mask, affine, 2) == measure_mask(mask, affine, 2, slabs_mm=[5.0] * SHAPE[2])
+    with pytest.raises(ValueError, match="3 values of slabs_mm for 8 slices"):
+        measure_mask(mask, affine, 2, slabs_mm=[5.0] * 3)
+
+
+def test_missing_and_copied_slices_are_named(tmp_path, volume):
+    paths = save_series(tmp_path / "a", volume, shuffle=False)
+    paths[3].unlink()
+    (tmp_path / "a" / "copy.dcm").write_bytes(paths[4].read_bytes())
+    (stack,) = found(tmp_path)
+    assert stack.doubts == ("1 slice missing after image 3",) and len(stack.instances) == 7
+    assert stack.notes == ("1 image is there more than once",)
+
+
+def test_two_passes_under_one_series_are_two_stacks(tmp_path, volume):
+    save_series(tmp_path / "a", volume, AcquisitionNumber=1, shuffle=False)
+    for path in save_series(tmp_path / "b", volume + 5, AcquisitionNumber=2, shuffle=False):
+        made = pydicom.dcmread(path)
+        made.SOPInstanceUID += ".2"
+        made.save_as(path)
+    first, second = found(tmp_path)
+    assert np.array_equal(read_stack(first)[0], volume) and np.array_equal(read_stack(second)[0], volume + 5)
+    for path in tmp_path.rglob("*.dcm"):  # without acquisition numbers, by the order of the instances
+        made = pydicom.dcmread(path)
+        del made.AcquisitionNumber
+        made.InstanceNumber += 100 * (path.parent.name == "b")
+        made.save_as(path)
+    first, second = found(tmp_path)
+    assert np.array_equal(read_stack(first)[0], volume) and np.array_equal(read_stack(second)[0], volume + 5)
+
+
+def test_an_enhanced_file_is_a_series(tmp_path, volume):
+    heights = [5.0 * k for k in range(SHAPE[2])]
+    save_enhanced(tmp_path / "e" / "all.dcm", volume, heights)
+    save_series(tmp_path / "s", volume, heights)
+    (one,), (many,) = found(tmp_path / "e"), found(tmp_path / "s")
+    assert np.array_equal(read_stack(one)[0], volume)
+    np.testing.assert_allclose(one.affine, many.affine)
+
+
+def test_a_zip_archive_is_a_folder(tmp_path, volume):
+    save_series(tmp_path / "s", volume, suffix="")
+    with zipfile.ZipFile(tmp_path / "study.zip", "w") as archive:
+        for path in (tmp_path / "s").iterdir():
+            archive.write(path, f"DICOM/A/{path.name}")
+        archive.writestr("readme.txt", "no DICOM")
+    (stack,) = found(tmp_path / "study.zip")
+    assert np.array_equal(read_stack(stack)[0], volume)
+    (entry,) = list_series([tmp_path / "study.zip"], str(tmp_path), tmp_path / "out")
+    assert entry["case"] == "study/DICOM/A"
+
+
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.80"])
+def test_compressed_pixels_are_the_same(tmp_path, volume, syntax):
+    """Run length, JPEG 2000 and JPEG-LS, all lossless."""
+    for path in save_series(tmp_path, volume):
+        made = pydicom.dcmread(path)
+        try:
+            made.compress(syntax, generate_instance_uid=False)
+        except (RuntimeError, NotImplementedError) as error:
+            pytest.skip(f"nothing here to compress with: {error}")
+        made.save_as(path)
+    (stack,) = found(tmp_path)
+    assert np.array_equal(read_stack(stack)[0], volume)
+
+
+# --- values --------------------------------------------------------------------------------------------------------
+def one_image(folder: Path, values: np.ndarray, **more) -> np.ndarray:
+    for k in range(5):
+        folder.mkdir(exist_ok=True)
+        made = image(values.T, (0, 0, 5 * k), number=k + 1, **more)
+        made.save_as(folder / f"{k}.dcm", enforce_file_format=True)
+    (stack,) = found(folder)
+    return read_stack(stack)
+
+
+def test_signed_values_and_padding(tmp_path):
+    values = np.full((8, 6), 30)
+    values[0] = -2000
+    read, doubts = one_image(tmp_path / "a", values, PixelRepresentation=1, RescaleIntercept=0, PixelPaddingValue=-2000)
+    assert read[0, 0, 0] == -1000 and read[1, 0, 0] == 30 and not doubts
+    # A padding value that is a tissue's is a mistake of the file.
+    read, _ = one_image(
+        tmp_path / "b", np.full((8, 6), 30), PixelRepresentation=1, RescaleIntercept=0, PixelPaddingValue=30
+    )
+    assert (read == 30).all()
+    read, _ = one_image(tmp_path / "c", np.full((8, 6), 30), RescaleSlope=0.5)
+    assert (read == 30).all()
+
+
+def test_values_without_rescaling_are_doubted(tmp_path):
+    read, doubts = one_image(tmp_path / "a", np.full((8, 6), 30), RescaleSlope=None)
+    assert (read == 30 + 1024).all() and "no RescaleSlope" in doubts[0]
+
+
+# --- what is left out ----------------------------------------------------------------------------------------------
+ODD = {
+    "MR": ({"Modality": "MR", "SOPClassUID": "1.2.840.10008.5.1.4.1.1.4"}, "MR, not CT"),
+    "scout": ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "a localizer"),
+    "mip": ({"ImageType": ["DERIVED", "SECONDARY", "MIP"]}, "a maximum intensity projection"),
+    "capture": ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, "a secondary capture"),
+    "report": ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.88.67", "Modality": "SR"}, "a structured report"),
+    "document": ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.104.1", "Modality": "DOC"}, "an encapsulated document"),
+    "seg": ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.66.4", "Modality": "SEG"}, "a segmentation or raw data"),
+    "dose": ({"ImageType": ["DERIVED", "SECONDARY", "DOSE_INFO"]}, "a dose report"),
+    "sagittal": ({"ImageOrientationPatient": [0, 1, 0, 0, 0, -1]}, "sagittal slices"),
+    "coronal": ({"ImageOrientationPatient": [1, 0, 0, 0, 0, -1]}, "coronal slices"),
+    "nowhere": ({"ImageOrientationPatient": None}, "no ImageOrientationPatient"),
+    "oblique": ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "an invalid ImageOrientationPatient"),
+    "unplaced": ({"ImagePositionPatient": None}, "no ImagePositionPatient"),
+    "sizeless": ({"PixelSpacing": None}, "no PixelSpacing"),
+    "flat": ({"PixelSpacing": [0, 0]}, "a PixelSpacing of 0"),
+    "color": ({"SamplesPerPixel": 3}, "a color picture"),
+    "PET": ({"Modality": "PT", "SOPClassUID": "1.2.840.10008.5.1.4.1.1.128"}, "PT, not CT"),
+    "nothing": ({"Modality": None}, "no modality"),
+    "dose_class": ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.481.2", "Modality": "RTDOSE"}, "a radiotherapy object"),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_what_is_no_scan_says_why(tmp_path, name):
+    elements, reason = ODD[name]
+    for k in range(6):
+        made = image(np.zeros((8, 6)), (0, 0, 5 * k), number=k + 1)
+        for key, value in elements.items():
+            if value is None:
+                delattr(made, key)
+            else:
+                setattr(made, key, value)
+        made.save_as(tmp_path / f"{k}.dcm", enforce_file_format=True)
+    (stack,) = found(tmp_path)
+    assert reason in stack.skip
+
+
+def broken_ones(folder: Path) -> dict[str, tuple[bytes, str]]:
+    good = save_series(folder, head((16, 16, 1)).astype(int))[0]
+    data = good.read_bytes()
+    good.unlink()
+    return {
+        "empty.dcm": (b"", "not a DICOM image"),
+        "text.dcm": (b"Dear colleague, " * 20, "not a"),
+        "page.dcm": (b"<html>not found</html>", "not a"),
+        "preamble.dcm": (data[:132], "not a DICOM image"),
+        "torn_header.dcm": (data[:400], "no SeriesInstanceUID|not a"),
+        "broken.zip": (b"PK\x03\x04" + b"\0" * 40, "a damaged zip archive"),
+    }
+
+
+def test_broken_files_are_named(tmp_path):
+    for name, (data, reason) in broken_ones(tmp_path).items():
+        path = tmp_path / name
+        path.write_bytes(data)
+        (source,) = find_sources(path)
+        with pytest.raises(ScanError, match=reason) as told:
+            read_instances(source)
+        assert str(told.value).startswith(str(path)) and "\n" not in str(told.value)
+        path.unlink()
+
+
+def test_pixels_that_cannot_be_read_are_named(tmp_path, volume):
+    paths = save_series(tmp_path, volume)
+    whole = paths[2].read_bytes()
+    paths[2].write_bytes(whole[:-500])
+    (stack,) = found(tmp_path)
+    with pytest.raises(ScanError, match=r"im\d+\.dcm: the file ends early"):
+        read_stack(stack)
+    made = pydicom.dcmread(paths[2], force=True)
+    del made.PixelData
+    made.save_as(paths[2])
+    with pytest.raises(ScanError, match="no pixels"):
+        read_stack(stack)
+    (tmp_path / "x").mkdir()
+    made = image(np.zeros((8, 6)), (0, 0, 0))
+    made.Rows = 9
+    made.save_as(tmp_path / "x" / "a.dcm", enforce_file_format=True)
+    (stack,) = found(tmp_path / "x")
+    with pytest.raises(ScanError, match=r"a\.dcm: "):
+        read_stack(stack)
+
+
+# --- which series --------------------------------------------------------------------------------------------------
+@pytest.fixture
+def study(tmp_path, volume) -> Path:
+    """A usual study: scout, 5 mm soft, 5 mm bone, thin soft, sagittal, dose report, two slices."""
+    folder = tmp_path / "study"
+    five = {"SliceThickness": 5.0}
+    save_series(
+        folder / "1", volume[..., :1], series="1.1", SeriesNumber=1, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]
+    )
+    save_series(folder / "2", volume, series="1.2", SeriesNumber=2, heights=[15.0 * k for k in range(8)],
+                ConvolutionKernel="H70h", **five)  # fmt: skip
+    save_series(folder / "3", np.repeat(volume, 3, axis=2), series="1.3", SeriesNumber=3, **five)
+    thin = np.repeat(volume, 15, axis=2)
+    save_series(
+        folder / "4", thin, series="1.4", SeriesNumber=4, heights=[1.0 * k for k in range(120)], SliceThickness=1.0
+    )
+    save_series(folder / "5", volume, series="1.5", SeriesNumber=5, ImageType=["DERIVED", "SECONDARY", "MPR"],
+                orientation=(0, 1, 0, 0, 0, -1))  # fmt: skip
+    save_series(folder / "6", volume[..., :2], series="1.6", SeriesNumber=6)
+    return folder
+
+
+def test_one_series_of_a_study_is_segmented(study):
+    chosen = choose(found(study))
+    reasons = {stack.first.series_number: stack.skip for stack in chosen}
+    assert reasons == {
+        1: "a localizer", 2: "a sharp kernel (H70H); series 3 of the same study is segmented", 3: "",
+        4: "slices of 1.0 mm; series 3 of the same study is segmented", 5: "sagittal slices, not axial",
+        6: "only 2 slices",
+    }  # fmt: skip
+    assert [s.first.series_number for s in choose(found(study), "all") if not s.skip] == [2, 3, 4]
+    assert [s.first.series_number for s in choose(found(study), "4") if not s.skip] == [4]
+    assert [s.first.series_number for s in choose(found(study), "1.4") if not s.skip] == [4]
+    with pytest.raises(IchsegError, match="no series has this number"):
+        choose(found(study), "77")
+
+
+def test_without_thick_slices_the_thinnest_soft_ones_are_taken(study):
+    chosen = choose([s for s in found(study) if s.first.series_number in (2, 4)])
+    assert [s.first.series_number for s in chosen if not s.skip] == [4]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "sharp"),
+    [
+        *((name, False) for name in ("H30s", "J40s", "Hr40", "FC21", "FC64", "STANDARD", "UB", "STD+", "SOFT", "")),
+        *((name, True) for name in ("H70h", "Hr68d", "FC30", "FC81", "BONEPLUS", "YD", "EDGE", "LUNG")),
+    ],
+)
+def test_sharp_kernels(study, kernel, sharp):
+    stack = next(s for s in found(study) if s.first.series_number == 3)
+    one = replace(stack.first, kernel=kernel.upper())
+    assert is_sharp(replace(stack, instances=(one, *stack.instances[1:]))) == sharp
+
+
+# --- a folder run --------------------------------------------------------------------------------------------------
+def rows(folder: Path) -> dict[str, dict[str, str]]:
+    with (folder / "results.csv").open(newline="") as stream:
+        return {row["case"]: row for row in csv.DictReader(stream)}
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    return segmenter_file(tmp_path_factory.mktemp("weights") / "model.pt")
+
+
+def test_a_study_goes_through_a_folder_run(study, tmp_path, weights, capsys):
+    (study / "7").mkdir()
+    (study / "7" / "torn.dcm").write_bytes(b"nothing")
+    words = ["segment", str(study), str(tmp_path / "out"), "--weights", str(weights), "--device", "cpu"]
+    assert main(words) == 1
+    table = rows(tmp_path / "out")
+    assert {case: row["status"].replace("flagged", "ok") for case, row in table.items()} == {
+        "1_series1": "skipped", "2_series2": "skipped", "3": "ok", "4_series4": "skipped", "5_series5": "skipped",
+        "6_series6": "skipped", "7/torn.dcm": "failed",
+    }  # fmt: skip
+    assert "sharp kernel" in table["2_series2"]["message"] and "torn.dcm: not a" in table["7/torn.dcm"]["message"]
+    scan = read_volume(tmp_path / "out" / "scans" / "3.nii.gz")
+    assert (tmp_path / "out" / "3_ich.nii.gz").is_file() and scan.array.shape == (40, 48, 24)
+    said = capsys.readouterr()
+    secrets = ("Zyxwv", "SECRET-7", "19500101", "ACCESS-55")
+    everything = said.out + said.err + (tmp_path / "out" / "report.html").read_text()
+    everything += "".join(p.read_text() for p in (tmp_path / "out").glob("*.*sv*"))
+    everything += "".join(p.read_text() for p in (tmp_path / "out").glob("*.json*"))
+    assert not any(secret in everything for secret in secrets)
+    assert main(words) == 1
+    assert rows(tmp_path / "out")["3"]["reused"] == "yes"
+    made = pydicom.dcmread(study / "3" / "im001.dcm")  # a file that changes is noticed
+    made.PixelData = b"\0" * len(made.PixelData)
+    made.save_as(study / "3" / "im001.dcm")
+    assert main(words) == 1
+    assert rows(tmp_path / "out")["3"]["reused"] != "yes"
+
+
+def test_nifti_and_dicom_together(study, tmp_path, weights):
+    write_scan(next(e for e in list_series([study], str(study), tmp_path / "made") if "dicom" in e))
+    (study / "more").mkdir()
+    (tmp_path / "made" / "scans" / "3.nii.gz").rename(study / "more" / "b.nii.gz")
+    words = ["segment", str(study), str(tmp_path / "out"), "--weights", str(weights), "--device", "cpu", "--no-report"]
+    assert main(words) == 0
+    table = rows(tmp_path / "out")
+    assert table["more/b"]["volume_ml"] == table["3"]["volume_ml"]
+    masks = [read_volume(tmp_path / "out" / f"{name}_ich.nii.gz").array for name in ("3", "more/b")]
+    assert np.array_equal(*masks)
