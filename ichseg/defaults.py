@@ -38,3 +38,8 @@ IMPLANTS_PER_SCAN = 2
 CONNECTIVITY, TOLERANCE_MM = 8, 2.0
 MEMBERS = 1
 ROUNDING = 1e-3  # interpolation may take values of [0, 1] out of their range by this
+# Window in which slices are shown, HU.
+SHOWN_LEVEL, SHOWN_WIDTH = 40.0, 100.0
+# What a folder run can write as DICOM, and what it writes of DICOM input unless told otherwise.
+DICOM_OBJECTS = ("seg", "sr", "capture")
+DICOM_WRITTEN = ("seg", "sr")

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from ichseg.cli.options import run_options
+from ichseg.defaults import DICOM_OBJECTS, DICOM_WRITTEN
 from ichseg.errors import DONE
 
 HELP = "Segment hemorrhage in NIfTI or DICOM folders or single files: OUTPUT/NAME_ich.nii.gz and OUTPUT/results.csv."
@@ -41,6 +42,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="of a DICOM study: best (axial, soft kernel, 2.5 to 6 mm; default), all, or a SeriesNumber or "
         "SeriesInstanceUID",
     )  # fmt: skip
+    parser.add_argument(
+        "--dicom", metavar="KIND,...",
+        help=f"objects written of DICOM: {', '.join(DICOM_OBJECTS)}, or none (default: {','.join(DICOM_WRITTEN)})",
+    )  # fmt: skip
     parser.add_argument("--size", type=int, help="pixels per side of the network's slices (default: as in training)")
     run_options(parser)
 
@@ -65,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
         "overwrite": args.overwrite,
         "shard": args.shard,
         "series": args.series,
+        "dicom_objects": None if args.dicom is None else [] if args.dicom == "none" else args.dicom.split(","),
         "batch_size": args.batch_size,
         "precision": args.precision,
         "device_name": args.device,

@@ -74,7 +74,7 @@ def read_instances(source: Source) -> list[Instance]:
     Raises:
         ScanError: it is no DICOM file, or says not even which series it belongs to.
     """
-    header = read_dataset(source, pixels=False)
+    header = read_dataset(source, pixels=False, only=WANTED)
     if not header.get("SeriesInstanceUID") or not header.get("SOPInstanceUID"):
         raise ScanError(f"{source}: no SeriesInstanceUID or SOPInstanceUID in the header")
     if str(header.get("SOPClassUID", "")) not in ENHANCED_CT:
@@ -86,18 +86,19 @@ def read_instances(source: Source) -> list[Instance]:
     return [_instance(source, header, number, [frame, *shared]) for number, frame in enumerate(frames)]
 
 
-def read_dataset(source: Source, pixels: bool = True) -> Any:
+def read_dataset(source: Source, pixels: bool = True, only: Sequence[str] = ()) -> Any:
     """The pydicom dataset of a file.
 
     Args:
         source: the file.
-        pixels: all of it; False: what :class:`Instance` needs.
+        pixels: with them.
+        only: names of elements; all if none are given.
 
     Raises:
         ScanError: one line that names the file.
     """
     pydicom = dicom_package("pydicom", "reading DICOM")
-    options: dict[str, Any] = {} if pixels else {"stop_before_pixels": True, "specific_tags": list(WANTED)}
+    options: dict[str, Any] = {"stop_before_pixels": not pixels, "specific_tags": list(only) or None}
     with source.open() as stream, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # odd values are common and mend themselves
         logging.getLogger("pydicom").setLevel(logging.ERROR)

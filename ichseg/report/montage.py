@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
+from ichseg.defaults import SHOWN_LEVEL, SHOWN_WIDTH
 from ichseg.io import atomic_path
 
 TRUTH_COLOR, PREDICTION_COLOR = (90, 220, 90), (255, 80, 60)
@@ -20,8 +21,8 @@ def slice_picture(
     hounsfield: np.ndarray,
     prediction: np.ndarray | None = None,
     truth: np.ndarray | None = None,
-    level: float = 40.0,
-    width: float = 100.0,
+    level: float = SHOWN_LEVEL,
+    width: float = SHOWN_WIDTH,
     size: int = 256,
 ) -> Image.Image:
     """One slice as a radiologist sees it, outlines drawn: prediction red, truth green.

@@ -1,0 +1,98 @@
+"""The step of a folder run that writes results as DICOM objects beside the mask."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monai.config import KeysCollection
+from monai.transforms import MapTransform
+
+from ichseg.defaults import DICOM_OBJECTS
+from ichseg.dicom.capture import captures
+from ichseg.dicom.listing import STACK, stack_of
+from ichseg.dicom.objects import Origin, report, segmentation, source_headers
+from ichseg.errors import IchsegError
+from ichseg.io import atomic_path, scan_name
+from ichseg.io.folder import ROOT, subfolder
+from ichseg.provenance import file_hash
+from ichseg.transforms.base import BACKENDS
+from ichseg.transforms.saver import BEFORE_WRITE
+
+
+class WriteDicomd(MapTransform):
+    """Write a mask of a DICOM series as SEG, SR and secondary captures; scans that are not DICOM pass as they are.
+
+    Files: ``NAME_seg.dcm`` (not for an empty mask), ``NAME_sr.dcm``, ``NAME_capture/001.dcm`` and on. Each appears
+    whole or not at all; the paths are added to the list under ``saved``.
+
+    Args:
+        keys: the mask (1, X, Y, Z) on the grid of its file; one key.
+        output_dir: folder for the objects.
+        kinds: of :data:`ichseg.defaults.DICOM_OBJECTS`.
+        weights: the weight file, whose hash is named in the objects.
+        threshold: of the probability, for the objects.
+        measured_key: what :class:`ichseg.transforms.MeasureHemorrhaged` found.
+        probability_key: the probability of hemorrhage in the scan, if there is one.
+
+    Raises:
+        IchsegError: an unknown kind.
+    """
+
+    backend = BACKENDS
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        output_dir: str | Path,
+        kinds: Sequence[str],
+        weights: str | Path,
+        threshold: float | None = None,
+        measured_key: str = "measured",
+        probability_key: str = "probability",
+    ) -> None:
+        super().__init__(keys)
+        self.kinds = [kinds] if isinstance(kinds, str) else list(kinds or ())
+        self.kinds = [name.strip() for kind in self.kinds for name in kind.split(",") if name.strip()]
+        for kind in self.kinds:
+            if kind not in DICOM_OBJECTS:
+                raise IchsegError(f"dicom_objects: '{kind}' is unknown; choose from {', '.join(DICOM_OBJECTS)}")
+        self.output_dir, self.weights, self.threshold = Path(output_dir), Path(weights), threshold
+        self.measured_key, self.probability_key = measured_key, probability_key
+
+    def described(self) -> dict[str, Any]:
+        """For :func:`ichseg.provenance.describe`."""
+        return {"kinds": self.kinds, "threshold": self.threshold}
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        item = dict(data)
+        if STACK not in item or not self.kinds:
+            return item
+        for key in self.key_iterator(item):
+            mask = np.asarray(item[key][0]) > 0
+            name = self.output_dir / subfolder(item[key].meta["filename_or_obj"], item.get(ROOT, ""))
+            name = name / scan_name(item[key].meta["filename_or_obj"])
+            for path, made in self._objects(name, mask, item).items():
+                item.get(BEFORE_WRITE, bool)(path)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with atomic_path(path) as temporary:
+                    made.save_as(temporary, enforce_file_format=True)
+                item["saved"] = [*item.get("saved", ()), path]
+        return item
+
+    def _objects(self, name: Path, mask: np.ndarray, item: Mapping[Hashable, Any]) -> dict[Path, Any]:
+        stack, origin = stack_of(item[STACK]), Origin(file_hash(self.weights), self.threshold)
+        sources = source_headers(stack)
+        found: dict[Path, Any] = {}
+        segmented = segmentation(mask, stack, sources, origin) if mask.any() else None
+        if "seg" in self.kinds and segmented is not None:
+            found[name.with_name(f"{name.name}_seg.dcm")] = segmented
+        if "sr" in self.kinds:
+            told = report(item[self.measured_key], stack, sources, origin, segmented, item.get(self.probability_key))
+            found[name.with_name(f"{name.name}_sr.dcm")] = told
+        if "capture" in self.kinds:
+            for number, made in enumerate(captures(mask, stack, sources, origin), start=1):
+                found[name.with_name(f"{name.name}_capture") / f"{number:03d}.dcm"] = made
+        return found
