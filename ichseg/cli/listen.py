@@ -1,0 +1,111 @@
+"""``ichseg listen``: takes head CT from a PACS or scanner, sends segmentations back."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ichseg.cli.options import device_options
+from ichseg.defaults import DICOM_OBJECTS, DICOM_WRITTEN
+from ichseg.errors import DONE, IchsegError
+
+if TYPE_CHECKING:
+    from ichseg.dicom.network import Destination, Security
+    from ichseg.dicom.service import Service
+    from ichseg.dicom.spool import Spool
+
+HELP = "Receive CT studies over the DICOM network, segment them, and send the results back. Needs ichseg[dicom]."
+EXAMPLE = """ichseg listen SPOOL --host 0.0.0.0 --port 11112 --aet ICHSEG --send-to PACS@10.0.0.5:104 --allow PACS
+  ichseg listen SPOOL --port 11112 --dry-run        receive and segment, send nothing
+  (SPOOL keeps everything until it was sent; stop with Ctrl-C, start again with the same command)"""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("spool", metavar="SPOOL", help="folder for received images, results, and what is to be sent")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=11112, help="default: %(default)s")
+    parser.add_argument("--aet", default="ICHSEG", help="own AE title (default: %(default)s)")
+    parser.add_argument(
+        "--send-to", action="append", default=[], metavar="AET@HOST:PORT", help="where results go; can be repeated"
+    )
+    parser.add_argument(
+        "--allow",
+        action="append",
+        default=[],
+        metavar="AET[@HOST]",
+        help="who may call (default: everybody); repeatable",
+    )
+    parser.add_argument("--quiet", type=float, default=30.0, metavar="SECONDS",
+                        help="a study is complete after so long without an image (default: 30)")  # fmt: skip
+    parser.add_argument("--max-associations", type=int, default=10, metavar="N", help="at a time (default: 10)")
+    parser.add_argument("--tls", nargs=2, metavar=("CERTIFICATE", "KEY"), help="PEM files: TLS in both directions")
+    parser.add_argument(
+        "--tls-authority", metavar="FILE", help="PEM file: the other side's certificate must be signed by it"
+    )
+    service_options(parser)
+
+
+def service_options(parser: argparse.ArgumentParser) -> None:
+    """Options of every command that segments what comes from a PACS."""
+    parser.add_argument("--weights", metavar="FILE", help="weight file (default: the model shipped with ichseg)")
+    parser.add_argument("--series", default="best", metavar="RULE", help="see 'ichseg segment --help' (default: best)")
+    parser.add_argument(
+        "--dicom", default=",".join(DICOM_WRITTEN), metavar="KIND,...",
+        help=f"objects to send: {', '.join(DICOM_OBJECTS)} (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--keep", type=float, default=24.0, metavar="HOURS",
+                        help="keep received images for so long after they were done (default: 24)")  # fmt: skip
+    parser.add_argument("--min-free", type=float, default=2.0, metavar="GIB",
+                        help="accept nothing with less room on the disk (default: 2)")  # fmt: skip
+    parser.add_argument("--dry-run", action="store_true", help="send nothing; results stay in SPOOL/results")
+    device_options(parser)
+
+
+def make_service(args: argparse.Namespace, spool: Spool, destinations: list[Destination], **more: Any) -> Service:
+    """The service that :func:`service_options` describe."""
+    from ichseg.bundle import weight_file
+    from ichseg.dicom.service import Service
+
+    values = {"dicom_objects": args.dicom.split(","), "device_name": args.device, "precision": args.precision}
+    return Service(
+        spool, weight_file(args.weights), [] if args.dry_run else destinations, values,
+        series=args.series, keep_hours=args.keep, **more,
+    )  # fmt: skip
+
+
+def run(args: argparse.Namespace) -> int:
+    from ichseg.dicom.network import DimseDestination, Listener
+    from ichseg.dicom.spool import Spool
+
+    if not args.send_to and not args.dry_run:
+        raise IchsegError("name where results go with --send-to AET@HOST:PORT, or use --dry-run")
+    security = _security(args)
+    destinations: list[Destination] = [DimseDestination(one, args.aet, security) for one in args.send_to]
+    spool = Spool(args.spool, args.min_free)
+    service = make_service(args, spool, destinations, quiet_seconds=args.quiet)
+    listener = Listener(spool, args.aet, args.host, args.port, tuple(args.allow), security, args.max_associations)
+    server = listener.start()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda *_: service.stopped.set())
+    print(f"listening as {args.aet} on {args.host}:{server.server_address[1]}; stop with Ctrl-C", flush=True)
+    if not args.allow:
+        print("everybody who reaches this port may send; --allow AET@HOST restricts it", flush=True)
+    try:
+        service.run()
+    finally:
+        server.shutdown()
+    print("stopped; start again with the same command")
+    return DONE
+
+
+def _security(args: argparse.Namespace) -> Security | None:
+    from ichseg.dicom.network import Security
+
+    if args.tls is None:
+        if args.tls_authority:
+            raise IchsegError("--tls-authority needs --tls CERTIFICATE KEY")
+        return None
+    certificate, key = map(Path, args.tls)
+    return Security(certificate, key, Path(args.tls_authority) if args.tls_authority else None)

@@ -1,0 +1,120 @@
+"""DICOMweb: which studies a server has (QIDO-RS), and their images (WADO-RS)."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+from collections.abc import Iterator, Mapping
+from io import BytesIO
+from typing import Any
+
+from ichseg.dicom.extra import dicom_package
+from ichseg.dicom.spool import DiskFull, Spool, short_hash
+from ichseg.errors import IchsegError, one_line
+
+logger = logging.getLogger(__name__)
+PAGE = 100  # studies of one answer
+STUDY_UID, SERIES_UID, MODALITY, INSTANCES = "0020000D", "0020000E", "00080060", "00201209"
+
+
+def client(url: str, user: str | None = None, password: str | None = None, token: str | None = None) -> Any:
+    """A client of dicomweb-client.
+
+    Args:
+        url: of the DICOMweb root, such as ``http://localhost:8042/dicom-web``.
+        user, password: for basic authentication.
+        token: a bearer token, instead.
+
+    Raises:
+        IchsegError: the URL is none.
+    """
+    package = dicom_package("dicomweb_client", "DICOMweb")
+    requests = dicom_package("requests", "DICOMweb")
+    session = requests.Session()
+    if token:
+        session.headers["Authorization"] = f"Bearer {token}"
+    elif user:
+        session.auth = (user, password or "")
+    try:
+        return package.api.DICOMwebClient(url, session=session)
+    except (ValueError, TypeError) as error:
+        raise IchsegError(f"--dicomweb {url}: {error}") from None
+
+
+class Source:
+    """Studies with CT on a DICOMweb server.
+
+    Args:
+        web: of :func:`client`.
+        name: for messages.
+        query: DICOM attributes that studies must match, such as ``{"PatientID": "4711"}``.
+    """
+
+    def __init__(self, web: Any, name: str, query: Mapping[str, str] | None = None) -> None:
+        self.web, self.name, self.query = web, name, dict(query or {})
+
+    def fetch(self, spool: Spool, days: int | None = None, most: int | None = None) -> int:
+        """Put the images of studies that the spool has not seen into it.
+
+        Args:
+            spool: where to.
+            days: studies of the last so many days; None: of any date.
+            most: so many studies at most.
+
+        Returns:
+            how many studies were fetched.
+
+        Raises:
+            IchsegError: the server cannot be asked.
+        """
+        fetched = 0
+        for study in self._studies(days):
+            if most is not None and fetched >= most:
+                break
+            if spool.known(short_hash(study)) or (spool.studies / short_hash(study)).is_dir():
+                continue
+            try:
+                count = self._images(study, spool)
+            except DiskFull:
+                raise
+            except Exception as error:  # requests' own, and those of broken answers
+                logger.warning(
+                    "study %s: not fetched from %s (%s)", short_hash(study), self.name, one_line(error)[:160]
+                )
+                continue
+            fetched += count > 0
+        return fetched
+
+    def _studies(self, days: int | None) -> Iterator[str]:
+        query = {"ModalitiesInStudy": "CT", **self.query}
+        if days is not None:
+            today = datetime.date.today()
+            query["StudyDate"] = f"{today - datetime.timedelta(days=days):%Y%m%d}-{today:%Y%m%d}"
+        offset = 0
+        while True:
+            try:
+                page = self.web.search_for_studies(limit=PAGE, offset=offset, search_filters=query)
+            except Exception as error:  # as above
+                raise IchsegError(f"{self.name}: {one_line(error)[:200]}") from None
+            yield from (_value(study, STUDY_UID) for study in page)
+            offset += len(page)
+            if len(page) < PAGE:
+                return
+
+    def _images(self, study: str, spool: Spool) -> int:
+        """Fetch the CT series of a study; it is there whole or not at all."""
+        kept = 0
+        with spool.fetching(study) as keep:
+            for series in self.web.search_for_series(study):
+                if _value(series, MODALITY) != "CT":
+                    continue
+                for one in self.web.iter_series(study, _value(series, SERIES_UID)):
+                    stream = BytesIO()
+                    one.save_as(stream, enforce_file_format=True)
+                    keep(str(one.SOPInstanceUID), stream.getvalue())
+                    kept += 1
+        return kept
+
+
+def _value(found: Mapping[str, Any], tag: str) -> str:
+    return str((found.get(tag, {}).get("Value") or [""])[0])

@@ -1,0 +1,310 @@
+"""The DICOM network on loopback: nothing lost, nothing twice, and no one let in who should not be."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+pydicom = pytest.importorskip("pydicom")
+pynetdicom = pytest.importorskip("pynetdicom")
+pytest.importorskip("highdicom")
+
+from broken_files import head  # noqa: E402
+from conftest import segmenter_file  # noqa: E402
+from dicom_files import save_series  # noqa: E402
+
+from ichseg.cli import main  # noqa: E402
+from ichseg.dicom.network import DimseDestination, Listener, NotSent, Security  # noqa: E402
+from ichseg.dicom.service import Service  # noqa: E402
+from ichseg.dicom.spool import DiskFull, Spool, short_hash  # noqa: E402
+from ichseg.errors import IchsegError  # noqa: E402
+
+CT = "1.2.840.10008.5.1.4.1.1.2"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    return segmenter_file(tmp_path_factory.mktemp("weights") / "model.pt", threshold=0.0)
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory) -> list[Path]:
+    """Files of three studies."""
+    folder = tmp_path_factory.mktemp("studies")
+    volume = head((40, 48, 6)).astype(int)
+    return [
+        path
+        for n in range(3)
+        for path in save_series(folder / str(n), volume + n, study=f"1.2.{n}", series=f"1.2.{n}.5", shuffle=False)
+    ]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Archive:
+    """A PACS that counts what it gets."""
+
+    def __init__(self, port: int) -> None:
+        self.port, self.got, self.server = port, Counter(), None
+
+    def __enter__(self):
+        entity = pynetdicom.AE("PACS")
+        for context in pynetdicom.StoragePresentationContexts:
+            entity.add_supported_context(context.abstract_syntax, pynetdicom.ALL_TRANSFER_SYNTAXES)
+        entity.add_supported_context("1.2.840.10008.1.1")
+
+        def store(event):
+            self.got[str(event.dataset.SOPInstanceUID)] += 1
+            return 0x0000
+
+        handlers = [(pynetdicom.evt.EVT_C_STORE, store)]
+        self.server = entity.start_server(("127.0.0.1", self.port), block=False, evt_handlers=handlers)
+        return self
+
+    def __exit__(self, *_):
+        self.server.shutdown()
+
+
+def push(paths, port: int, aet: str = "ICHSEG", own: str = "SCANNER", **options) -> list[int]:
+    """Send files; the status of each."""
+    entity = pynetdicom.AE(own)
+    entity.add_requested_context(CT, ["1.2.840.10008.1.2.1"])
+    association = entity.associate("127.0.0.1", port, ae_title=aet, **options)
+    if not association.is_established:
+        return []
+    found = []
+    for path in paths:
+        status = association.send_c_store(pydicom.dcmread(path))
+        found.append(int(status.Status) if "Status" in status else -1)
+    association.release()
+    return found
+
+
+def service_of(spool: Spool, weights: Path, archive: int | None = None, **more) -> Service:
+    destinations = [] if archive is None else [DimseDestination(f"PACS@127.0.0.1:{archive}", "ICHSEG")]
+    return Service(spool, weights, destinations, {"device_name": "cpu"}, quiet_seconds=0, **more)
+
+
+def listener_of(spool: Spool, **more):
+    server = Listener(spool, "ICHSEG", "127.0.0.1", 0, **more).start()
+    return server, server.server_address[1]
+
+
+def test_studies_come_back_as_objects(studies, weights, tmp_path):
+    spool = Spool(tmp_path / "spool", 0)
+    server, port = listener_of(spool)
+    with Archive(free_port()) as archive:
+        service = service_of(spool, weights, archive.port)
+        assert push(studies, port) == [0] * len(studies)
+        service.drain()
+        sent = [pydicom.dcmread(p) for p in spool.results.glob("*.dcm")]
+        assert {one.StudyInstanceUID for one in sent} == {"1.2.0", "1.2.1", "1.2.2"} and len(sent) == 6
+        assert archive.got == Counter({str(one.SOPInstanceUID): 1 for one in sent})
+        assert not list(spool.outbox.iterdir()) and not list(spool.incoming.iterdir())
+        push(studies, port)  # the same again: nothing is done or sent twice
+        service.drain()
+        assert set(archive.got.values()) == {1}
+    server.shutdown()
+    everything = "".join(str(p) for p in spool.folder.rglob("*"))
+    everything += (
+        "".join(p.read_text() for p in spool.folder.rglob("*.json*")) + (spool.results / "results.csv").read_text()
+    )
+    assert not any(secret in everything for secret in ("Zyxwv", "SECRET-7", "ACCESS-55", "19500101"))
+
+
+def test_an_archive_that_is_away_gets_everything_later(studies, weights, tmp_path):
+    spool, port = Spool(tmp_path / "spool", 0), free_port()
+    for path in studies[:6]:
+        spool.receive("1.2.0", path.stem, path.read_bytes())
+    service = service_of(spool, weights, port, first_pause=0.1)
+    service.drain()
+    (entry,) = spool.outbox.iterdir()
+    assert json.loads(entry.read_text())["tries"] == 1
+    time.sleep(0.2)
+    service.send()
+    assert json.loads(entry.read_text())["tries"] == 2  # and the next pause is longer
+    assert json.loads(entry.read_text())["next"] - time.time() > 0.1
+    with Archive(port) as archive:
+        time.sleep(0.5)
+        service_of(Spool(tmp_path / "spool", 0), weights, port).send()  # a new process knows what is queued
+        assert sorted(archive.got.values()) == [1, 1]
+    assert not list(spool.outbox.iterdir())
+
+
+def test_what_arrived_before_a_break_is_not_sent_again(studies, weights, tmp_path):
+    spool, sent = Spool(tmp_path / "spool", 0), []
+
+    class Breaks:
+        name = "breaks"
+
+        def send(self, paths, arrived):
+            for path in paths:
+                if len(sent) == 1:
+                    sent.append(None)
+                    raise NotSent("breaks: gone")
+                sent.append(path.name)
+                arrived(path, str(pydicom.dcmread(path).SOPInstanceUID))
+
+    for path in studies[:6]:
+        spool.receive("1.2.0", path.stem, path.read_bytes())
+    service = Service(spool, weights, [Breaks()], {"device_name": "cpu"}, quiet_seconds=0, first_pause=0)
+    service.drain()
+    service.send()
+    study = short_hash("1.2.0")
+    assert sent == [f"{study}_seg.dcm", None, f"{study}_sr.dcm"]
+
+
+@pytest.mark.parametrize("moment", ["received", "claimed", "segmented", "half moved"])
+def test_a_killed_process_loses_nothing(studies, weights, tmp_path, moment, monkeypatch):
+    """What a process leaves behind when it stops at any moment, the next one finishes."""
+    spool = Spool(tmp_path / "spool", 0)
+    for path in studies[:6]:
+        spool.receive("1.2.0", path.stem, path.read_bytes())
+    if moment == "half moved":
+        target = spool.studies / short_hash("1.2.0")
+        target.mkdir()
+        for file in sorted(spool.incoming.rglob("*.dcm"))[:3]:
+            file.rename(target / file.name)
+    if moment in ("claimed", "segmented"):
+        spool.claim(0)
+    if moment == "segmented":
+        monkeypatch.setattr(Spool, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            service_of(spool, weights).step()
+        monkeypatch.undo()
+    with Archive(free_port()) as archive:
+        service_of(Spool(tmp_path / "spool", 0), weights, archive.port).drain()
+        assert sorted(archive.got.values()) == [1, 1]
+    mask = next(spool.results.glob("*_ich.nii.gz"))
+    from ichseg.io import read_mask
+
+    assert read_mask(mask)[0].shape[2] == 6
+
+
+def test_a_late_image_is_taken_in(studies, weights, tmp_path):
+    spool = Spool(tmp_path / "spool", 0)
+    for path in studies[:5]:
+        spool.receive("1.2.0", path.stem, path.read_bytes())
+    with Archive(free_port()) as archive:
+        service = service_of(spool, weights, archive.port)
+        service.drain()
+        spool.receive("1.2.0", studies[5].stem, studies[5].read_bytes())
+        service.drain()
+        assert len(archive.got) == 4 and set(archive.got.values()) == {1}  # other masks are other objects
+
+
+def test_images_are_forgotten_after_a_while(studies, weights, tmp_path):
+    spool = Spool(tmp_path / "spool", 0)
+    for path in studies[:6]:
+        spool.receive("1.2.0", path.stem, path.read_bytes())
+    service_of(spool, weights, keep_hours=1.0).drain()
+    assert len(list(spool.studies.rglob("*.dcm"))) == 6
+    service_of(spool, weights, keep_hours=0.0).drain()
+    assert not list(spool.studies.rglob("*.dcm")) and not list((spool.results / "scans").glob("*.nii.gz"))
+    assert len(list(spool.results.glob("*.dcm"))) == 2
+
+
+def test_a_full_disk_stops_accepting(studies, weights, tmp_path):
+    free = shutil.disk_usage(tmp_path).free / 2**30
+    spool = Spool(tmp_path / "spool", free + 100)
+    server, port = listener_of(spool)
+    assert push(studies[:2], port) == [0xA700] * 2
+    assert not list(spool.incoming.rglob("*"))
+    with pytest.raises(DiskFull, match="GiB free; not accepted"):
+        spool.receive("1", "2", b"")
+    server.shutdown()
+
+
+def test_only_those_allowed_may_send(studies, tmp_path):
+    spool = Spool(tmp_path / "spool", 0)
+    server, port = listener_of(spool, allowed=("SCANNER@10.9.8.7", "CT2"))
+    assert push(studies[:1], port, own="OTHER") == []
+    assert push(studies[:1], port, aet="WRONG", own="CT2") == []
+    assert push(studies[:1], port, own="SCANNER") in ([], [-1], [0x0124])  # the title is right, the host is not
+    assert not list(spool.incoming.iterdir())
+    assert push(studies[:1], port, own="CT2") == [0]
+    server.shutdown()
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+def test_tls_in_both_directions(studies, weights, tmp_path):
+    words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1",
+             "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(tmp_path / "k.pem"), "-out", str(tmp_path / "c.pem")]  # fmt: skip
+    subprocess.run(words, check=True, capture_output=True)
+    security = Security(tmp_path / "c.pem", tmp_path / "k.pem", tmp_path / "c.pem")
+    spool = Spool(tmp_path / "spool", 0)
+    server, port = listener_of(spool, security=security)
+    assert push(studies[:1], port) == []  # in the clear
+    context = security.context(server=False)
+    assert push(studies[:1], port, tls_args=(context, "127.0.0.1")) == [0]
+    DimseDestination(f"ICHSEG@127.0.0.1:{port}", "ME", security).echo()
+    server.shutdown()
+    with pytest.raises(IchsegError, match=r"TLS: .*missing\.pem"):
+        Security(tmp_path / "missing.pem", tmp_path / "k.pem").context(server=True)
+
+
+def test_many_at_once(studies, weights, tmp_path):
+    """Twenty callers, each with a study of its own."""
+    spool = Spool(tmp_path / "spool", 0)
+    server, port = listener_of(spool, most_associations=30)
+    volume = head((16, 16, 5)).astype(int)
+    files = [
+        save_series(tmp_path / f"s{n}", volume, study=f"9.{n}", series=f"9.{n}.1", shuffle=False) for n in range(20)
+    ]
+    results: dict[int, list[int]] = {}
+    callers = [threading.Thread(target=lambda n=n: results.update({n: push(files[n], port)})) for n in range(20)]
+    for one in callers:
+        one.start()
+    for one in callers:
+        one.join()
+    assert all(results[n] == [0] * 5 for n in range(20))
+    with Archive(free_port()) as archive:
+        service_of(spool, weights, archive.port).drain()
+        assert len(archive.got) == len(list(spool.results.glob("*.dcm"))) and set(archive.got.values()) == {1}
+        reported = {pydicom.dcmread(p).StudyInstanceUID for p in spool.results.glob("*_sr.dcm")}
+        assert reported == {f"9.{n}" for n in range(20)}
+    server.shutdown()
+
+
+def test_the_command(studies, weights, tmp_path, capsys):
+    port = free_port()
+    with Archive(free_port()) as archive:
+        words = [sys.executable, "-m", "ichseg", "listen", str(tmp_path / "spool"), "--port", str(port), "--quiet", "0.5",
+                 "--send-to", f"PACS@127.0.0.1:{archive.port}", "--weights", str(weights), "--device", "cpu",
+                 "--min-free", "0", "--allow", "SCANNER"]  # fmt: skip
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        try:
+            assert "listening as ICHSEG" in process.stdout.readline()
+            assert push(studies[:6], port) == [0] * 6
+            for _ in range(300):
+                if len(archive.got) == 2:
+                    break
+                time.sleep(0.2)
+        finally:
+            process.terminate()
+        said = process.communicate(timeout=60)[0]
+        assert process.returncode == 0 and "stopped" in said and "2 objects sent to PACS@127.0.0.1" in said, said
+        assert len(archive.got) == 2 and not any(secret in said for secret in ("Zyxwv", "SECRET"))
+    assert main(["listen", str(tmp_path / "spool")]) == 2
+    assert "--send-to AET@HOST:PORT, or use --dry-run" in capsys.readouterr().err
+    assert main(["listen", str(tmp_path / "spool"), "--send-to", "nowhere"]) == 2
+    assert "expected AET@HOST:PORT" in capsys.readouterr().err
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        busy = str(taken.getsockname()[1])
+        assert main(["listen", str(tmp_path / "spool"), "--dry-run", "--port", busy, "--weights", str(weights)]) == 2
+    assert f"--port {busy}: " in capsys.readouterr().err
