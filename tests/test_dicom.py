@@ -17,6 +17,7 @@ from conftest import segmenter_file  # noqa: E402
 from dicom_files import image, save_enhanced, save_series, tilted  # noqa: E402
 
 from ichseg.cli import main  # noqa: E402
+from ichseg.data import load_datalist  # noqa: E402
 from ichseg.dicom import choose, find_sources, list_series, read_instances, read_stack, stacks, write_scan  # noqa: E402
 from ichseg.dicom.choice import is_sharp  # noqa: E402
 from ichseg.errors import IchsegError, ScanError  # noqa: E402
@@ -365,3 +366,36 @@ def test_nifti_and_dicom_together(study, tmp_path, weights):
     assert table["more/b"]["volume_ml"] == table["3"]["volume_ml"]
     masks = [read_volume(tmp_path / "out" / f"{name}_ich.nii.gz").array for name in ("3", "more/b")]
     assert np.array_equal(*masks)
+
+
+# --- data for training ---------------------------------------------------------------------------------------------
+def test_studies_with_labels_become_a_data_set(tmp_path, volume, capsys):
+    rows_ = ["SOPInstanceUID,hemorrhage"]
+    for n in range(6):
+        series = f"5.{n}.1"
+        paths = save_series(
+            tmp_path / "in" / f"s{n}", volume + n, study=f"5.{n}", series=series, PatientID=f"P{n // 2}"
+        )
+        for path in paths if n != 5 else paths[1:]:
+            made = pydicom.dcmread(path)
+            height = made.ImagePositionPatient[2]
+            rows_.append(f"{made.SOPInstanceUID},{int(height >= 20)}")
+    table = tmp_path / "labels.csv"
+    table.write_text("\n".join(rows_))
+    words = ["prepare", "dicom", str(tmp_path / "in"), str(table), str(tmp_path / "data"), "--fold-tolerance", "1"]
+    assert main(words) == 0
+    said = capsys.readouterr()
+    assert "s5: 1 of 8 images have no label in labels.csv, such as im" in said.out + said.err
+    scans = load_datalist(tmp_path / "data" / "datalist.json")
+    assert [scan["case"] for scan in scans] == [f"s{n}" for n in range(5)]
+    assert all(scan["slice_labels"] == [0] * 4 + [1] * 4 for scan in scans)
+    assert len({scan["patient"] for scan in scans}) == 3 and scans[0]["fold"] == scans[1]["fold"]
+    assert np.array_equal(read_volume(scans[2]["image"]).array, volume + 2)
+    assert not any(secret in (tmp_path / "data" / "datalist.json").read_text() for secret in ("P0", "Zyxwv"))
+    table.write_text("SOPInstanceUID,hemorrhage\n1.2.3,1\n")
+    words[4] = str(tmp_path / "none")
+    assert main(words) == 2 and not (tmp_path / "none").exists()
+    assert "no series has a label for each of its images" in capsys.readouterr().err
+    table.write_text("image,hemorrhage\n1.2.3,1\n")
+    assert main(words) == 2
+    assert "no column 'sopinstanceuid'" in capsys.readouterr().err

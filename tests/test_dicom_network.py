@@ -242,7 +242,8 @@ def test_only_those_allowed_may_send(studies, tmp_path):
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
 def test_tls_in_both_directions(studies, weights, tmp_path):
     words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1",
-             "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(tmp_path / "k.pem"), "-out", str(tmp_path / "c.pem")]  # fmt: skip
+             "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", f"{tmp_path}/k.pem",
+             "-out", f"{tmp_path}/c.pem"]  # fmt: skip
     subprocess.run(words, check=True, capture_output=True)
     security = Security(tmp_path / "c.pem", tmp_path / "k.pem", tmp_path / "c.pem")
     spool = Spool(tmp_path / "spool", 0)
@@ -282,7 +283,7 @@ def test_many_at_once(studies, weights, tmp_path):
 def test_the_command(studies, weights, tmp_path, capsys):
     port = free_port()
     with Archive(free_port()) as archive:
-        words = [sys.executable, "-m", "ichseg", "listen", str(tmp_path / "spool"), "--port", str(port), "--quiet", "0.5",
+        words = [sys.executable, "-m", "ichseg", "listen", f"{tmp_path}/spool", "--port", str(port), "--quiet", "0.5",
                  "--send-to", f"PACS@127.0.0.1:{archive.port}", "--weights", str(weights), "--device", "cpu",
                  "--min-free", "0", "--allow", "SCANNER"]  # fmt: skip
         process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

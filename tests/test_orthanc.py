@@ -44,8 +44,8 @@ class Orthanc:
         folder.mkdir()
         (folder / "orthanc.json").write_text(json.dumps({
             "Name": "test", "StorageDirectory": str(folder), "IndexDirectory": str(folder), "HttpPort": self.http,
-            "DicomPort": self.dicom, "DicomAet": "ORTHANC", "RemoteAccessAllowed": False, "AuthenticationEnabled": False,
-            "DicomCheckCalledAet": False, "DicomAlwaysAllowStore": True, "Plugins": [str(PLUGIN)],
+            "DicomPort": self.dicom, "DicomAet": "ORTHANC", "RemoteAccessAllowed": False,
+            "AuthenticationEnabled": False, "DicomCheckCalledAet": False, "DicomAlwaysAllowStore": True, "Plugins": [str(PLUGIN)],
             "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
         }))  # fmt: skip
 

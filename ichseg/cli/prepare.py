@@ -25,6 +25,7 @@ from ichseg.errors import DONE
 HELP = "Prepare a data set: images, labels, slice_labels.csv and datalist.json."
 EXAMPLE = """ichseg prepare bcihm DOWNLOAD DATA
   ichseg prepare nifti SCANS LABELS.csv DATA
+  ichseg prepare dicom STUDIES LABELS.csv DATA                     columns SOPInstanceUID,hemorrhage
   ichseg prepare phantom DATA --scans 10
   ichseg prepare implants DATA/datalist.json IMPLANTS --folds 3,4
   ichseg prepare compact DATA/datalist.json SMALL --size 384      a small copy, to train elsewhere"""
@@ -74,7 +75,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     rsna.add_argument("--scans", type=int, metavar="N", help="convert only the first N scans")
     nifti = kind("nifti", _nifti, "your own NIfTI scans and a CSV of slice labels", "SCANS", "LABELS.csv")
     nifti.add_argument("--masks", metavar="DIR", help="true masks NAME.nii.gz, to measure against")
-    for sub in (bhsd, instance, cq500, mbh, masked, siim, voc, rsna, nifti):
+    dicom = kind("dicom", _dicom, "your own DICOM studies and a CSV of slice labels", "STUDIES", "LABELS.csv")
+    dicom.add_argument(
+        "--series", default="best", metavar="RULE", help="of a study: best (default), all, or a SeriesNumber"
+    )
+    for sub in (bhsd, instance, cq500, mbh, masked, siim, voc, rsna, nifti, dicom):
         sub.add_argument(
             "--fold-tolerance", type=float, default=FOLD_TOLERANCE, help="maximum fold imbalance (default: %(default)s)"
         )
@@ -187,6 +192,13 @@ def _nifti(args: argparse.Namespace, output: Path) -> dict[str, int]:
 
     options = given(args, "fold_tolerance", "masks")
     return prepare_nifti(args.scans, args.labels, output, progress=progress, warn=note, **options)
+
+
+def _dicom(args: argparse.Namespace, output: Path) -> dict[str, int]:
+    from ichseg.dicom.prepare import prepare_dicom
+
+    options = given(args, "fold_tolerance", "series")
+    return prepare_dicom(args.studies, args.labels, output, progress=progress, warn=note, **options)
 
 
 def _phantom(args: argparse.Namespace, output: Path) -> dict[str, int]:
