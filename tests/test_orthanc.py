@@ -45,8 +45,8 @@ class Orthanc:
         (folder / "orthanc.json").write_text(json.dumps({
             "Name": "test", "StorageDirectory": str(folder), "IndexDirectory": str(folder), "HttpPort": self.http,
             "DicomPort": self.dicom, "DicomAet": "ORTHANC", "RemoteAccessAllowed": False,
-            "AuthenticationEnabled": False, "DicomCheckCalledAet": False, "DicomAlwaysAllowStore": True, "Plugins": [str(PLUGIN)],
-            "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
+            "AuthenticationEnabled": False, "DicomCheckCalledAet": False, "DicomAlwaysAllowStore": True,
+            "Plugins": [str(PLUGIN)], "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
         }))  # fmt: skip
 
     def start(self) -> Orthanc:
