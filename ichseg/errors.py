@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+
+# What an output folder can lack for good: room, or the right to write.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 # Exit codes of every command, whichever way it was started.
 DONE, SOME_FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 
 class IchsegError(Exception):
     """Wrong usage or set-up: the command ends with exit code 2 and this one line."""
+
+
+class Stopped(IchsegError):
+    """A run cannot go on for want of room; what was done is kept."""
 
 
 class ScanError(IchsegError):

@@ -148,6 +148,56 @@ def test_compressed_pixels_are_the_same(tmp_path, volume, syntax):
     assert np.array_equal(read_stack(stack)[0], volume)
 
 
+def test_slices_that_are_numbered_one_by_one_stay_together(tmp_path, volume):
+    paths = save_series(tmp_path, volume, shuffle=False)
+    for n, path in enumerate(paths):
+        made = pydicom.dcmread(path)
+        made.AcquisitionNumber = n
+        made.save_as(path)
+    again = pydicom.dcmread(paths[3])  # one slice was scanned twice
+    again.SOPInstanceUID, again.AcquisitionNumber, again.InstanceNumber = "1.2.99", 50, 50
+    again.save_as(tmp_path / "again.dcm")
+    assert sorted(len(stack.instances) for stack in found(tmp_path)) == [1, 8]
+
+
+def test_two_passes_between_each_other_are_not_mixed(tmp_path, volume):
+    save_series(tmp_path / "a", volume, AcquisitionNumber=1, shuffle=False)
+    for path in save_series(tmp_path / "b", volume + 5, [5.0 * k + 1.7 for k in range(8)], AcquisitionNumber=2):
+        made = pydicom.dcmread(path)
+        made.SOPInstanceUID += ".2"
+        made.save_as(path)
+    assert [len(stack.instances) for stack in found(tmp_path)] == [8, 8]
+
+
+def test_rounding_of_the_header_splits_and_shuffles_nothing(tmp_path, volume):
+    """Direction cosines about a rounding boundary, and different ones for each slice."""
+    paths = save_series(tmp_path, volume, [0.6 * k for k in range(8)], shuffle=False)
+    for n, path in enumerate(paths):
+        made = pydicom.dcmread(path)
+        small = 0.004 if n % 2 else -0.004
+        made.ImageOrientationPatient = [1, 0, 0, 0, 0.995 + small / 1000, 0.0998749 + small]
+        made.PixelSpacing = [0.50005 + small / 1e4] * 2
+        made.save_as(path)
+    (stack,) = found(tmp_path)
+    assert [one.number for one in stack.instances] == list(range(1, 9))
+
+
+def test_a_wide_gap_is_not_counted_as_tissue(tmp_path, volume):
+    save_series(tmp_path, volume, [0, 5, 10, 15, 115, 120, 125, 130])
+    (stack,) = found(tmp_path)
+    np.testing.assert_allclose(stack.slabs_mm, 5.0)
+    assert "19 slices missing" in stack.doubts[0] and "not counted" in stack.doubts[0]
+
+
+def test_equal_identifiers_of_different_slices_are_no_copies(tmp_path, volume):
+    for path in save_series(tmp_path, volume):
+        made = pydicom.dcmread(path)
+        made.SOPInstanceUID = "1.2.3.4.5"
+        made.save_as(path)
+    (stack,) = found(tmp_path)
+    assert len(stack.instances) == 8
+
+
 # --- values --------------------------------------------------------------------------------------------------------
 def one_image(folder: Path, values: np.ndarray, **more) -> np.ndarray:
     for k in range(5):
@@ -214,6 +264,35 @@ def test_what_is_no_scan_says_why(tmp_path, name):
         made.save_as(tmp_path / f"{k}.dcm", enforce_file_format=True)
     (stack,) = found(tmp_path)
     assert reason in stack.skip
+
+
+def test_another_part_of_the_body_is_left_alone_unless_asked_for(tmp_path, volume):
+    save_series(tmp_path, volume, BodyPartExamined="CHEST")
+    (stack,) = choose(found(tmp_path))
+    assert stack.skip == "of another part of the body (chest) by its header"
+    assert choose(found(tmp_path), "2")[0].skip == ""
+
+
+def test_headers_that_do_not_decode_are_named(tmp_path, volume):
+    paths = save_series(tmp_path / "in", volume)
+    data = paths[0].read_bytes()
+    at = data.index(b"\x28\x00\x10\x00US\x02\x00")  # Rows, of three bytes
+    paths[0].write_bytes(data[: at + 6] + b"\x03\x00" + data[at + 8 : at + 10] + b"\0" + data[at + 10 :])
+    entries = list_series([tmp_path / "in"], str(tmp_path), tmp_path / "out")
+    (broken,) = [entry for entry in entries if "broken" in entry]
+    assert broken["broken"].startswith(f"{paths[0]}: ")
+
+
+def test_names_within_an_archive_stay_within_the_output(tmp_path, volume):
+    save_series(tmp_path / "s", volume)
+    for number, place in enumerate(("../../evil", "/evil")):
+        with zipfile.ZipFile(tmp_path / f"{number}.zip", "w") as archive:
+            for path in (tmp_path / "s").iterdir():
+                archive.write(path, f"{place}/{path.name}")
+    entries = list_series([tmp_path], str(tmp_path), tmp_path / "out")
+    for entry in entries:
+        assert ".." not in Path(entry["case"]).parts and not Path(entry["case"]).is_absolute()
+        assert "skip" in entry or Path(entry["image"]).resolve().is_relative_to(tmp_path / "out" / "scans")
 
 
 def broken_ones(folder: Path) -> dict[str, tuple[bytes, str]]:

@@ -55,15 +55,16 @@ def free_port() -> int:
 
 
 class Archive:
-    """A PACS that counts what it gets."""
+    """A PACS that counts what it gets, and may know no segmentations."""
 
-    def __init__(self, port: int) -> None:
-        self.port, self.got, self.server = port, Counter(), None
+    def __init__(self, port: int, without: str = "") -> None:
+        self.port, self.got, self.server, self.without = port, Counter(), None, without
 
     def __enter__(self):
         entity = pynetdicom.AE("PACS")
         for context in pynetdicom.StoragePresentationContexts:
-            entity.add_supported_context(context.abstract_syntax, pynetdicom.ALL_TRANSFER_SYNTAXES)
+            if context.abstract_syntax != self.without:
+                entity.add_supported_context(context.abstract_syntax, pynetdicom.ALL_TRANSFER_SYNTAXES)
         entity.add_supported_context("1.2.840.10008.1.1")
 
         def store(event):
@@ -157,6 +158,7 @@ def test_what_arrived_before_a_break_is_not_sent_again(studies, weights, tmp_pat
                     raise NotSent("breaks: gone")
                 sent.append(path.name)
                 arrived(path, str(pydicom.dcmread(path).SOPInstanceUID))
+            return {}
 
     for path in studies[:6]:
         spool.receive("1.2.0", path.stem, path.read_bytes())
@@ -165,6 +167,105 @@ def test_what_arrived_before_a_break_is_not_sent_again(studies, weights, tmp_pat
     service.send()
     study = short_hash("1.2.0")
     assert sent == [f"{study}_seg.dcm", None, f"{study}_sr.dcm"]
+
+
+def received(spool: Spool, paths, study: str = "1.2.0") -> str:
+    for path in paths:
+        spool.receive(study, path.stem, path.read_bytes())
+    return short_hash(study)
+
+
+def test_what_a_server_refuses_keeps_nothing_else_back(studies, weights, tmp_path):
+    spool = Spool(tmp_path / "spool", 0)
+    study = received(spool, studies[:6])
+    with Archive(free_port(), without="1.2.840.10008.5.1.4.1.1.66.4") as archive:
+        service = service_of(spool, weights, archive.port, first_pause=0)
+        service.drain()
+        for _ in range(6):
+            service.send()
+        assert list(archive.got.values()) == [1]  # the report, once
+    assert not list(spool.outbox.iterdir())
+    (refused,) = spool.known(study)["undeliverable"].values()
+    assert list(refused) == [f"{study}_seg.dcm"] and "does not accept Segmentation" in refused[f"{study}_seg.dcm"]
+
+
+def test_a_host_that_is_not_known_is_one_that_is_away(studies, weights, tmp_path):
+    spool = Spool(tmp_path / "spool", 0)
+    received(spool, studies[:6])
+    received(spool, studies[6:12], "1.2.1")
+    gone = DimseDestination("PACS@no-such-host.invalid:104", "ICHSEG")
+    service = Service(spool, weights, [gone], {"device_name": "cpu"}, quiet_seconds=0)
+    service.drain()
+    entries = [json.loads(p.read_text()) for p in spool.outbox.iterdir()]
+    assert [e["tries"] for e in entries] == [1, 1] and all(e["next"] > time.time() for e in entries)
+
+
+def test_an_entry_that_was_queued_meanwhile_stays(tmp_path):
+    spool = Spool(tmp_path / "spool", 0)
+    (spool.studies / "a").mkdir()
+    spool.finish("a", ["1.dcm"], {"a_seg.dcm": "1.1"}, "", ["PACS"])
+    ((study, name, first),) = spool.due()
+    spool.finish("a", ["2.dcm"], {"a_seg.dcm": "2.1"}, "", ["PACS"])
+    spool.delivered(study, name, first)
+    spool.postpone(study, name, first, 1e6)
+    ((_, _, second),) = spool.due()
+    assert second["made"] != first["made"]
+    spool.delivered(study, name, second)
+    assert not spool.due()
+
+
+def test_a_file_that_is_gone_holds_up_no_other(studies, weights, tmp_path):
+    spool = Spool(tmp_path / "spool", 0)
+    received(spool, studies[:6])
+    received(spool, studies[6:12], "1.2.1")
+    with Archive(free_port()) as archive:
+        service = service_of(spool, weights, archive.port)
+        while service.step():
+            pass
+        first = sorted(spool.outbox.glob("*.json"))[0].stem.split("_")[0]
+        (spool.results / f"{first}_sr.dcm").unlink()
+        service.send()
+        assert len(archive.got) == 2 and len(list(spool.outbox.iterdir())) == 1
+
+
+def test_a_study_that_cannot_be_done_is_set_aside(studies, weights, tmp_path, monkeypatch):
+    spool = Spool(tmp_path / "spool", 0)
+    good, bad = received(spool, studies[:6]), received(spool, studies[6:12], "1.2.1")
+    from ichseg.dicom import service as module
+
+    def list_series(folders, *more):
+        if any(folder.name == bad for folder in folders):
+            raise IchsegError("odd")
+        return original(folders, *more)
+
+    original = module.list_series
+    monkeypatch.setattr(module, "list_series", list_series)
+    service_of(spool, weights).drain()
+    assert spool.known(bad)["outcome"] == "failed: odd" and "mL" in spool.known(good)["outcome"]
+    assert not spool.waiting()
+
+
+def test_a_full_disk_is_waited_for(studies, weights, tmp_path, monkeypatch):
+    import errno
+
+    spool = Spool(tmp_path / "spool", 0)
+    study = received(spool, studies[:6])
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("ichseg.dicom.listing.write_volume", full)
+    service = service_of(spool, weights, first_pause=0)
+    assert service.step() == 0 and spool.waiting() == [study]
+    monkeypatch.undo()
+    service.drain()
+    assert "mL" in spool.known(study)["outcome"]
+
+
+def test_two_processes_do_not_share_a_spool(tmp_path, capsys):
+    with Spool(tmp_path / "spool", 0).opened():
+        assert main(["listen", str(tmp_path / "spool"), "--dry-run", "--device", "cpu"]) == 2
+    assert "another process works in this folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("moment", ["received", "claimed", "segmented", "half moved"])
@@ -203,7 +304,8 @@ def test_a_late_image_is_taken_in(studies, weights, tmp_path):
         service.drain()
         spool.receive("1.2.0", studies[5].stem, studies[5].read_bytes())
         service.drain()
-        assert len(archive.got) == 4 and set(archive.got.values()) == {1}  # other masks are other objects
+        # Another mask is another object, and so is a report of more images.
+        assert len(archive.got) == 4 and set(archive.got.values()) == {1}
 
 
 def test_images_are_forgotten_after_a_while(studies, weights, tmp_path):
@@ -251,7 +353,8 @@ def test_tls_in_both_directions(studies, weights, tmp_path):
     assert push(studies[:1], port) == []  # in the clear
     context = security.context(server=False)
     assert push(studies[:1], port, tls_args=(context, "127.0.0.1")) == [0]
-    DimseDestination(f"ICHSEG@127.0.0.1:{port}", "ME", security).echo()
+    with socket.create_connection(("127.0.0.1", port)):  # a caller that says nothing keeps no one out
+        DimseDestination(f"ICHSEG@127.0.0.1:{port}", "ME", security).echo()
     server.shutdown()
     with pytest.raises(IchsegError, match=r"TLS: .*missing\.pem"):
         Security(tmp_path / "missing.pem", tmp_path / "k.pem").context(server=True)
@@ -288,7 +391,7 @@ def test_the_command(studies, weights, tmp_path, capsys):
                  "--min-free", "0", "--allow", "SCANNER"]  # fmt: skip
         process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         try:
-            assert "listening as ICHSEG" in process.stdout.readline()
+            assert any("listening as ICHSEG" in line for line in iter(process.stdout.readline, ""))
             assert push(studies[:6], port) == [0] * 6
             for _ in range(300):
                 if len(archive.got) == 2:

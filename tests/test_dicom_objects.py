@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -152,6 +153,48 @@ def test_captures_show_every_slice(series, lesion):
         assert red.any() == lesion[..., k].any() and colors.shape == (48, 40, 3)
 
 
+ODD = {
+    "Japanese": {"SpecificCharacterSet": ["", "ISO 2022 IR 87"], "PatientName": "Yamada^Tarou"},
+    "no thickness": {"SliceThickness": None},
+    "no frame of reference": {"FrameOfReferenceUID": None},
+    "sex": {"PatientSex": "FEMALE"},
+    "birth date": {"PatientBirthDate": "1950"},
+    "no patient": {"PatientID": None, "PatientName": None, "PatientBirthDate": None, "PatientSex": None},
+    "no study": {"StudyInstanceUID": None, "StudyDate": None, "StudyTime": None, "AccessionNumber": None},
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_headers_are_referred_to_all_the_same(tmp_path, lesion, name):
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for n, path in enumerate(save_series(tmp_path / "s", head(SHAPE).astype(int))):
+            made = pydicom.dcmread(path)
+            for key, value in ODD[name].items():
+                if value is None:
+                    delattr(made, key)
+                else:
+                    setattr(made, key, value)
+            made.ImageOrientationPatient = [1, 0, 0, 0, 1, 1e-5 * n]
+            made.save_as(path)
+    stack = one_stack(tmp_path / "s")
+    sources = source_headers(stack)
+    made = segmentation(lesion, stack, sources, ORIGIN)
+    told = report(measure_mask(lesion, stack.affine), stack, sources, ORIGIN, made)
+    assert made.pixel_array.sum() == lesion.sum() and told.StudyInstanceUID == made.StudyInstanceUID
+
+
+def test_a_part_of_an_enhanced_file_can_be_segmented(tmp_path, lesion):
+    stack = one_stack(
+        save_enhanced(tmp_path / "e" / "all.dcm", head(SHAPE).astype(int), [5.0 * k for k in range(8)]).parent
+    )
+    part = replace(stack, instances=stack.instances[:6])
+    made = segmentation(lesion[..., :6], part, source_headers(part), ORIGIN)
+    assert made.pixel_array.sum() == lesion[..., :6].sum()
+
+
 # --- through a folder run ------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory) -> Path:
@@ -180,6 +223,20 @@ def test_a_folder_run_writes_them_and_keeps_them(series, tmp_path, weights):
     (tmp_path / "out" / "scan_sr.dcm").unlink()  # what is gone is made again
     assert segmented(series, tmp_path / "out", weights, "--dicom", "seg,sr,capture")["reused"] != "yes"
     assert (tmp_path / "out" / "scan_sr.dcm").is_file()
+
+
+def test_objects_of_an_earlier_mask_are_removed(tmp_path, weights):
+    save_series(tmp_path / "scan", head(SHAPE).astype(int))
+    segmented(tmp_path / "scan", tmp_path / "out", weights)
+    assert (tmp_path / "out" / "scan_seg.dcm").is_file()
+    row = segmented(tmp_path / "scan", tmp_path / "out", weights, "--threshold", "1")
+    assert float(row["volume_ml"]) == 0 and not (tmp_path / "out" / "scan_seg.dcm").exists()
+    assert codes(pydicom.dcmread(tmp_path / "out" / "scan_sr.dcm"))["Intracranial hemorrhage (disorder)"] == "Absent"
+    file = next((tmp_path / "scan").iterdir())
+    file.write_bytes(file.read_bytes()[:-100])  # now it cannot be read
+    words = ["segment", str(tmp_path / "scan"), str(tmp_path / "out"), "--weights", str(weights), "--device", "cpu"]
+    assert main(words) == 1
+    assert not (tmp_path / "out" / "scans" / "scan.nii.gz").exists()
 
 
 def test_which_objects_are_written_is_a_choice(tmp_path, weights, capsys):

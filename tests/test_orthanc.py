@@ -99,14 +99,22 @@ def test_studies_of_a_server_get_their_segmentations(orthanc, files, weights, tm
     words = ["pacs", str(tmp_path / "spool"), "--dicomweb", orthanc.web, "--weights", str(weights), "--device", "cpu",
              "--min-free", "0"]  # fmt: skip
     assert main([*words, "--dry-run", "--query", "StudyInstanceUID=1.5.1"]) == 0
-    assert orthanc.modalities() == ["CT", "CT"] and "1 new studies" in capsys.readouterr().out
+    assert orthanc.modalities() == ["CT", "CT"] and "1 studies fetched" in capsys.readouterr().out
     spool = tmp_path / "again"
     words[1] = str(spool)
     assert main(words) == 0
     assert orthanc.modalities() == ["CT", "CT", "SEG", "SEG", "SR", "SR"]
     count = orthanc.ask("statistics")["CountInstances"]
-    assert main(words) == 0 and "0 new studies" in capsys.readouterr().out.splitlines()[-1]
+    assert main(words) == 0 and "0 studies fetched" in capsys.readouterr().out.splitlines()[-1]
     assert orthanc.ask("statistics")["CountInstances"] == count == 16
+    more = pydicom.dcmread(files[-1])  # a study that grows is fetched again
+    more.SOPInstanceUID += ".7"
+    more.file_meta.MediaStorageSOPInstanceUID = more.SOPInstanceUID
+    more.InstanceNumber, more.ImagePositionPatient = 7, [*more.ImagePositionPatient[:2], 30]
+    more.save_as(tmp_path / "more.dcm")
+    assert push([tmp_path / "more.dcm"], orthanc.dicom, aet="ORTHANC") == [0]
+    assert main(words) == 0 and "1 studies fetched" in capsys.readouterr().out.splitlines()[-1]
+    assert orthanc.ask("statistics")["CountInstances"] == 19
     for one in orthanc.ask("studies?expand"):
         assert len(one["Series"]) == 3  # the results lie in the study they belong to
     orthanc.kill()

@@ -7,12 +7,12 @@ import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ichseg.cli.options import device_options
+from ichseg.cli.options import device_options, dicom_kinds
 from ichseg.defaults import DICOM_OBJECTS, DICOM_WRITTEN
 from ichseg.errors import DONE, IchsegError
 
 if TYPE_CHECKING:
-    from ichseg.dicom.network import Destination, Security
+    from ichseg.dicom.network import Destination, Listener, Security
     from ichseg.dicom.service import Service
     from ichseg.dicom.spool import Spool
 
@@ -66,11 +66,17 @@ def service_options(parser: argparse.ArgumentParser) -> None:
 def make_service(args: argparse.Namespace, spool: Spool, destinations: list[Destination], **more: Any) -> Service:
     """The service that :func:`service_options` describe."""
     from ichseg.bundle import weight_file
+    from ichseg.devices import pick_device
     from ichseg.dicom.service import Service
+    from ichseg.networks import segmenter_settings
 
-    values = {"dicom_objects": args.dicom.split(","), "device_name": args.device, "precision": args.precision}
+    kinds = dicom_kinds(args.dicom)
+    pick_device(args.device)
+    weights = weight_file(args.weights)
+    segmenter_settings(weights)  # what is wrong is told before anything is received
+    values = {"dicom_objects": kinds, "device_name": args.device, "precision": args.precision}
     return Service(
-        spool, weight_file(args.weights), [] if args.dry_run else destinations, values,
+        spool, weights, [] if args.dry_run else destinations, values,
         series=args.series, keep_hours=args.keep, **more,
     )  # fmt: skip
 
@@ -86,6 +92,11 @@ def run(args: argparse.Namespace) -> int:
     spool = Spool(args.spool, args.min_free)
     service = make_service(args, spool, destinations, quiet_seconds=args.quiet)
     listener = Listener(spool, args.aet, args.host, args.port, tuple(args.allow), security, args.max_associations)
+    with spool.opened():
+        return _listen(args, service, listener)
+
+
+def _listen(args: argparse.Namespace, service: Service, listener: Listener) -> int:
     server = listener.start()
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: service.stopped.set())

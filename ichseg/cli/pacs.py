@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import time
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit, urlunsplit
 
 from ichseg.cli.listen import make_service, service_options
-from ichseg.errors import DONE, SOME_FAILED, IchsegError
+from ichseg.errors import DONE, SOME_FAILED, USAGE, IchsegError
 
 if TYPE_CHECKING:
     from ichseg.dicom.network import Destination
@@ -45,15 +47,28 @@ def run(args: argparse.Namespace) -> int:
             raise IchsegError(f"--query {word}: expected KEY=VALUE, such as PatientID=4711")
         query[key] = value
     web = client(args.dicomweb, args.user, os.environ.get("ICHSEG_PASSWORD"), os.environ.get("ICHSEG_TOKEN"))
+    name = _without_secrets(args.dicomweb)
     spool = Spool(args.spool, args.min_free)
-    destinations: list[Destination] = [WebDestination(web, args.dicomweb)]
-    service, source = make_service(args, spool, destinations, quiet_seconds=0.0), Source(web, args.dicomweb, query)
-    while True:
-        fetched = source.fetch(spool, args.days, args.most)
-        service.drain()
-        waiting = 0 if args.dry_run else len(list(spool.outbox.iterdir()))
-        left = f"; {waiting} studies wait to be sent, run again" if waiting else ""
-        print(f"{fetched} new studies from {args.dicomweb}{left}", flush=True)
-        if args.every is None:
-            return SOME_FAILED if waiting else DONE
-        time.sleep(args.every)
+    destinations: list[Destination] = [WebDestination(web, name)]
+    service, source = make_service(args, spool, destinations, quiet_seconds=0.0), Source(web, name, query)
+    with spool.opened():
+        while True:
+            fetched, trouble = 0, ""
+            try:
+                fetched = source.fetch(spool, args.days, args.most)
+            except IchsegError as error:  # what is there is worked on all the same
+                trouble = str(error)
+                print(f"ichseg: error: {trouble}", file=sys.stderr, flush=True)
+            service.drain()
+            waiting = 0 if args.dry_run else len(list(spool.outbox.glob("*.json")))
+            left = f"; results of {waiting} wait to be sent, run again" if waiting else ""
+            print(f"{fetched} studies fetched from {name}{left}", flush=True)
+            if args.every is None:
+                return USAGE if trouble else SOME_FAILED if waiting else DONE
+            time.sleep(args.every)
+
+
+def _without_secrets(url: str) -> str:
+    """The address without user, password and query."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

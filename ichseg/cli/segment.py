@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ichseg.cli.options import run_options
+from ichseg.cli.options import dicom_kinds, run_options
 from ichseg.defaults import DICOM_OBJECTS, DICOM_WRITTEN
 from ichseg.errors import DONE
 
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         "overwrite": args.overwrite,
         "shard": args.shard,
         "series": args.series,
-        "dicom_objects": None if args.dicom is None else [] if args.dicom == "none" else args.dicom.split(","),
+        "dicom_objects": None if args.dicom is None else dicom_kinds(args.dicom),
         "batch_size": args.batch_size,
         "precision": args.precision,
         "device_name": args.device,

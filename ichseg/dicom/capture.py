@@ -29,7 +29,7 @@ def captures(mask: np.ndarray, stack: Stack, sources: Sequence[Any], origin: Ori
     """
     voxels, _ = read_stack(stack)
     low = SHOWN_LEVEL - SHOWN_WIDTH / 2
-    series = identifier(stack, origin, "captures")
+    series = identifier(stack, origin, "capture series")
     for index in range(len(stack.instances)):
         gray = np.clip((voxels[..., index].T - low) / SHOWN_WIDTH * 255, 0, 255).astype(np.uint8)
         marked = np.asarray(mask[..., index].T) > 0

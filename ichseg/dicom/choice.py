@@ -13,9 +13,10 @@ from ichseg.errors import IchsegError
 BEST, ALL = "best", "all"
 THICKNESS_MM = (2.5, 6.0)
 WIDE_WINDOW = 1500.0  # HU; a series that is shown like this was made for bone or lung
-SHARP_WORDS = re.compile(r"BONE|EDGE|LUNG|SHARP|DETAIL|KNOCHEN|HUESO|OSSO|OSSEUX|\bOS\b|PULMO")
+SHARP_KERNELS = re.compile(r"BONE|EDGE|LUNG|SHARP|DETAIL")
+SHARP_WORDS = re.compile(r"\b(BONE|EDGE|LUNG|SHARP|KNOCHEN|HUESO|OSSO|OSSEUX|OS|PULMO)\b(?! REMOV)")
 # Number in the name of a kernel from which on it is sharp: Siemens' Hr68s, J70h, B60f.
-SIEMENS = re.compile(r"^[BHIJTU][A-Z]{0,2}(\d\d)")
+SIEMENS = re.compile(r"^[BHIJQTU][A-Z]{0,2}(\d\d)")
 SIEMENS_SHARP = 55
 # Canon and Toshiba: FC30 to 39 and 80 to 89 are for bone, FC50 to 59 for lungs.
 CANON = re.compile(r"^FC(\d\d)")
@@ -44,16 +45,17 @@ def choose(found: Sequence[Stack], rule: str = BEST) -> list[Stack]:
         return [
             s if id(s) in chosen or s.skip else replace(s, skip=f"not the series asked for ({rule})") for s in found
         ]
+    found = [_of_the_head(stack) for stack in found]
     if rule == ALL:
         return found
     studies: defaultdict[str, list[Stack]] = defaultdict(list)
     for stack in found:
         if not stack.skip:
-            studies[stack.first.study].append(stack)
+            studies[_study_of(stack)].append(stack)
     better = {study: min(candidates, key=_rank) for study, candidates in studies.items()}
     result = []
     for stack in found:
-        best = better.get(stack.first.study)
+        best = better.get(_study_of(stack))
         if stack.skip or best is None or stack is best:
             result.append(stack)
         else:
@@ -65,7 +67,7 @@ def choose(found: Sequence[Stack], rule: str = BEST) -> list[Stack]:
 def is_sharp(stack: Stack) -> bool:
     """True for a kernel made for bone or lung, by its name, the description of the series, or its window."""
     one = stack.first
-    if SHARP_WORDS.search(one.kernel) or SHARP_WORDS.search(one.description.upper()):
+    if SHARP_KERNELS.search(one.kernel) or SHARP_WORDS.search(one.description.upper()):
         return True
     if found := CANON.match(one.kernel):
         return int(found[1][0]) in CANON_SHARP
@@ -88,13 +90,22 @@ def _few(stack: Stack) -> Stack:
     return replace(stack, skip=f"only {count} slice{'s' if count > 1 else ''}")
 
 
+def _of_the_head(stack: Stack) -> Stack:
+    if stack.skip or not _elsewhere(stack):
+        return stack
+    return replace(stack, skip=f"of another part of the body ({stack.first.body_part.lower()}) by its header")
+
+
+def _study_of(stack: Stack) -> str:
+    return stack.first.study or stack.first.series
+
+
 def _rank(stack: Stack) -> tuple[int | float, ...]:
     """Smaller is better."""
     one, step = stack.first, stack.step_mm
     low, high = THICKNESS_MM
     height = sum(stack.slabs_mm)
     return (
-        _elsewhere(stack),
         is_sharp(stack),
         one.contrast,
         height < 80,  # mm: less than most of a brain
@@ -115,10 +126,8 @@ def _elsewhere(stack: Stack) -> bool:
 def _difference(stack: Stack, best: Stack) -> str:
     """What speaks against a series, in a few words."""
     low, high = THICKNESS_MM
-    if _elsewhere(stack) and not _elsewhere(best):
-        return f"of the {stack.first.body_part.lower()}"
     if is_sharp(stack) and not is_sharp(best):
-        return f"a sharp kernel ({stack.first.kernel or stack.first.description})"
+        return f"a sharp kernel ({stack.first.kernel or 'by its description'})"
     if stack.first.contrast and not best.first.contrast:
         return "with contrast agent"
     if not low <= stack.step_mm <= high and low <= best.step_mm <= high:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import lzma
 import os
 import zipfile
 import zlib
@@ -18,6 +19,7 @@ from ichseg.io.other_files import DICOM_ENDINGS, DICOM_PREAMBLE, is_dicom
 # What one member of an archive may take, unpacked: more than an enhanced CT of 2,000 frames.
 MEMBER_LIMIT = 2 * 2**30
 DIRECTORY = "DICOMDIR"
+DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, NotImplementedError, ValueError)
 
 
 @dataclass(frozen=True, order=True)
@@ -45,7 +47,8 @@ class Source:
         """Where it lies; an archive is a folder without its ending."""
         if not self.member:
             return self.path.parent
-        return self.path.with_suffix("") / PurePosixPath(self.member).parent
+        inside = [part for part in PurePosixPath(self.member).parent.parts if part not in ("/", "..")]
+        return self.path.with_suffix("").joinpath(*inside)
 
     def open(self) -> BinaryIO:
         """The bytes.
@@ -62,7 +65,7 @@ class Source:
             return io.BytesIO(archive.read(self.member))
         except OSError as error:
             raise ScanError(f"{self}: cannot be read ({error.strerror or error})") from None
-        except (zipfile.BadZipFile, zlib.error, KeyError, RuntimeError, NotImplementedError) as error:
+        except (*DAMAGED, KeyError) as error:
             raise ScanError(f"{self}: cannot be unpacked ({error})") from None
 
     def stamp(self) -> tuple[int, int]:
@@ -86,14 +89,14 @@ def find_sources(path: Path, exclude: Path | None = None) -> Iterator[Source]:
     for here, folders, names in os.walk(path, followlinks=False):
         folders[:] = sorted(f for f in folders if not f.startswith(".") and (Path(here) / f).resolve() != exclude)
         for name in sorted(names):
-            if not name.startswith(".") and name != DIRECTORY:
+            if not name.startswith(".") and name.upper() != DIRECTORY:
                 yield from _one(Path(here) / name)
 
 
 def _one(path: Path, named: bool = False) -> Iterator[Source]:
     if path.suffix.lower() == ".zip":
         yield from _members(path)
-    elif is_dicom(path, named):
+    elif path.is_file() and is_dicom(path, named):  # a pipe would never end
         yield Source(path)
 
 
@@ -102,11 +105,11 @@ def _members(path: Path) -> Iterator[Source]:
         with zipfile.ZipFile(path) as archive:
             for name in sorted(archive.namelist()):
                 parts = PurePosixPath(name)
-                if name.endswith("/") or parts.name == DIRECTORY or parts.name.startswith((".", "__MACOSX")):
+                if name.endswith("/") or parts.name.upper() == DIRECTORY or parts.name.startswith((".", "__MACOSX")):
                     continue
                 if parts.suffix.lower() in DICOM_ENDINGS or _begins_like_dicom(archive, name):
                     yield Source(path, name)
-    except (OSError, zipfile.BadZipFile, zlib.error, NotImplementedError):
+    except (OSError, *DAMAGED):
         yield Source(path)  # whoever reads it learns what is wrong
 
 
@@ -120,5 +123,5 @@ def _begins_like_dicom(archive: zipfile.ZipFile, name: str) -> bool:
     try:
         with archive.open(name) as stream:
             return stream.read(DICOM_PREAMBLE + 4)[DICOM_PREAMBLE:] == b"DICM"
-    except (RuntimeError, zipfile.BadZipFile, zlib.error, NotImplementedError):
-        return False
+    except (OSError, *DAMAGED):
+        return True  # encrypted or damaged: whoever reads it learns so

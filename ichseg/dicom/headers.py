@@ -19,8 +19,8 @@ WANTED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUI
           "SeriesNumber", "SeriesDescription", "AcquisitionNumber", "InstanceNumber", "BodyPartExamined",
           "ConvolutionKernel", "SliceThickness", "ContrastBolusAgent", "GantryDetectorTilt", "Rows", "Columns",
           "SamplesPerPixel", "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient", "NumberOfFrames",
-          "WindowWidth", "SpecificCharacterSet", "SharedFunctionalGroupsSequence",
-          "PerFrameFunctionalGroupsSequence")  # fmt: skip
+          "WindowWidth", "RescaleType", "PhotometricInterpretation", "SpecificCharacterSet",
+          "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ class Instance:
         thickness: mm.
         tilt: degrees.
         contrast: an agent is named.
+        rescale_type: what the values are after rescaling: HU, if the header says so.
+        photometric: which way gray runs.
         window_width: HU; the widest of several.
     """
 
@@ -65,6 +67,8 @@ class Instance:
     thickness: float | None
     tilt: float | None
     contrast: bool
+    rescale_type: str
+    photometric: str
     window_width: float | None
 
 
@@ -75,6 +79,15 @@ def read_instances(source: Source) -> list[Instance]:
         ScanError: it is no DICOM file, or says not even which series it belongs to.
     """
     header = read_dataset(source, pixels=False, only=WANTED)
+    try:
+        return _instances(source, header)
+    except ScanError:
+        raise
+    except Exception as error:  # values are decoded when they are asked for; pydicom's words might quote them
+        raise ScanError(f"{source}: not a readable DICOM header ({type(error).__name__})") from None
+
+
+def _instances(source: Source, header: Any) -> list[Instance]:
     if not header.get("SeriesInstanceUID") or not header.get("SOPInstanceUID"):
         raise ScanError(f"{source}: no SeriesInstanceUID or SOPInstanceUID in the header")
     if str(header.get("SOPClassUID", "")) not in ENHANCED_CT:
@@ -147,7 +160,9 @@ def _instance(source: Source, header: Any, frame: int | None, groups: Sequence[A
         orientation=_numbers(told("PlaneOrientationSequence", "ImageOrientationPatient")),
         thickness=next(iter(_numbers(told("PixelMeasuresSequence", "SliceThickness"))), None),
         tilt=next(iter(_numbers(told("CTGeometrySequence", "GantryDetectorTilt"))), None),
-        contrast=bool(_text(header.get("ContrastBolusAgent"))),
+        contrast=_text(header.get("ContrastBolusAgent")).upper() not in ("", "NONE", "NO", "N", "0"),
+        rescale_type=_text(told("PixelValueTransformationSequence", "RescaleType")).upper(),
+        photometric=_text(header.get("PhotometricInterpretation")).upper(),
         window_width=max(widths, default=None),
     )  # fmt: skip
 
@@ -181,4 +196,4 @@ def _whole(value: Any) -> int | None:
 
 
 def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:120] or type(error).__name__
+    return type(error).__name__  # its words might quote the header

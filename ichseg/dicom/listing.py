@@ -106,9 +106,13 @@ def write_scan(item: Mapping[str, Any]) -> list[str]:
     Raises:
         ScanError: names the DICOM file that cannot be read.
     """
-    stack = stack_of(item[STACK])
-    voxels, doubts = read_stack(stack)
     path = Path(str(item["image"]))
+    try:
+        stack = stack_of(item[STACK])
+        voxels, doubts = read_stack(stack)
+    except ScanError:
+        path.unlink(missing_ok=True)  # of what the series was before
+        raise
     path.parent.mkdir(parents=True, exist_ok=True)
     write_volume(path, voxels, stack.affine, NOTE)
     return doubts
@@ -143,8 +147,8 @@ def _relative(path: Path, root: str) -> str:
     """Name of a folder below the root; of the root itself, its own name."""
     if not root:
         return path.name
-    name = os.path.relpath(path, root)
-    return path.absolute().name if name == "." else name
+    parts = [part for part in Path(os.path.relpath(path, root)).parts if part not in ("..", "/")]
+    return "/".join(parts) or path.absolute().name
 
 
 def _place(stack: Stack) -> str:

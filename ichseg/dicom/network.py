@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import re
+import socket
 import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,17 +30,31 @@ class NotSent(IchsegError):
     """The other side cannot be reached, or refuses: to be tried again."""
 
 
+class Unreachable(NotSent):
+    """The other side is not there at all."""
+
+
 class Destination(Protocol):
     """Where objects go."""
 
     name: str
 
-    def send(self, paths: Sequence[Path], arrived: Callable[[Path, str], None]) -> None:
-        """Send files, calling ``arrived`` with each and its SOPInstanceUID.
+    def send(self, paths: Sequence[Path], arrived: Callable[[Path, str], None]) -> dict[Path, str]:
+        """Send files, calling ``arrived`` with each that arrives and its SOPInstanceUID.
+
+        Returns:
+            those that were refused, and why.
 
         Raises:
-            NotSent: some did not arrive.
+            NotSent: the connection broke, or there was none.
         """
+
+
+class _LateHandshake(ssl.SSLContext):
+    """The handshake waits for the caller's first bytes: one that sends nothing must not keep others out."""
+
+    def wrap_socket(self, *args: Any, **kwargs: Any) -> ssl.SSLSocket:
+        return super().wrap_socket(*args, **{**kwargs, "do_handshake_on_connect": False})
 
 
 @dataclass(frozen=True)
@@ -60,9 +76,13 @@ class Security:
         Raises:
             IchsegError: a file cannot be used.
         """
-        purpose = ssl.Purpose.CLIENT_AUTH if server else ssl.Purpose.SERVER_AUTH
         try:
-            made = ssl.create_default_context(purpose, cafile=self.authority)
+            if server:
+                made: ssl.SSLContext = _LateHandshake(ssl.PROTOCOL_TLS_SERVER)
+                if self.authority is not None:
+                    made.load_verify_locations(self.authority)
+            else:
+                made = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=self.authority)
             made.load_cert_chain(self.certificate, self.key)
         except (OSError, ssl.SSLError) as error:
             raise IchsegError(f"TLS: {self.certificate}, {self.key}: {error}") from None
@@ -91,24 +111,35 @@ class DimseDestination:
         self.aet, self.host, self.port = found["aet"], found["host"], int(found["port"])
         self.context = None if security is None else security.context(server=False)
 
-    def send(self, paths: Sequence[Path], arrived: Callable[[Path, str], None]) -> None:
+    def send(self, paths: Sequence[Path], arrived: Callable[[Path, str], None]) -> dict[Path, str]:
         pydicom = dicom_package("pydicom", PURPOSE)
         found = [(path, pydicom.dcmread(path)) for path in paths]
         kinds = {(str(one.SOPClassUID), str(one.file_meta.TransferSyntaxUID)) for _, one in found}
         association = self._associate(sorted(kinds))
+        refused: dict[Path, str] = {}
+        if not association.is_established:  # nothing of it is accepted
+            return {path: f"{self.name} does not accept {one.SOPClassUID.name}" for path, one in found}
         try:
             for path, one in found:
                 try:
                     status = association.send_c_store(one)
-                except (RuntimeError, ValueError) as error:
-                    raise NotSent(f"{self.name}: {error}") from None
-                if "Status" not in status or status.Status not in (SUCCESS, 0xB000, 0xB006, 0xB007):
-                    code = f"status 0x{status.Status:04x}" if "Status" in status else "no answer"
-                    raise NotSent(f"{self.name}: an object was not accepted ({code})")
-                arrived(path, str(one.SOPInstanceUID))
+                except RuntimeError:
+                    raise NotSent(f"{self.name}: the connection broke") from None
+                except ValueError:  # no presentation context was accepted
+                    refused[path] = f"{self.name} does not accept {one.SOPClassUID.name}"
+                    continue
+                if "Status" not in status:
+                    raise NotSent(f"{self.name}: no answer")
+                if status.Status in (SUCCESS, 0xB000, 0xB006, 0xB007):
+                    arrived(path, str(one.SOPInstanceUID))
+                elif status.Status & 0xFF00 == OUT_OF_RESOURCES:
+                    raise NotSent(f"{self.name}: out of resources (status 0x{status.Status:04x})")
+                else:
+                    refused[path] = f"{self.name} refused an object (status 0x{status.Status:04x})"
         finally:
             if association.is_established:
                 association.release()
+        return refused
 
     def echo(self) -> None:
         """Ask whether the other side is there (C-ECHO).
@@ -117,6 +148,8 @@ class DimseDestination:
             NotSent: it is not.
         """
         association = self._associate([("1.2.840.10008.1.1", "1.2.840.10008.1.2")])
+        if not association.is_established:
+            raise NotSent(f"{self.name}: does not answer C-ECHO")
         try:
             status = association.send_c_echo()
             if "Status" not in status or status.Status != SUCCESS:
@@ -130,10 +163,13 @@ class DimseDestination:
         for kind, syntax in kinds:
             entity.add_requested_context(kind, [syntax])
         options = {} if self.context is None else {"tls_args": (self.context, self.host)}
-        association = entity.associate(self.host, self.port, ae_title=self.aet, **options)
-        if not association.is_established:
+        try:
+            association = entity.associate(self.host, self.port, ae_title=self.aet, **options)
+        except OSError as error:  # a name that is not known
+            raise Unreachable(f"{self.name}: cannot be reached ({error.strerror or error})") from None
+        if not association.is_established and not association.rejected_contexts:
             why = "refuses the association" if association.is_rejected else "cannot be reached"
-            raise NotSent(f"{self.name}: {why}")
+            raise Unreachable(f"{self.name}: {why}")
         return association
 
 
@@ -148,17 +184,37 @@ class WebDestination:
     def __init__(self, client: Any, name: str) -> None:
         self.client, self.name = client, name
 
-    def send(self, paths: Sequence[Path], arrived: Callable[[Path, str], None]) -> None:
+    def send(self, paths: Sequence[Path], arrived: Callable[[Path, str], None]) -> dict[Path, str]:
         pydicom = dicom_package("pydicom", PURPOSE)
+        refused: dict[Path, str] = {}
         for path in paths:
             one = pydicom.dcmread(path)
             try:
                 answer = self.client.store_instances([one])
             except Exception as error:  # requests' own, and those of the server's answers
-                raise NotSent(f"{self.name}: {' '.join(str(error).split())[:160]}") from None
+                code = status_code(error)
+                if code is not None and 400 <= code < 500 and code not in (401, 403, 408, 429):
+                    refused[path] = f"{self.name} refused an object (HTTP {code})"
+                    continue
+                kind = NotSent if code is not None else Unreachable
+                raise kind(f"{self.name}: {what_failed(error)}") from None
             if "FailedSOPSequence" in answer and answer.FailedSOPSequence:
-                raise NotSent(f"{self.name}: an object was not accepted")
-            arrived(path, str(one.SOPInstanceUID))
+                refused[path] = f"{self.name} refused an object"
+            else:
+                arrived(path, str(one.SOPInstanceUID))
+        return refused
+
+
+def status_code(error: Exception) -> int | None:
+    """Of an HTTP answer that was an error; None if there was no answer."""
+    answer = getattr(error, "response", None)
+    return None if answer is None else int(answer.status_code)
+
+
+def what_failed(error: Exception) -> str:
+    """An error of a web request in words that quote neither address nor query."""
+    code = status_code(error)
+    return f"HTTP {code}" if code is not None else f"cannot be reached ({type(error).__name__})"
 
 
 @dataclass(frozen=True)
@@ -214,7 +270,11 @@ class Listener:
         if not self.allowed:
             return True
         title, host = association.requestor.ae_title, association.requestor.address
-        return title in self.allowed or f"{title}@{host}" in self.allowed
+        for one in self.allowed:
+            name, _, wanted = one.partition("@")
+            if name == title and (not wanted or host in _addresses(wanted)):
+                return True
+        return False
 
     def _store(self, event: Any) -> int:
         if not self._may_call(event.assoc):
@@ -234,6 +294,15 @@ class Listener:
             logger.error("%s", error)
             return OUT_OF_RESOURCES
         return SUCCESS
+
+
+@lru_cache(maxsize=256)
+def _addresses(host: str) -> frozenset[str]:
+    """A host as callers are known by."""
+    try:
+        return frozenset({host, *(str(found[4][0]) for found in socket.getaddrinfo(host, None))})
+    except OSError:
+        return frozenset({host})
 
 
 def _entity(title: str) -> Any:

@@ -6,7 +6,10 @@ Standards: Segmentation IOD (PS3.3 A.51, BINARY), TID 1500 Measurement Report (P
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
+import re
+import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,9 +28,15 @@ RESEARCH_ONLY = "Research use only; not for diagnosis"
 # Numbers of the series that are added to a study, and of the objects within them.
 SEGMENTATION_SERIES, REPORT_SERIES, CAPTURE_SERIES = 9100, 9101, 9102
 PRIVATE_SCHEME = "99ICHSEG"
-# Attributes that every composite object has, empty where the source has none (type 2).
-EXPECTED = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate", "StudyTime",
-            "AccessionNumber", "ReferringPhysicianName")  # fmt: skip
+# Attributes that every composite object has, empty where the source has none (type 2), and what they may hold.
+ANYTHING = re.compile(r".*", re.DOTALL)
+EXPECTED = {
+    "PatientID": ANYTHING, "PatientName": ANYTHING, "PatientBirthDate": re.compile(r"(\d{8})?"),
+    "PatientSex": re.compile("[MFO]?"), "StudyID": ANYTHING, "StudyDate": re.compile(r"(\d{8})?"),
+    "StudyTime": re.compile(r"(\d{2,6}(\.\d{1,6})?)?"), "AccessionNumber": ANYTHING, "ReferringPhysicianName": ANYTHING,
+}  # fmt: skip
+# Character sets that need no translation; everything else becomes Unicode.
+KNOWN_SETS = ("ISO_IR 100", "ISO_IR 192", "ISO_IR 6")
 
 
 @dataclass(frozen=True)
@@ -52,17 +61,43 @@ class Origin:
 def source_headers(stack: Stack) -> list[Any]:
     """Datasets of the images of a stack in its order, each without its pixels; a multi-frame file once.
 
+    What their headers lack or hold in a form the standard does not know is mended, as objects that refer to them could
+    not be written otherwise: the same frame of reference, orientation and study for all, Unicode where there were
+    several character sets.
+
     Raises:
         ScanError: a file cannot be read any more.
     """
     found: dict[Source, Any] = {}
     for one in stack.instances:
         if one.source not in found:
-            found[one.source] = read_dataset(one.source, pixels=False)
-            for name in EXPECTED:
-                if name not in found[one.source]:
-                    setattr(found[one.source], name, "")
+            found[one.source] = _mended(read_dataset(one.source, pixels=False), stack)
+    first = next(iter(found.values()))
+    for dataset in found.values():
+        for name in ("StudyInstanceUID", "FrameOfReferenceUID", "ImageOrientationPatient", "PixelSpacing"):
+            if name in first:
+                setattr(dataset, name, first[name].value)
     return list(found.values())
+
+
+def _mended(dataset: Any, stack: Stack) -> Any:
+    """The header of one image in a form that can be referred to."""
+    characters = dataset.get("SpecificCharacterSet")
+    if characters and (not isinstance(characters, str) or characters not in KNOWN_SETS):
+        with contextlib.suppress(LookupError, UnicodeError):
+            dataset.decode()
+        dataset.SpecificCharacterSet = "ISO_IR 192"
+    for name, form in EXPECTED.items():
+        value = str(dataset.get(name) or "")
+        if name not in dataset or dataset.get(name) is None or not form.fullmatch(value):
+            setattr(dataset, name, "")
+    if not dataset.get("StudyInstanceUID"):
+        dataset.StudyInstanceUID = _uid("study", stack.first.series)
+    if not dataset.get("FrameOfReferenceUID"):
+        dataset.FrameOfReferenceUID = _uid("frame of reference", stack.first.series)
+    if stack.first.frame is None and not dataset.get("SliceThickness"):
+        dataset.SliceThickness = round(stack.step_mm, 4)
+    return dataset
 
 
 def segmentation(mask: np.ndarray, stack: Stack, sources: Sequence[Any], origin: Origin) -> Any:
@@ -80,8 +115,10 @@ def segmentation(mask: np.ndarray, stack: Stack, sources: Sequence[Any], origin:
     hd = dicom_package("highdicom", "writing DICOM")
     codes = dicom_package("pydicom.sr.codedict", "writing DICOM").codes
     frames = np.moveaxis(np.asarray(mask) > 0, (2, 1, 0), (0, 1, 2)).astype(np.uint8)
-    if stack.first.frame is not None:  # in the order of the file
-        frames = frames[np.argsort([one.frame or 0 for one in stack.instances])]
+    if stack.first.frame is not None:  # in the order of the file, of which the stack may be a part
+        whole = np.zeros((int(sources[0].NumberOfFrames), *frames.shape[1:]), np.uint8)
+        whole[[one.frame or 0 for one in stack.instances]] = frames
+        frames = whole
     description = hd.seg.SegmentDescription(
         segment_number=1,
         segment_label="Intracranial hemorrhage",
@@ -89,7 +126,7 @@ def segmentation(mask: np.ndarray, stack: Stack, sources: Sequence[Any], origin:
         segmented_property_type=codes.SCT.Hemorrhage,
         algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
         algorithm_identification=_algorithm(hd.AlgorithmIdentificationSequence, codes, origin),
-        tracking_uid=identifier(stack, origin, "lesions", frames),
+        tracking_uid=identifier(stack, origin, "finding"),
         tracking_id="Intracranial hemorrhage",
         anatomic_regions=[codes.SCT.IntracranialStructure],
     )
@@ -129,12 +166,13 @@ def report(
     Args:
         measured: of :func:`ichseg.metrics.measure_mask`.
         stack, sources, origin: as for :func:`segmentation`.
-        segmented: the SEG object; None without hemorrhage.
+        segmented: the SEG object it refers to; None without hemorrhage, or if none is stored.
         probability: of hemorrhage in the scan, if the network gives one.
     """
     sr = dicom_package("highdicom.sr", "writing DICOM")
     codes = dicom_package("pydicom.sr.codedict", "writing DICOM").codes
-    present = segmented is not None
+    present = measured["volume_ml"] > 0
+    told = [sorted(measured.items()), probability, None if segmented is None else str(segmented.SOPInstanceUID)]
     finding = sr.QualitativeEvaluation(
         codes.SCT.IntracranialHemorrhage, codes.cid240.Present if present else codes.cid240.Absent
     )
@@ -147,7 +185,7 @@ def report(
         "qualitative_evaluations": [finding],
         "measurements": _measurements(measured, present, probability),
     }  # fmt: skip
-    if present:
+    if segmented is not None:
         region = sr.ReferencedSegment(
             segmented.SOPClassUID, segmented.SOPInstanceUID, 1,
             source_series=sr.SourceSeriesForSegmentation(stack.first.series),
@@ -171,11 +209,11 @@ def report(
     )
     with _quiet():
         made = sr.Comprehensive3DSR(
-            evidence=[*sources, *([segmented] if present else [])],
+            evidence=[*sources, *([] if segmented is None else [segmented])],
             content=content[0],
             series_instance_uid=identifier(stack, origin, "report series"),
             series_number=REPORT_SERIES,
-            sop_instance_uid=identifier(stack, origin, "report", repr(sorted(measured.items())).encode()),
+            sop_instance_uid=identifier(stack, origin, "report", repr(told).encode()),
             instance_number=1,
             manufacturer=MANUFACTURER,
             is_complete=True,
@@ -228,10 +266,17 @@ def _algorithm(kind: Any, codes: Any, origin: Origin) -> Any:
 
 def identifier(stack: Stack, origin: Origin, what: str, content: np.ndarray | bytes = b"") -> str:
     """An identifier that follows from what the object is: sent twice, it is one object."""
-    pydicom_uid = dicom_package("pydicom.uid", "writing DICOM")
     data = content if isinstance(content, bytes) else np.packbits(content).tobytes()
-    parts = [stack.first.series, stack.first.uid, __version__, origin.weights, str(origin.threshold), what, data.hex()]
-    return str(pydicom_uid.generate_uid(prefix="2.25.", entropy_srcs=parts))
+    parts = [stack.first.series, __version__, origin.weights, str(origin.threshold), what, data.hex()]
+    if what not in ("finding", "device") and not what.endswith("series"):
+        parts += [f"{one.uid} {one.frame}" for one in stack.instances]  # a late image makes another object
+    return _uid(*parts)
+
+
+def _uid(*parts: str) -> str:
+    """By PS3.5 B.2, from a UUID of 128 bits."""
+    digest = hashlib.sha256("\n".join(parts).encode()).digest()
+    return f"2.25.{uuid.UUID(bytes=digest[:16], version=4).int}"
 
 
 @contextlib.contextmanager

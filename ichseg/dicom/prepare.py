@@ -14,7 +14,6 @@ from ichseg.dicom.choice import BEST
 from ichseg.dicom.extra import dicom_package
 from ichseg.dicom.headers import read_dataset
 from ichseg.dicom.listing import SCANS, STACK, list_series, stack_of, write_scan
-from ichseg.dicom.spool import short_hash
 from ichseg.errors import IchsegError, ScanError
 from ichseg.io import staged_folder
 
@@ -30,7 +29,7 @@ def prepare_dicom(
 ) -> dict[str, int]:
     """Convert the labeled series into ``scans/``, ``slice_labels.csv`` and ``datalist.json``.
 
-    A patient is known by a hash of the PatientID, which keeps a patient's scans in one fold and tells no name.
+    Patients are numbered: scans with one PatientID stay in one fold, and the identifier itself is not written.
 
     Args:
         source: folder, DICOM file or zip archive.
@@ -53,6 +52,7 @@ def prepare_dicom(
         raise IchsegError(f"{source}: no such file or folder")
     labels = read_instance_table(table)
     made: list[dict[str, Any]] = []
+    patients: dict[str, int] = {}
     with staged_folder(output) as staged:
         root = str(source if source.is_dir() else source.parent)
         for entry in progress(list_series([source], root, staged, series, progress)):
@@ -80,9 +80,11 @@ def prepare_dicom(
                 for doubt in (*stack.doubts, *doubts):
                     warn(f"{name}: {doubt}")
                 header = read_dataset(stack.first.source, pixels=False, only=("SOPClassUID", "PatientID"))
+                patient = str(header.get("PatientID") or f"case {name}")
+                number = patients.setdefault(patient, len(patients) + 1)
                 rows = [{"slice_number": n, "hemorrhage": labels[one.uid]} for n, one in enumerate(stack.instances, 1)]
                 made.append({
-                    "case": name, "patient": short_hash(str(header.get("PatientID") or name)),
+                    "case": name, "patient": f"patient_{number:04d}",
                     "image": f"{SCANS}/{name}.nii.gz", "slices": rows,
                 })  # fmt: skip
         if not made:

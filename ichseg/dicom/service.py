@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,13 +15,15 @@ from ichseg.dicom.choice import BEST
 from ichseg.dicom.files import Source
 from ichseg.dicom.headers import read_dataset
 from ichseg.dicom.listing import list_series
-from ichseg.dicom.network import Destination, NotSent
+from ichseg.dicom.network import Destination, NotSent, Unreachable
 from ichseg.dicom.spool import Spool
-from ichseg.errors import one_line
+from ichseg.dicom.writer import objects_of
+from ichseg.errors import Stopped, one_line
 from ichseg.networks import segmenter_settings
 
 logger = logging.getLogger(__name__)
 BATCH = 20  # studies that one run of the network takes
+TRIES, REFUSALS = 3, 5  # of segmenting what failed, and of sending what is refused
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 600.0  # seconds before what was not sent is tried again
 
 
@@ -54,6 +57,7 @@ class Service:
         self.quiet_seconds, self.series, self.keep_hours = quiet_seconds, series, keep_hours
         self.first_pause = first_pause
         self.stopped = threading.Event()
+        self._again: dict[str, tuple[int, float]] = {}  # study -> how often it was tried, and when it is again
 
     def run(self, wait: float = 1.0) -> None:
         """Work until :attr:`stopped` is set; what is under way is finished first.
@@ -75,12 +79,47 @@ class Service:
         """Take what is complete and segment some of it; returns the number of studies."""
         for study in self.spool.claim(self.quiet_seconds):
             logger.info("study %s: received", study)
-        todo = self.spool.waiting()[:BATCH]
+        self.spool.forget(self.keep_hours)
+        todo = [study for study in self.spool.waiting() if self._again.get(study, (0, 0.0))[1] <= time.time()][:BATCH]
         if todo:
-            self._segment(todo)
-        else:
-            self.spool.forget(self.keep_hours)
+            try:
+                self._segment(todo)
+            except (Stopped, OSError) as error:
+                logger.error("%s; waiting for room", one_line(error))
+                self.stopped.wait(self.first_pause)
+                return 0
+            except Exception as error:  # of one of them: each by itself
+                for study in todo:
+                    self._alone(study, error if len(todo) == 1 else None)
         return len(todo)
+
+    def _alone(self, study: str, known: Exception | None) -> None:
+        """Segment a study that must not keep the others from being done; one that cannot be done is set aside."""
+        try:
+            if known is not None:
+                raise known
+            self._segment([study])
+        except (Stopped, OSError):
+            raise
+        except Exception as error:
+            logger.debug("study %s", study, exc_info=error)
+            images = [file.name for file in (self.spool.studies / study).glob("*.dcm")]
+            self.spool.finish(study, images, {}, f"failed: {one_line(error)}", [])
+            logger.error("study %s: failed: %s", study, one_line(error))
+
+    def _try_again(self, study: str, rows: Sequence[Mapping[str, Any]]) -> bool:
+        """True for a failure that may be the machine's rather than the files': it is tried a few times."""
+        passing = [row for row in rows if row["status"] == "failed" and row.get("stage") != "read"]
+        tries = self._again.get(study, (0, 0.0))[0] + 1
+        if not passing or tries >= TRIES:
+            self._again.pop(study, None)
+            return False
+        self._again[study] = tries, time.time() + self._pause(tries)
+        logger.warning("study %s: %s; tried again", study, passing[0]["message"])
+        return True
+
+    def _pause(self, tries: int) -> float:
+        return float(min(self.first_pause * 2 ** min(tries, 20), LONGEST_PAUSE))
 
     def drain(self) -> None:
         """Segment and send all there is, once."""
@@ -104,16 +143,11 @@ class Service:
             rows = {row["case"]: row for row in runner.run()}
         for study in studies:
             own = [rows[entry["case"]] for entry in entries if _study_of(entry["case"]) == study]
+            if self._try_again(study, own):
+                continue
             done = [row for row in own if row["status"] in ("ok", "flagged")]
-            objects = {}
-            for row in done:
-                found = self.spool.results.glob(f"{row['case']}_*.dcm")
-                pictures = self.spool.results.glob(f"{row['case']}_capture/*.dcm")
-                for file in sorted([*found, *pictures]):
-                    uid = read_dataset(
-                        Source(file), pixels=False, only=("SOPClassUID", "SOPInstanceUID")
-                    ).SOPInstanceUID
-                    objects[str(file.relative_to(self.spool.results))] = str(uid)
+            files = [file for row in done for file in objects_of(self.spool.results / row["case"])]
+            objects = {str(file.relative_to(self.spool.results)): _uid_of(file) for file in files}
             outcome = _outcome(own, done)
             self.spool.finish(study, images[study], objects, outcome, list(self.destinations))
             logger.info("study %s: %s", study, outcome)
@@ -123,38 +157,64 @@ class Service:
         while not self.stopped.is_set():
             try:
                 self.send()
-            except OSError as error:  # a full disk, say: what is queued stays queued
+            except Exception as error:  # a full disk, say: what is queued stays queued
                 logger.error("%s", one_line(error))
             self.stopped.wait(wait)
 
     def send(self) -> None:
-        """Try everything that is due, once."""
+        """Try everything that is due, once; of a destination that cannot be reached, only the first."""
+        away: dict[str, str] = {}
         for study, name, entry in self.spool.due():
             destination = self.destinations.get(name)
             if destination is None:
                 continue  # of an earlier run with other destinations; it waits for one
-            there = self.spool.known(study).get("sent", {}).get(name, {})
-            paths = {self.spool.results / one: one for one in entry["objects"]}
-            lacking = [path for path, one in paths.items() if one not in there or not _same(path, there[one])]
-
-            def arrived(path: Path, uid: str, study: str = study, name: str = name, paths: Any = paths) -> None:
-                self.spool.sent(study, name, paths[path], uid)
-
+            if self.stopped.is_set() and away:
+                return
+            if name in away:
+                self._put_off(study, name, entry, away[name])
+                continue
             try:
-                if lacking:
-                    destination.send(lacking, arrived)
+                refused = self._send_one(study, destination, entry)
+            except Unreachable as error:
+                away[name] = str(error)
+                self._put_off(study, name, entry, str(error))
             except NotSent as error:
-                pause = min(self.first_pause * 2 ** min(entry["tries"], 20), LONGEST_PAUSE)
-                logger.warning("study %s: %s; kept, next try in %.0f s", study, error, pause)
-                self.spool.postpone(study, name, entry, pause)
+                self._put_off(study, name, entry, str(error))
+            except Exception as error:  # of this entry alone, such as a file that was removed
+                self._put_off(study, name, entry, one_line(error))
             else:
-                self.spool.delivered(study, name)
-                logger.info("study %s: %d objects sent to %s", study, len(paths), name)
+                if refused and entry["tries"] + 1 < REFUSALS:
+                    self._put_off(study, name, entry, "; ".join(sorted(set(refused.values()))))
+                    continue
+                self.spool.delivered(study, name, entry)
+                if refused:
+                    self.spool.note(study, undeliverable={name: refused})
+                    logger.error("study %s: %s does not take %s; given up", study, name, ", ".join(sorted(refused)))
+                else:
+                    logger.info("study %s: %d objects sent to %s", study, len(entry["objects"]), name)
+
+    def _send_one(self, study: str, destination: Destination, entry: Mapping[str, Any]) -> dict[str, str]:
+        """Send what has not arrived; returns what was refused: name -> why."""
+        there = self.spool.known(study).get("sent", {}).get(destination.name, {})
+        paths = {self.spool.results / one: one for one in entry["objects"]}
+        lacking = [path for path, one in paths.items() if one not in there or _uid_of(path) != there[one]]
+
+        def arrived(path: Path, uid: str) -> None:
+            self.spool.sent(study, destination.name, paths[path], uid)
+
+        refused = destination.send(lacking, arrived) if lacking else {}
+        return {paths[path]: why for path, why in refused.items()}
+
+    def _put_off(self, study: str, name: str, entry: Mapping[str, Any], why: str) -> None:
+        pause = self._pause(entry["tries"])
+        logger.warning("study %s: %s; kept, next try in %.0f s", study, why, pause)
+        self.spool.postpone(study, name, entry, pause)
 
 
-def _same(path: Path, uid: str) -> bool:
-    """True if a file is the object that was sent."""
-    return bool(read_dataset(Source(path), pixels=False, only=("SOPClassUID", "SOPInstanceUID")).SOPInstanceUID == uid)
+def _uid_of(path: Path) -> str:
+    """SOPInstanceUID of an object."""
+    header = read_dataset(Source(path), pixels=False, only=("SOPClassUID", "SOPInstanceUID"))
+    return str(header.SOPInstanceUID)
 
 
 def _study_of(case: str) -> str:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import secrets
 import shutil
 import threading
 import time
@@ -21,8 +23,15 @@ from typing import Any
 
 from ichseg.errors import IchsegError
 from ichseg.io import atomic_path, write_text
+from ichseg.io.atomic import remove_leftovers
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
 
 HOUR_SECONDS = 3600.0
+LOOK_SECONDS = 60.0  # between looks for what may be removed
 
 
 class DiskFull(IchsegError):
@@ -45,6 +54,26 @@ class Spool:
         for one in (self.incoming, self.fetched, self.studies, self.results, self.outbox, self.state):
             one.mkdir(parents=True, exist_ok=True)
         self._moving, self._writing = threading.Lock(), threading.Lock()
+        self._looked = 0.0
+
+    @contextmanager
+    def opened(self) -> Iterator[Spool]:
+        """Keep other processes out, and clear what an interrupted one left.
+
+        Raises:
+            IchsegError: another process works in the folder.
+        """
+        with (self.folder / ".lock").open("a") as stream:
+            if fcntl is not None:
+                try:
+                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise IchsegError(f"{self.folder}: another process works in this folder; choose another") from None
+            remove_leftovers(self.folder)
+            for one in (*self.studies.iterdir(), *self.incoming.iterdir()):
+                if one.is_dir() and not any(one.iterdir()):
+                    one.rmdir()
+            yield self
 
     # --- receiving ----------------------------------------------------------------------------------------------
     def receive(self, study_uid: str, instance_uid: str, data: bytes) -> str:
@@ -73,10 +102,17 @@ class Spool:
         shutil.rmtree(folder, ignore_errors=True)  # of a killed process
         try:
             yield partial(self._keep, folder)
-            if folder.is_dir():
-                folder.replace(self.studies / study)
+            target = self.studies / study
+            target.mkdir(exist_ok=True)
+            for file in sorted(folder.glob("*.dcm")):
+                file.replace(target / file.name)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+    def note(self, study: str, **facts: Any) -> None:
+        """Write down something else about a study."""
+        with self._writing:
+            write_text(self.state / f"{study}.json", json.dumps({**self.known(study), **facts}))
 
     def _keep(self, folder: Path, instance_uid: str, data: bytes) -> None:
         if shutil.disk_usage(self.folder).free - len(data) < self.min_free:
@@ -84,6 +120,7 @@ class Spool:
         try:
             with atomic_path(folder / f"{short_hash(instance_uid)}.dcm") as temporary:
                 temporary.write_bytes(data)
+            _sync_folder(folder)
         except OSError as error:
             raise DiskFull(f"{self.folder}: {error.strerror or error}; not accepted") from None
 
@@ -136,19 +173,23 @@ class Spool:
             for destination in destinations:
                 there = before.get("sent", {}).get(destination, {}).values()
                 if names := [name for name, uid in objects.items() if uid not in there]:
-                    self._queue(study, destination, {"objects": names, "tries": 0, "next": 0.0})
+                    self._queue(
+                        study, destination, {"objects": names, "tries": 0, "next": 0.0, "made": secrets.token_hex(8)}
+                    )
             seen = sorted({*images, *before.get("images", ())})
             state = {**before, "images": seen, "outcome": outcome, "finished": time.time()}
             write_text(self.state / f"{study}.json", json.dumps(state))
 
     def forget(self, hours: float) -> int:
         """Remove images and scans of studies that were finished so long ago and wait for nothing; returns how many."""
+        if time.time() - self._looked < min(LOOK_SECONDS, hours * HOUR_SECONDS):
+            return 0
+        self._looked = time.time()
         waiting = {self._study_of(file) for file in self.outbox.glob("*.json")} | set(self.waiting())
         removed = 0
-        for file in self.state.glob("*.json"):
-            study = file.stem
+        for study in sorted(folder.name for folder in self.studies.iterdir()):
             old = time.time() - self.known(study).get("finished", time.time()) >= hours * HOUR_SECONDS
-            if not old or study in waiting or not (self.studies / study).is_dir():
+            if not old or study in waiting:
                 continue
             shutil.rmtree(self.studies / study)
             for scan in (self.results / "scans").glob(f"{study}*"):
@@ -173,15 +214,23 @@ class Spool:
             state.setdefault("sent", {}).setdefault(destination, {})[name] = uid
             write_text(self.state / f"{study}.json", json.dumps(state))
 
-    def delivered(self, study: str, destination: str) -> None:
-        """Everything has arrived."""
-        self._file(study, destination).unlink(missing_ok=True)
+    def delivered(self, study: str, destination: str, entry: Mapping[str, Any]) -> None:
+        """Nothing of an entry is left to be sent. One that was queued meanwhile stays."""
+        with self._writing:
+            if self._is_current(study, destination, entry):
+                self._file(study, destination).unlink(missing_ok=True)
 
-    def postpone(self, study: str, destination: str, entry: dict[str, Any], pause: float) -> None:
-        """Nothing could be sent: try again after a pause, in seconds."""
-        self._queue(study, destination, {**entry, "tries": entry["tries"] + 1, "next": time.time() + pause})
+    def postpone(self, study: str, destination: str, entry: Mapping[str, Any], pause: float) -> None:
+        """Not everything could be sent: try again after a pause, in seconds."""
+        with self._writing:
+            if self._is_current(study, destination, entry):
+                self._queue(study, destination, {**entry, "tries": entry["tries"] + 1, "next": time.time() + pause})
 
-    def _queue(self, study: str, destination: str, entry: dict[str, Any]) -> None:
+    def _is_current(self, study: str, destination: str, entry: Mapping[str, Any]) -> bool:
+        file = self._file(study, destination)
+        return file.is_file() and json.loads(file.read_text(encoding="utf-8"))["made"] == entry["made"]
+
+    def _queue(self, study: str, destination: str, entry: Mapping[str, Any]) -> None:
         write_text(self._file(study, destination), json.dumps({**entry, "destination": destination}))
 
     def _file(self, study: str, destination: str) -> Path:
@@ -190,6 +239,17 @@ class Spool:
     @staticmethod
     def _study_of(file: Path) -> str:
         return file.stem.split("_")[0]
+
+
+def _sync_folder(folder: Path) -> None:
+    """A new name survives a power cut only once its folder is written, where the system can be told so."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def short_hash(text: str) -> str:

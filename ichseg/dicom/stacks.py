@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,9 @@ AXIAL = 0.7
 SAME_PLACE_MM = 0.02
 UNEVEN = 0.05  # of the median distance: distances that differ by more are not equal
 SIDEWAYS_MM = 1.0
-PARALLEL = 1e-3
+# Images of one stack differ by no more than this in the direction cosines, and by this share in their spacing.
+PARALLEL, SAME_SPACING = 0.01, 0.002
+WIDE_GAP = 3.0  # times the usual step: what lies between is not counted
 
 PROJECTIONS = {"LOCALIZER": "a localizer", "SCOUT": "a localizer", "PROJECTION IMAGE": "a projection",
                "MIP": "a maximum intensity projection", "MINIP": "a minimum intensity projection",
@@ -86,15 +89,16 @@ def stacks(instances: Iterable[Instance]) -> list[Stack]:
     A series is split by orientation, size, spacing, kernel, and kind of image; where positions still repeat, by
     acquisition, or else by the order of the repetitions.
     """
-    groups: defaultdict[Any, list[Instance]] = defaultdict(list)
+    groups: defaultdict[Any, list[list[Instance]]] = defaultdict(list)
     for one in instances:
-        directions = tuple(round(d, 2) + 0.0 for d in one.orientation)
-        spacing = tuple(round(s, 4) for s in one.spacing)
-        groups[
-            one.study, one.series, directions, spacing, one.rows, one.columns, one.kernel, one.image_type[2:3]
-        ].append(one)
+        alike = groups[one.study, one.series, one.rows, one.columns, one.kernel, one.image_type[2:3], one.rescale_type]
+        group = next((images for images in alike if _parallel(images[0], one)), None)
+        if group is None:
+            alike.append([one])
+        else:
+            group.append(one)
     found = []
-    for images in groups.values():
+    for images in (group for alike in groups.values() for group in alike):
         images, copies = _without_copies(images)
         why = _no_scan(images[0])
         if why:
@@ -107,8 +111,9 @@ def stacks(instances: Iterable[Instance]) -> list[Stack]:
             continue
         lost = len(images) - len(placed)
         doubts = [f"left out {lost} image{'s' if lost > 1 else ''} without ImagePositionPatient"] if lost else []
-        for part in _apart(sorted(placed, key=_height)):
-            found.append(_described(part, copies, doubts))
+        normal = _normal(placed[0])  # one for all: its own would let slices change places
+        for part in _apart(sorted(placed, key=lambda one: _height(one, normal)), normal):
+            found.append(_described(part, normal, copies, doubts))
     return sorted(found, key=lambda s: (s.first.study, s.first.series_number or 0, s.first.series, s.first.number or 0))
 
 
@@ -126,6 +131,8 @@ def _no_scan(one: Instance) -> str:
         return "not a CT image"
     if one.samples != 1:
         return "a color picture"
+    if one.rescale_type not in ("", "HU", "US"):
+        return f"values in {one.rescale_type.lower()}, not HU"
     if one.rows < 2 or one.columns < 2:
         return "no rows or columns in the header"
     for name, values, count in (("ImageOrientationPatient", one.orientation, 6), ("PixelSpacing", one.spacing, 2)):
@@ -142,33 +149,61 @@ def _no_scan(one: Instance) -> str:
     return ""
 
 
-def _apart(images: Sequence[Instance]) -> list[list[Instance]]:
-    """Images in order of height, split so that no place is taken twice."""
-    if not _repeats(images):
-        return [list(images)]
+def _parallel(one: Instance, other: Instance) -> bool:
+    """True if two images may belong to one stack by how they lie and how large their pixels are."""
+    if len(one.orientation) != len(other.orientation) or len(one.spacing) != len(other.spacing):
+        return False
+    turned = np.abs(np.subtract(one.orientation, other.orientation)).max(initial=0.0) > PARALLEL
+    scaled = np.abs(np.subtract(one.spacing, other.spacing)).max(initial=0.0) > SAME_SPACING * max(
+        one.spacing, default=0
+    )
+    return not (turned or scaled)
+
+
+def _apart(images: Sequence[Instance], normal: np.ndarray) -> list[list[Instance]]:
+    """Images in order of height, split so that no place is taken twice and no two acquisitions are mixed."""
     by_acquisition: defaultdict[int | None, list[Instance]] = defaultdict(list)
     for one in images:
         by_acquisition[one.acquisition].append(one)
-    if len(by_acquisition) > 1 and not any(map(_repeats, by_acquisition.values())):
-        return list(by_acquisition.values())
-    parts: list[list[Instance]] = []
+    parts = list(by_acquisition.values())
+    whole = len(parts) > 1 and min(map(len, parts)) >= FEWEST_SLICES  # some scanners number every slice
+    if (
+        whole
+        and not any(_repeats(part, normal) for part in parts)
+        and (_repeats(images, normal) or _mixed(parts, normal))
+    ):
+        return parts
+    if not _repeats(images, normal):
+        return [list(images)]
+    parts = []
     place, turn = np.nan, 0
-    for one in sorted(images, key=lambda i: (round(_height(i) / SAME_PLACE_MM), i.number or 0)):
-        turn = turn + 1 if abs(_height(one) - place) < SAME_PLACE_MM else 0
-        place = _height(one)
+    for one in sorted(images, key=lambda i: (round(_height(i, normal) / SAME_PLACE_MM), i.number or 0)):
+        turn = turn + 1 if abs(_height(one, normal) - place) < SAME_PLACE_MM else 0
+        place = _height(one, normal)
         if turn == len(parts):
             parts.append([])
         parts[turn].append(one)
     return parts
 
 
-def _repeats(images: Sequence[Instance]) -> bool:
-    return bool((np.diff([_height(one) for one in images]) < SAME_PLACE_MM).any())
+def _mixed(parts: Sequence[Sequence[Instance]], normal: np.ndarray) -> bool:
+    """True if two acquisitions cover the same heights, by more than the slices at their ends."""
+    ranges = []
+    for part in parts:
+        heights = [_height(one, normal) for one in part]
+        step = float(np.median(np.diff(heights)))
+        ranges.append((heights[0] + 2 * step, heights[-1] - 2 * step))
+    ranges.sort()
+    return any(upper > lower for (_, upper), (lower, _) in pairwise(ranges))
 
 
-def _described(images: Sequence[Instance], copies: int, doubts: Sequence[str]) -> Stack:
+def _repeats(images: Sequence[Instance], normal: np.ndarray) -> bool:
+    return bool((np.diff([_height(one, normal) for one in images]) < SAME_PLACE_MM).any())
+
+
+def _described(images: Sequence[Instance], normal: np.ndarray, copies: int, doubts: Sequence[str]) -> Stack:
     """A stack with its slabs, and what is doubtful about it."""
-    heights = np.array([_height(one) for one in images])
+    heights = np.array([_height(one, normal) for one in images])
     steps = np.diff(heights)
     doubts, notes = list(doubts), []
     if copies:
@@ -185,6 +220,11 @@ def _described(images: Sequence[Instance], copies: int, doubts: Sequence[str]) -
             doubts.append("slices are shifted against each other within their planes")
     if any(one.contrast for one in images):
         notes.append("a contrast agent is named in the header")
+    if any(one.photometric == "MONOCHROME1" for one in images):
+        doubts.append("MONOCHROME1: gray may run the other way")
+    if len(steps):
+        usual = float(np.median(steps))
+        steps = np.where(steps > WIDE_GAP * usual, usual, steps)
     half = (
         np.concatenate([steps[:1], steps, steps[-1:]]) / 2 if len(steps) else np.full(2, (images[0].thickness or 1) / 2)
     )
@@ -204,13 +244,17 @@ def _doubts_of_steps(images: Sequence[Instance], steps: np.ndarray) -> list[str]
         missing = int((whole[gaps] - 1).sum())
         after = images[int(gaps[0])]
         name = f"image {after.number}" if after.number is not None else after.source.name
-        return [f"{missing} slice{'s' if missing > 1 else ''} missing after {name}"]
+        told = f"{missing} slice{'s' if missing > 1 else ''} missing after {name}"
+        return [f"{told}; what lies in the gap is not counted" if whole.max() > WIDE_GAP else told]
+    gaps = np.flatnonzero(steps > WIDE_GAP * usual)
+    if len(gaps):
+        return [f"a gap of {steps[gaps[0]]:.0f} mm between slices; what lies in it is not counted"]
     return [f"slices are {steps.min():.1f} to {steps.max():.1f} mm apart; volumes take this into account"]
 
 
 def _without_copies(images: Sequence[Instance]) -> tuple[list[Instance], int]:
     """Images without repetitions of the same object, and how many there were."""
-    kept = {(one.uid, one.frame): one for one in reversed(images)}
+    kept = {(one.uid, one.frame, one.position): one for one in reversed(images)}
     return list(reversed(kept.values())), len(images) - len(kept)
 
 
@@ -224,9 +268,9 @@ def _normal(one: Instance) -> np.ndarray:
     return normal / np.linalg.norm(normal)
 
 
-def _height(one: Instance) -> float:
+def _height(one: Instance, normal: np.ndarray) -> float:
     """mm along the normal."""
-    return float(_normal(one) @ one.position)
+    return float(normal @ one.position)
 
 
 def _by_number(one: Instance) -> tuple[int, str, int]:

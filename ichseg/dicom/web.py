@@ -9,12 +9,14 @@ from io import BytesIO
 from typing import Any
 
 from ichseg.dicom.extra import dicom_package
+from ichseg.dicom.network import what_failed
 from ichseg.dicom.spool import DiskFull, Spool, short_hash
-from ichseg.errors import IchsegError, one_line
+from ichseg.errors import IchsegError
 
 logger = logging.getLogger(__name__)
 PAGE = 100  # studies of one answer
-STUDY_UID, SERIES_UID, MODALITY, INSTANCES = "0020000D", "0020000E", "00080060", "00201209"
+# Tags: of the study, of the series, its kind, and the number of its images.
+STUDY_UID, SERIES_UID, MODALITY, IMAGES = "0020000D", "0020000E", "00080060", "00201209"
 
 
 def client(url: str, user: str | None = None, password: str | None = None, token: str | None = None) -> Any:
@@ -46,7 +48,7 @@ class Source:
 
     Args:
         web: of :func:`client`.
-        name: for messages.
+        name: for messages and notes.
         query: DICOM attributes that studies must match, such as ``{"PatientID": "4711"}``.
     """
 
@@ -54,7 +56,7 @@ class Source:
         self.web, self.name, self.query = web, name, dict(query or {})
 
     def fetch(self, spool: Spool, days: int | None = None, most: int | None = None) -> int:
-        """Put the images of studies that the spool has not seen into it.
+        """Put the images of studies that the spool has not seen, or that have grown since, into it.
 
         Args:
             spool: where to.
@@ -66,23 +68,25 @@ class Source:
 
         Raises:
             IchsegError: the server cannot be asked.
+            DiskFull: there is too little room.
         """
         fetched = 0
         for study in self._studies(days):
             if most is not None and fetched >= most:
                 break
-            if spool.known(short_hash(study)) or (spool.studies / short_hash(study)).is_dir():
-                continue
+            name = short_hash(study)
             try:
-                count = self._images(study, spool)
+                count = self._count(study)
+                if count <= spool.known(name).get("fetched", {}).get(self.name, 0):
+                    continue
+                self._images(study, spool)
             except DiskFull:
                 raise
             except Exception as error:  # requests' own, and those of broken answers
-                logger.warning(
-                    "study %s: not fetched from %s (%s)", short_hash(study), self.name, one_line(error)[:160]
-                )
+                logger.warning("study %s: not fetched (%s)", name, what_failed(error))
                 continue
-            fetched += count > 0
+            spool.note(name, fetched={self.name: count})
+            fetched += 1
         return fetched
 
     def _studies(self, days: int | None) -> Iterator[str]:
@@ -95,25 +99,28 @@ class Source:
             try:
                 page = self.web.search_for_studies(limit=PAGE, offset=offset, search_filters=query)
             except Exception as error:  # as above
-                raise IchsegError(f"{self.name}: {one_line(error)[:200]}") from None
+                raise IchsegError(f"{self.name}: {what_failed(error)}") from None
             yield from (_value(study, STUDY_UID) for study in page)
             offset += len(page)
             if len(page) < PAGE:
                 return
 
-    def _images(self, study: str, spool: Spool) -> int:
+    def _series(self, study: str) -> list[dict[str, Any]]:
+        """Series of CT: results that were stored there do not count."""
+        return [one for one in self.web.search_for_series(study) if _value(one, MODALITY) == "CT"]
+
+    def _count(self, study: str) -> int:
+        """Images of CT; a server that does not say how many has one of each series."""
+        return sum(int(_value(one, IMAGES) or 1) for one in self._series(study))
+
+    def _images(self, study: str, spool: Spool) -> None:
         """Fetch the CT series of a study; it is there whole or not at all."""
-        kept = 0
         with spool.fetching(study) as keep:
-            for series in self.web.search_for_series(study):
-                if _value(series, MODALITY) != "CT":
-                    continue
+            for series in self._series(study):
                 for one in self.web.iter_series(study, _value(series, SERIES_UID)):
                     stream = BytesIO()
                     one.save_as(stream, enforce_file_format=True)
                     keep(str(one.SOPInstanceUID), stream.getvalue())
-                    kept += 1
-        return kept
 
 
 def _value(found: Mapping[str, Any], tag: str) -> str:

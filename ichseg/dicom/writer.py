@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+import contextlib
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from monai.transforms import MapTransform
 
 from ichseg.defaults import DICOM_OBJECTS
 from ichseg.dicom.capture import captures
+from ichseg.dicom.files import Source
+from ichseg.dicom.headers import read_dataset
 from ichseg.dicom.listing import STACK, stack_of
-from ichseg.dicom.objects import Origin, report, segmentation, source_headers
-from ichseg.errors import IchsegError
+from ichseg.dicom.objects import MANUFACTURER, Origin, report, segmentation, source_headers
+from ichseg.errors import IchsegError, ScanError
 from ichseg.io import atomic_path, scan_name
 from ichseg.io.folder import ROOT, subfolder
 from ichseg.provenance import file_hash
@@ -26,7 +29,8 @@ class WriteDicomd(MapTransform):
     """Write a mask of a DICOM series as SEG, SR and secondary captures; scans that are not DICOM pass as they are.
 
     Files: ``NAME_seg.dcm`` (not for an empty mask), ``NAME_sr.dcm``, ``NAME_capture/001.dcm`` and on. Each appears
-    whole or not at all; the paths are added to the list under ``saved``.
+    whole or not at all; the paths are added to the list under ``saved``. Those of an earlier run that are not written
+    now are removed. What cannot be made of an odd header is told under ``flags``.
 
     Args:
         keys: the mask (1, X, Y, Z) on the grid of its file; one key.
@@ -74,7 +78,9 @@ class WriteDicomd(MapTransform):
             mask = np.asarray(item[key][0]) > 0
             name = self.output_dir / subfolder(item[key].meta["filename_or_obj"], item.get(ROOT, ""))
             name = name / scan_name(item[key].meta["filename_or_obj"])
-            for path, made in self._objects(name, mask, item).items():
+            found = self._objects(name, mask, item)
+            self._remove_others(name, found)
+            for path, made in found.items():
                 item.get(BEFORE_WRITE, bool)(path)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with atomic_path(path) as temporary:
@@ -82,17 +88,57 @@ class WriteDicomd(MapTransform):
                 item["saved"] = [*item.get("saved", ()), path]
         return item
 
-    def _objects(self, name: Path, mask: np.ndarray, item: Mapping[Hashable, Any]) -> dict[Path, Any]:
+    def _objects(self, name: Path, mask: np.ndarray, item: dict[Hashable, Any]) -> dict[Path, Any]:
         stack, origin = stack_of(item[STACK]), Origin(file_hash(self.weights), self.threshold)
         sources = source_headers(stack)
         found: dict[Path, Any] = {}
-        segmented = segmentation(mask, stack, sources, origin) if mask.any() else None
-        if "seg" in self.kinds and segmented is not None:
-            found[name.with_name(f"{name.name}_seg.dcm")] = segmented
+        segmented = None
+        if "seg" in self.kinds and mask.any():
+            with self._doubted(item, "SEG"):
+                segmented = segmentation(mask, stack, sources, origin)
+                found[_file(name, "seg")] = segmented
         if "sr" in self.kinds:
-            told = report(item[self.measured_key], stack, sources, origin, segmented, item.get(self.probability_key))
-            found[name.with_name(f"{name.name}_sr.dcm")] = told
+            with self._doubted(item, "SR"):
+                measured = item[self.measured_key]
+                told = report(measured, stack, sources, origin, segmented, item.get(self.probability_key))
+                found[_file(name, "sr")] = told
         if "capture" in self.kinds:
-            for number, made in enumerate(captures(mask, stack, sources, origin), start=1):
-                found[name.with_name(f"{name.name}_capture") / f"{number:03d}.dcm"] = made
+            with self._doubted(item, "secondary capture"):
+                for number, made in enumerate(captures(mask, stack, sources, origin), start=1):
+                    found[name.with_name(f"{name.name}_capture") / f"{number:03d}.dcm"] = made
         return found
+
+    @contextlib.contextmanager
+    def _doubted(self, item: dict[Hashable, Any], kind: str) -> Iterator[None]:
+        """An object that cannot be made of an odd header is a doubt about the scan, whose mask is there."""
+        try:
+            yield
+        except (OSError, ScanError):
+            raise
+        except Exception as error:  # highdicom's and pydicom's own, of many types
+            why = " ".join(str(error).split())[:120] if isinstance(error, ValueError) else type(error).__name__
+            item["flags"] = [*item.get("flags", ()), f"no {kind} could be written ({why})"]
+
+    def _remove_others(self, name: Path, found: Mapping[Path, Any]) -> None:
+        """Objects of an earlier run that are not written now would tell of another mask."""
+        for path in objects_of(name):
+            if path not in found and _is_own(path):
+                path.unlink()
+
+
+def objects_of(name: Path) -> list[Path]:
+    """The objects beside the mask ``name`` (path without ``_ich.nii.gz``) that are there."""
+    pictures = sorted(name.with_name(f"{name.name}_capture").glob("*.dcm"))
+    return [path for path in (_file(name, "seg"), _file(name, "sr"), *pictures) if path.is_file()]
+
+
+def _file(name: Path, kind: str) -> Path:
+    return name.with_name(f"{name.name}_{kind}.dcm")
+
+
+def _is_own(path: Path) -> bool:
+    try:
+        header = read_dataset(Source(path), pixels=False, only=("SOPClassUID", "Manufacturer"))
+    except ScanError:
+        return False
+    return bool(header.get("Manufacturer") == MANUFACTURER)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import time
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ichseg.errors import SOME_FAILED, IchsegError, ScanError, first_cause, one_line
+from ichseg.errors import NO_ROOM, SOME_FAILED, ScanError, Stopped, first_cause, one_line
 from ichseg.folder.journal import Journal
 from ichseg.folder.memory import return_freed_memory
 from ichseg.folder.parts import remove_parts
@@ -33,7 +32,6 @@ logger = logging.getLogger(__name__)
 
 Item = dict[str, Any]
 Row = dict[str, Any]
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 class FolderRunner:
@@ -298,7 +296,7 @@ def _failed(stage: str, message: str) -> Row:
     return {"status": "failed", "stage": stage, "message": message}
 
 
-def _stopped(folder: Path, error: OSError) -> IchsegError:
+def _stopped(folder: Path, error: OSError) -> Stopped:
     where = error.filename or folder
-    return IchsegError(f"{where}: {error.strerror or error}; stopped. Finished scans are kept; fix this and rerun "
+    return Stopped(f"{where}: {error.strerror or error}; stopped. Finished scans are kept; fix this and rerun "
                        "the same command to resume")  # fmt: skip

@@ -13,7 +13,7 @@ from typing import Any
 from monai.data import MetaTensor
 from torch.utils.data import Dataset
 
-from ichseg.errors import IchsegError, NotAScan, ScanError, chain, one_line
+from ichseg.errors import NO_ROOM, IchsegError, NotAScan, ScanError, chain, first_cause, one_line
 from ichseg.io import find_masks, find_scans, scan_name
 from ichseg.io.folder import find_nifti_below
 from ichseg.io.geometry import SLABS, TILTED
@@ -142,6 +142,9 @@ class ScanDataset(Dataset):
                 raise ScanError(item["broken"])
             return self._from_dicom(item) if "dicom" in item else self.transform(item)
         except Exception as error:  # whatever is wrong with one file must not stop the others
+            cause = first_cause(error)
+            if isinstance(cause, OSError) and cause.errno in NO_ROOM:
+                raise cause from None
             skipped = any(isinstance(link, NotAScan) for link in chain(error))
             return {**self.data[index], "skipped" if skipped else "failed": one_line(error)}
 
