@@ -542,7 +542,7 @@ def test_mistyped_nested_keys_are_one_line(words, said, tmp_path):
 @pytest.mark.parametrize(
     ("key", "said"),
     [
-        ("postprocessing::transforms::99::threshold", "there is no '99' in the config (there is 0 to 10)"),
+        ("postprocessing::transforms::99::threshold", "there is no '99' in the config (there is 0 to 11)"),
         ("postprocessing::transforms::4::treshold", "did you mean 'threshold'"),
         ("postprocesing::transforms::4::threshold", "is not a key of"),
         ("displayable_configs::treshold", "there is no 'treshold' in the config; did you mean 'threshold'"),

@@ -464,7 +464,7 @@ OTHER = {
                        "flip": True, "fusion_weight": 0.1, "support_weight": 0.4, "remove_shell": False,
                        "min_volume_ml": 3.0, "fill_holes_mm2": 5.0,
                        "restore_bone": False, "slab_mm": 2.0, "remove_cupping": False, "report": False,
-                       "save_probabilities": True, "precision": "bf16"},
+                       "save_probabilities": True, "precision": "bf16", "dicom_objects": ["seg"]},
     "generate.yaml": {"size": 96, "window_level": 40, "window_width": 90, "strip_skull": True, "method": "layer_cam",
                       "cam_layers": ["layer2"], "target": "predicted", "gate": 0.4, "gate_rule": "either",
                       "gate_by": "label", "component_mode": "channel", "component_sign": "border",
@@ -476,7 +476,7 @@ OTHER = {
                       "crf_bilateral_weight": 9, "crf_backend": "exact", "score_first": True, "precision": "bf16"},
 }  # fmt: skip
 BESIDE = {"bundle_root", "dataset_dir", "weights", "folds", "maps_dir", "batch_size", "device_name", "precision_check",
-          "overwrite", "shard", "size_limit_gib"}  # fmt: skip
+          "overwrite", "shard", "size_limit_gib", "series"}  # fmt: skip
 
 
 @pytest.mark.parametrize(("bundle", "name"), [("ich_segmentation", "inference.yaml"),
