@@ -110,7 +110,7 @@ def _members(path: Path) -> Iterator[Source]:
                 if parts.suffix.lower() in DICOM_ENDINGS or _begins_like_dicom(archive, name):
                     yield Source(path, name)
     except (OSError, *DAMAGED):
-        yield Source(path)  # whoever reads it learns what is wrong
+        yield Source(path)  # reading it says what is wrong
 
 
 @lru_cache(maxsize=2)
@@ -124,4 +124,4 @@ def _begins_like_dicom(archive: zipfile.ZipFile, name: str) -> bool:
         with archive.open(name) as stream:
             return stream.read(DICOM_PREAMBLE + 4)[DICOM_PREAMBLE:] == b"DICM"
     except (OSError, *DAMAGED):
-        return True  # encrypted or damaged: whoever reads it learns so
+        return True  # encrypted or damaged: reading it says so
