@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-# What an output folder can lack for good: room, or the right to write.
+# Errors of an output folder that no other scan would escape: no space, or read-only.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 # Exit codes of every command, whichever way it was started.
 DONE, SOME_FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130

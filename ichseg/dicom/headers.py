@@ -25,7 +25,7 @@ WANTED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUI
 
 @dataclass(frozen=True)
 class Instance:
-    """One image as its header describes it; what the header lacks is None or empty.
+    """One image as its header describes it; what is missing is None or empty.
 
     Attributes:
         source: the file.
@@ -113,7 +113,7 @@ def read_dataset(source: Source, pixels: bool = True, only: Sequence[str] = ()) 
     pydicom = dicom_package("pydicom", "reading DICOM")
     options: dict[str, Any] = {"stop_before_pixels": not pixels, "specific_tags": list(only) or None}
     with source.open() as stream, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # odd values are common and mend themselves
+        warnings.simplefilter("ignore")  # odd values are common, and pydicom reads them anyway
         logging.getLogger("pydicom").setLevel(logging.ERROR)
         try:
             dataset = pydicom.dcmread(stream, force=True, **options)

@@ -41,9 +41,9 @@ def list_series(
         progress: wraps the list of files, whose headers are read.
 
     Returns:
-        ``case``, ``image`` (a NIfTI file that :func:`write_scan` makes), ``dicom``, ``slabs_mm`` and ``data_root`` for
-        what is segmented; ``case``, ``image`` (a DICOM file or folder) and ``skip`` (the reason) for the rest, and
-        ``broken`` for files that cannot be read.
+        ``case``, ``image`` (a NIfTI file that :func:`write_scan` makes), ``dicom`` (see :func:`entry_of`) and
+        ``data_root`` for what is segmented; ``case``, ``image`` (a DICOM file or folder) and ``skip`` (the reason) for
+        the rest, and ``broken`` for files that cannot be read.
     """
     sources = [source for one in inputs for source in find_sources(one, output.resolve())]
     found: list[Instance] = []
@@ -63,16 +63,14 @@ def list_series(
             entries.append({"case": name, "image": _place(stack), "skip": stack.skip})
         else:
             image = folder / f"{name}.nii.gz"
-            entries.append({"case": name, "image": str(image), STACK: entry_of(stack), SLABS: list(stack.slabs_mm),
-                            ROOT: str(folder)})  # fmt: skip
+            entries.append({"case": name, "image": str(image), STACK: entry_of(stack), ROOT: str(folder)})
     return entries + broken
 
 
 def entry_of(stack: Stack) -> dict[str, Any]:
     """A stack as plain values, for a data dictionary and the journal: what it is made of, and what is known of it."""
-    first = stack.first
     return {
-        "study": first.study, "series": first.series, "doubts": list(stack.doubts), "notes": list(stack.notes),
+        "doubts": list(stack.doubts), "notes": list(stack.notes), SLABS: list(stack.slabs_mm),
         "instances": [[str(one.source.path), one.source.member, one.frame, one.uid] for one in stack.instances],
         "stamps": [list(source.stamp()) for source in dict.fromkeys(one.source for one in stack.instances)],
     }  # fmt: skip
@@ -94,11 +92,11 @@ def stack_of(entry: Mapping[str, Any]) -> Stack:
         if one is None or one.uid != uid:
             raise ScanError(f"{source}: changed since the files were listed")
         images.append(one)
-    return Stack(tuple(images), doubts=tuple(entry["doubts"]), notes=tuple(entry["notes"]))
+    return Stack(tuple(images), "", tuple(entry["doubts"]), tuple(entry["notes"]), tuple(entry[SLABS]))
 
 
 def write_scan(item: Mapping[str, Any]) -> list[str]:
-    """Write the NIfTI file of an entry, unless it is there: nothing is resampled, tilt stays in its affine.
+    """Write the NIfTI file of an entry: nothing is resampled, tilt stays in its affine.
 
     Returns:
         what is doubtful about the voxels, one short sentence each.

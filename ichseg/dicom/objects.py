@@ -61,8 +61,8 @@ class Origin:
 def source_headers(stack: Stack) -> list[Any]:
     """Datasets of the images of a stack in its order, each without its pixels; a multi-frame file once.
 
-    What their headers lack or hold in a form the standard does not know is mended, as objects that refer to them could
-    not be written otherwise: the same frame of reference, orientation and study for all, Unicode where there were
+    Missing and invalid elements are replaced, as objects that refer to the images could not be written otherwise:
+    the same frame of reference, orientation and study for all, Unicode where there were
     several character sets.
 
     Raises:

@@ -83,25 +83,25 @@ class Service:
         todo = [study for study in self.spool.waiting() if self._again.get(study, (0, 0.0))[1] <= time.time()][:BATCH]
         if todo:
             try:
-                self._segment(todo)
+                self._segment_each(todo)
             except (Stopped, OSError) as error:
                 logger.error("%s; waiting for room", one_line(error))
                 self.stopped.wait(self.first_pause)
                 return 0
-            except Exception as error:  # of one of them: each by itself
-                for study in todo:
-                    self._alone(study, error if len(todo) == 1 else None)
         return len(todo)
 
-    def _alone(self, study: str, known: Exception | None) -> None:
-        """Segment a study that must not keep the others from being done; one that cannot be done is set aside."""
+    def _segment_each(self, studies: Sequence[str]) -> None:
+        """Segment studies together; if that fails, one by one, and what cannot be done keeps no other from it."""
         try:
-            if known is not None:
-                raise known
-            self._segment([study])
+            self._segment(studies)
         except (Stopped, OSError):
             raise
         except Exception as error:
+            if len(studies) > 1:
+                for study in studies:
+                    self._segment_each([study])
+                return
+            (study,) = studies
             logger.debug("study %s", study, exc_info=error)
             images = [file.name for file in (self.spool.studies / study).glob("*.dcm")]
             self.spool.finish(study, images, {}, f"failed: {one_line(error)}", [])

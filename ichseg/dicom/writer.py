@@ -1,4 +1,4 @@
-"""The step of a folder run that writes results as DICOM objects beside the mask."""
+"""The step of a folder run that writes results as DICOM objects next to the mask."""
 
 from __future__ import annotations
 
@@ -72,14 +72,14 @@ class WriteDicomd(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         item = dict(data)
-        if STACK not in item or not self.kinds:
+        if STACK not in item:
             return item
         for key in self.key_iterator(item):
             mask = np.asarray(item[key][0]) > 0
             name = self.output_dir / subfolder(item[key].meta["filename_or_obj"], item.get(ROOT, ""))
             name = name / scan_name(item[key].meta["filename_or_obj"])
-            found = self._objects(name, mask, item)
-            self._remove_others(name, found)
+            found = self._objects(name, mask, item) if self.kinds else {}
+            _remove_others(name, found)
             for path, made in found.items():
                 item.get(BEFORE_WRITE, bool)(path)
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -94,40 +94,42 @@ class WriteDicomd(MapTransform):
         found: dict[Path, Any] = {}
         segmented = None
         if "seg" in self.kinds and mask.any():
-            with self._doubted(item, "SEG"):
+            with _doubted(item, "SEG"):
                 segmented = segmentation(mask, stack, sources, origin)
                 found[_file(name, "seg")] = segmented
         if "sr" in self.kinds:
-            with self._doubted(item, "SR"):
+            with _doubted(item, "SR"):
                 measured = item[self.measured_key]
                 told = report(measured, stack, sources, origin, segmented, item.get(self.probability_key))
                 found[_file(name, "sr")] = told
         if "capture" in self.kinds:
-            with self._doubted(item, "secondary capture"):
+            with _doubted(item, "secondary capture"):
                 for number, made in enumerate(captures(mask, stack, sources, origin), start=1):
                     found[name.with_name(f"{name.name}_capture") / f"{number:03d}.dcm"] = made
         return found
 
-    @contextlib.contextmanager
-    def _doubted(self, item: dict[Hashable, Any], kind: str) -> Iterator[None]:
-        """An object that cannot be made of an odd header is a doubt about the scan, whose mask is there."""
-        try:
-            yield
-        except (OSError, ScanError):
-            raise
-        except Exception as error:  # highdicom's and pydicom's own, of many types
-            why = " ".join(str(error).split())[:120] if isinstance(error, ValueError) else type(error).__name__
-            item["flags"] = [*item.get("flags", ()), f"no {kind} could be written ({why})"]
 
-    def _remove_others(self, name: Path, found: Mapping[Path, Any]) -> None:
-        """Objects of an earlier run that are not written now would tell of another mask."""
-        for path in objects_of(name):
-            if path not in found and _is_own(path):
-                path.unlink()
+@contextlib.contextmanager
+def _doubted(item: dict[Hashable, Any], kind: str) -> Iterator[None]:
+    """An object that cannot be made of an odd header is a doubt about the scan, whose mask is there."""
+    try:
+        yield
+    except (OSError, ScanError):
+        raise
+    except Exception as error:  # highdicom's and pydicom's own, of many types
+        why = " ".join(str(error).split())[:120] if isinstance(error, ValueError) else type(error).__name__
+        item["flags"] = [*item.get("flags", ()), f"no {kind} could be written ({why})"]
+
+
+def _remove_others(name: Path, found: Mapping[Path, Any]) -> None:
+    """Objects of an earlier run that are not written now would tell of another mask."""
+    for path in objects_of(name):
+        if path not in found and _is_own(path):
+            path.unlink()
 
 
 def objects_of(name: Path) -> list[Path]:
-    """The objects beside the mask ``name`` (path without ``_ich.nii.gz``) that are there."""
+    """Existing objects of a mask; ``name`` is its path without ``_ich.nii.gz``."""
     pictures = sorted(name.with_name(f"{name.name}_capture").glob("*.dcm"))
     return [path for path in (_file(name, "seg"), _file(name, "sr"), *pictures) if path.is_file()]
 

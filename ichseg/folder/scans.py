@@ -152,12 +152,12 @@ class ScanDataset(Dataset):
         """The scan of a series, which knows more than its NIfTI file does: the place of every slice."""
         from ichseg.dicom import write_scan
 
-        known, slabs = item["dicom"], item.pop(SLABS)
+        known = item["dicom"]
         doubts = [*known["doubts"], *write_scan(item)]
         item = self.transform(item)
         for value in item.values():
             if isinstance(value, MetaTensor):
                 flags = [flag for flag in value.meta.get("flags", []) if flag != TILTED]
                 notes = [*value.meta.get("notes", []), *known["notes"]]
-                value.meta.update({SLABS: slabs, "flags": [*doubts, *flags], "notes": notes})
+                value.meta.update({SLABS: known[SLABS], "flags": [*doubts, *flags], "notes": notes})
         return item
