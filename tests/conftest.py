@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import locale
 import os
 from collections import Counter
@@ -34,6 +35,13 @@ def real_bcihm() -> Path:
     if not folder.is_dir():
         pytest.skip("real BCIHM scans are not here")
     return folder
+
+
+def masked_pairs(folder: Path, folds: tuple[int, ...]) -> list[dict[str, str]]:
+    """Image and mask of a data folder's scans in some folds, and nothing else, as annotation programs give them."""
+    scans = json.loads((folder / "datalist.json").read_text())["training"]
+    kept = [scan for scan in scans if scan["fold"] in folds and "label" in scan]
+    return [{key: str(folder / scan[key]) for key in ("image", "label")} for scan in kept]
 
 
 def classifier_file(path: Path, backbone: str = "resnet34", size: int = 64, **settings) -> Path:

@@ -36,6 +36,7 @@ CONFIGS = [
     ("ich_slice_classification", "train.yaml", "train"),
     ("ich_pseudo_segmentation", "generate.yaml", "inference"),
     ("ich_segmentation", "train.yaml", "train"),
+    ("ich_segmentation", "train_paper.yaml", "train"),
     ("ich_segmentation", "train_recommended.yaml", "train"),
     ("ich_segmentation", "inference.yaml", "inference"),
     ("ich_segmentation", "inference_paper.yaml", "inference"),
@@ -52,7 +53,8 @@ def test_properties_monai_expects(bundle, name, kind, phantoms, tmp_path):
         "inference.yaml": {"weights": str(segmenter_file(tmp_path / "context.pt"))},
         "inference_paper.yaml": {"weights": str(segmenter_file(tmp_path / "small.pt", "small"))},
         "pretrain.yaml": {},
-        "train.yaml": {"supervision": "masks"} if bundle == "ich_segmentation" else {},
+        "train.yaml": {},
+        "train_paper.yaml": {"supervision": "masks"},
         "train_recommended.yaml": {"implants_per_scan": 2, "num_workers": 0, "val_folds": [4]},
         "generate.yaml": {"classifiers": classifiers},
     }[name]
@@ -125,7 +127,7 @@ def test_what_stands_in_several_configs_is_the_same():
         return [step["_target_"].split(".")[-1] for step in config_values(bundle, name)[part]["transforms"]]
 
     paper = ["head_ct_loader", "BrainWindowd", "SliceResized"]
-    assert steps("ich_segmentation", "inference_paper.yaml") == steps("ich_segmentation", "train.yaml") == paper
+    assert steps("ich_segmentation", "inference_paper.yaml") == steps("ich_segmentation", "train_paper.yaml") == paper
     assert steps("ich_slice_classification", "train.yaml") == paper
     assert steps("ich_pseudo_segmentation", "generate.yaml") == [*paper, "KeepIntracraniald"]
     ours = steps("ich_segmentation", "inference.yaml")
@@ -448,7 +450,7 @@ def test_foreign_weights_and_plateaus_in_training(phantoms, tmp_path):
 def test_the_papers_unet(phantoms, tmp_path):
     values = {"dataset_dir": str(phantoms), "epochs": 1, "batch_size": 2, "train_folds": [0], "val_folds": [4]}
     values |= {"architecture": "paper", "supervision": "masks"}
-    out = overlaid("ich_segmentation", "train.yaml", "dice_weight: 0.5", tmp_path, **values)
+    out = overlaid("ich_segmentation", "train_paper.yaml", "dice_weight: 0.5", tmp_path, **values)
     assert read_settings(out / "model.pt", SegmenterSettings).architecture == "paper"
     (tmp_path / "scans").symlink_to(phantoms / "images")
     found = tmp_path / "masks"
@@ -464,21 +466,33 @@ def test_the_papers_unet(phantoms, tmp_path):
 def test_slice_labels_train_the_segmenter_too(phantoms, tmp_path):
     values = {"dataset_dir": str(phantoms), "epochs": 1, "batch_size": 4, "val_folds": [4]}
     values |= {"supervision": "implants", "implant_probability": 0.5, "lookalike_probability": 0.5}
-    out = overlaid("ich_segmentation", "train.yaml", "slice_label_weight: 0.3", tmp_path, **values)
+    out = overlaid("ich_segmentation", "train_paper.yaml", "slice_label_weight: 0.3", tmp_path, **values)
     assert (out / "model.pt").is_file()
     line = next(csv.DictReader((out / "history.csv").open()))
     assert math.isfinite(float(line["val_loss"]))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("bundle", ["ich_slice_classification", "ich_segmentation"])
-def test_training_in_two_processes(bundle, phantoms, tmp_path):
+@pytest.mark.parametrize(
+    ("bundle", "config"),
+    [
+        ("ich_slice_classification", "train.yaml"),
+        ("ich_segmentation", "train_paper.yaml"),
+        ("ich_segmentation", "train.yaml"),
+    ],
+)
+def test_training_in_two_processes(bundle, config, phantoms, tmp_path):
     """The multi-GPU overlay, on the CPU with gloo where there is no GPU."""
     folder = bundle_folder(bundle)
     words = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "monai.bundle", "run"]
-    words += ["--config_file", "['configs/train.yaml','configs/multi_gpu_train.yaml']", "--dataset_dir", str(phantoms)]
-    words += ["--output_dir", str(tmp_path), "--size", "64", "--epochs", "1", "--batch_size", "4", "--val_folds", "[4]"]
-    words += ["--supervision", "masks"] if bundle == "ich_segmentation" else ["--implant_probability", "0.5"]
+    words += ["--config_file", f"['configs/{config}','configs/multi_gpu_train.yaml']", "--dataset_dir", str(phantoms)]
+    words += ["--output_dir", str(tmp_path), "--epochs", "1", "--batch_size", "4", "--val_folds", "[4]"]
+    if bundle == "ich_slice_classification":
+        words += ["--size", "64", "--implant_probability", "0.5"]
+    elif config == "train_paper.yaml":
+        words += ["--size", "64", "--supervision", "masks"]
+    else:  # the weight file says the size
+        words += ["--weights", str(segmenter_file(tmp_path / "start.pt"))]
     done = subprocess.run(
         [sys.executable, *words], cwd=folder, capture_output=True, text=True, timeout=300, check=False
     )

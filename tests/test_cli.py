@@ -61,7 +61,7 @@ def test_an_option_and_the_function_behind_it_have_one_default(words, function, 
 
 def test_options_and_configs_have_one_default():
     classify = config_values("ich_slice_classification", "train.yaml")
-    paper, recommended = (config_values("ich_segmentation", f) for f in ("train.yaml", "train_recommended.yaml"))
+    paper, recommended = (config_values("ich_segmentation", f) for f in ("train_paper.yaml", "train_recommended.yaml"))
     generate, inference = (config_values(*f) for f in (("ich_pseudo_segmentation", "generate.yaml"),
                                                        ("ich_segmentation", "inference.yaml")))  # fmt: skip
     for config in (classify, paper, recommended):

@@ -28,6 +28,6 @@ def run(args: argparse.Namespace) -> int:
     overrides["supervision"] = "masks" if args.pseudo_labels is None else "pseudo"
     from ichseg.bundle import run_bundle
 
-    run_bundle("ich_segmentation", "train.yaml", overrides, args.set)
+    run_bundle("ich_segmentation", "train_paper.yaml", overrides, args.set)
     print(f"wrote {Path(args.output) / 'model.pt'}")
     return DONE

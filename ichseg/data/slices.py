@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import Dataset, WeightedRandomSampler
 
 from ichseg.errors import IchsegError, one_line
-from ichseg.io import slice_axis
+from ichseg.io import scan_name, slice_axis
 from ichseg.progress import progress as with_progress
 
 NEIGHBOR_MM = 5.0  # a neighbor is this far away, however thin the slices are
@@ -79,8 +79,9 @@ class SliceDataset(Dataset):
     """Every slice of some scans, read once and kept in memory at half precision.
 
     Args:
-        data: data dictionaries of :func:`ichseg.data.load_datalist`.
-        transform: volume transform that leaves ``image`` (and ``label`` for masks) as (1, X, Y, Z) MetaTensor.
+        data: data dictionaries of :func:`ichseg.data.load_datalist`, or with an ``image`` and a ``label`` alone.
+        transform: volume transform that leaves ``image`` as a (C, X, Y, Z) MetaTensor, and for masks ``label`` as
+            (1, X, Y, Z).
         augment: slice transform applied to every item each time it is drawn; it may add a ``mask``.
         target: ``"slice"`` gives ``label`` as the slice label (int 0 or 1); ``"mask"`` as mask (1, H, W), and
             leaves out slices that ``label_slices`` of the datalist says are not annotated, and slices labeled
@@ -89,10 +90,10 @@ class SliceDataset(Dataset):
         keep_unmasked: with ``"mask"``, keep slices labeled positive whose mask is not known or empty: their ``label``
             is -1 everywhere, see :class:`ichseg.training.WeakSegmentationLoss`.
 
-    Items: ``image`` (1, H, W) float32, ``label``, ``case``, ``slice_index`` (in stored order).
+    Items: ``image`` (C, H, W) float32, ``label``, ``case``, ``slice_index`` (in stored order).
 
     Raises:
-        IchsegError: names the scan that could not be read, or whose labels do not fit its slices.
+        IchsegError: there is no scan; or names the scan that could not be read, or whose labels do not fit its slices.
     """
 
     def __init__(
@@ -106,6 +107,8 @@ class SliceDataset(Dataset):
     ) -> None:
         if target not in ("slice", "mask"):
             raise IchsegError(f"target must be slice or mask, not '{target}'")
+        if not data:
+            raise IchsegError("no scans to train or validate on")
         self.augment, self.target, self.keep_unmasked = augment, target, keep_unmasked
         images, labels, unmasked = [], [], []
         self.index: list[tuple[str, int]] = []
@@ -114,13 +117,13 @@ class SliceDataset(Dataset):
             images.append(image)
             labels.append(label)
             unmasked += unknown
-            self.index += [(scan["case"], i) for i in stored]
+            self.index += [(scan.get("case", scan_name(scan["image"])), i) for i in stored]
         self.images, self.labels, self.unmasked = torch.cat(images), torch.cat(labels), torch.tensor(unmasked)
 
     def _read(
         self, scan: dict[str, Any], transform: Callable
     ) -> tuple[torch.Tensor, torch.Tensor, list[int], list[bool]]:
-        """Slices (n, 1, H, W), their labels, where each slice stands in the file, and which masks are not known."""
+        """Slices (n, C, H, W), their labels, where each slice stands in the file, and which masks are not known."""
         try:
             item = transform(dict(scan))
         except Exception as error:  # any reader or transform error, told with the file it concerns

@@ -167,7 +167,7 @@ class Study:
             "pseudo_dir": pseudo,
             "supervision": "masks" if pseudo is None else "pseudo",
         }
-        self._once(folder, lambda: run_bundle("ich_segmentation", "train.yaml", overrides))
+        self._once(folder, lambda: run_bundle("ich_segmentation", "train_paper.yaml", overrides))
         return folder / "model.pt"
 
     def segment(self, name: str, weights: Path, size: int, which: str) -> Path:

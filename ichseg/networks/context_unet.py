@@ -84,7 +84,8 @@ class ContextUNet(nn.Module):
 class NetworkEnsemble(nn.Module):
     """Several networks of one kind, and each slice seen from both sides: the mean of their logits.
 
-    (B, C, H, W) -> the mean of what the members give.
+    (B, C, H, W) -> the mean of what the members give. A volume (B, C, H, W, slices) is taken slice by slice, so that
+    programs which hand over whole scans need no inferer of ours.
 
     Args:
         members: the networks.
@@ -98,6 +99,13 @@ class NetworkEnsemble(nn.Module):
         self.flip = flip
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.dim() == 5:
+            count, depth = x.shape[0], x.shape[4]
+            return self.mean_logits(x.movedim(4, 1).flatten(0, 1)).unflatten(0, (count, depth)).movedim(1, 4)
+        return self.mean_logits(x)
+
+    def mean_logits(self, x: Tensor) -> Tensor:
+        """Of slices (B, C, H, W)."""
         views = [member(x) for member in self.members]
         if self.flip:
             mirrored = x.flip(2)

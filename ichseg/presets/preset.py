@@ -162,7 +162,7 @@ def _fold_plans(name: str, plan: Plan, folds: Iterable[int]) -> dict[int, Plan]:
 DECIDED = ("bundle_root", "cache_dir", "datalist", "dataset_dir", "output_dir", "seed", "train_folds", "val_folds")
 OF_THE_MACHINE = ("bundle_root", "cuda_graphs", "device_name", "num_workers")
 # What --set reaches.
-CONFIGS = {"recommended": "train_recommended.yaml", "paper": "train.yaml"}
+CONFIGS = {"recommended": "train_recommended.yaml", "paper": "train_paper.yaml"}
 
 
 def _claim(name: str, plan: Plan, way: str) -> None:

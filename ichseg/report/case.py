@@ -31,7 +31,8 @@ PICTURES, PICTURE_PIXELS, JPEG_QUALITY = 6, 224, 82
 class KeepForReportd(SaveImaged):
     """Keep pictures of a scan with its mask for ``report.html``: ``report_cases/NAME.json`` in the output folder.
 
-    A subclass of ``SaveImaged``, so that programs which save by themselves drop it.
+    A subclass of ``SaveImaged``, so that programs which save by themselves drop it; where one keeps it but no mask file
+    was saved, it does nothing.
 
     Args:
         keys: the mask (1, X, Y, Z) on the grid of its file; one key.
@@ -63,11 +64,11 @@ class KeepForReportd(SaveImaged):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         item = dict(data)
-        for key in self.key_iterator(item) if self.enabled else ():
+        saved = [Path(path) for path in item.get("saved", ()) if Path(path).name.endswith("_ich.nii.gz")]
+        for key in self.key_iterator(item) if self.enabled and saved else ():
             mask, image = item[key], item[self.image_key]
             affine, to_head = np.asarray(mask.affine), np.asarray(image.affine)
             gray = (image.as_tensor()[0] * 255).round_().byte().numpy()
-            saved = [Path(path) for path in item["saved"] if Path(path).name.endswith("_ich.nii.gz")]
             kept = case_pictures(mask.as_tensor()[0].numpy(), affine, gray, to_head, self.low, self.width)
             if (plane := item.get(MIDLINE)) is not None:
                 kept["volume"]["midline"] = [*plane.normal, plane.offset]

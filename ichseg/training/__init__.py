@@ -10,6 +10,7 @@ from ichseg.training.head_first import HeadFirst
 from ichseg.training.history import EpochHistory, PrintMetrics
 from ichseg.training.implant_loss import ImplantLoss, batch_with_mask
 from ichseg.training.judge import judged_pool
+from ichseg.training.masked import PrepareMasked, ReplaceWeights, run_folder, slices_of
 from ichseg.training.mixture import SliceMixture
 from ichseg.training.outputs import MetricOf, logits_and_labels, lower_is_better, score_and_label, slice_score_and_label
 from ichseg.training.steps import AlsoHandlers, ClipGradients, poly_decay, warm_cosine
@@ -28,8 +29,10 @@ __all__ = [
     "ImplantLoss",
     "MetricOf",
     "MovingAverage",
+    "PrepareMasked",
     "PrepareMixture",
     "PrintMetrics",
+    "ReplaceWeights",
     "SliceMixture",
     "TrainingCheckpoint",
     "WeakSegmentationLoss",
@@ -44,7 +47,9 @@ __all__ = [
     "logits_and_labels",
     "lower_is_better",
     "poly_decay",
+    "run_folder",
     "score_and_label",
     "slice_score_and_label",
+    "slices_of",
     "warm_cosine",
 ]

@@ -22,7 +22,7 @@ from ichseg.transforms.lesions import (
 from ichseg.transforms.mask import HemorrhageMask, HemorrhageMaskd, HemorrhageProbability, HemorrhageProbabilityd
 from ichseg.transforms.neighbors import NeighborSlices, NeighborSlicesd
 from ichseg.transforms.rand_implant import RandImplantHemorrhaged
-from ichseg.transforms.reader import HeadCTReader, head_ct_loader
+from ichseg.transforms.reader import HeadCTReader, SlicesLastd, head_ct_loader
 from ichseg.transforms.resize import SliceResize, SliceResized
 from ichseg.transforms.saver import SaveImageMaskd
 from ichseg.transforms.shallow_cam import ShallowFeatureCAM, ShallowFeatureCAMd, cam_keys
@@ -87,6 +87,7 @@ __all__ = [
     "SliceResized",
     "SliceScoredProbability",
     "SliceScoredProbabilityd",
+    "SlicesLastd",
     "SpatialContextFusion",
     "SpatialContextFusiond",
     "cam_keys",

@@ -1,0 +1,91 @@
+"""Further training of a finished model on masks, and where its weights go."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from torch import Tensor
+
+from ichseg.errors import IchsegError
+from ichseg.io import atomic_path
+from ichseg.training.checkpoint import MODEL
+from ichseg.training.distributed import is_rank_zero
+
+logger = logging.getLogger(__name__)
+BEFORE = "model_before.pt"
+
+
+class PrepareMasked:
+    """``prepare_batch``: slices with masks, augmented, and what :class:`ichseg.training.ContextLoss` wants to know.
+
+    Args:
+        augment: of images (B, C, H, W) in [0, 1] and masks (B, 1, H, W); None, to validate: no change.
+    """
+
+    def __init__(self, augment: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None) -> None:
+        self.augment = augment
+
+    def __call__(
+        self, batch: dict[str, Any], device: torch.device, non_blocking: bool = False, **kwargs: Any
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        image, mask = (batch[key].to(device, non_blocking=non_blocking).float() for key in ("image", "label"))
+        label = (mask.flatten(1).amax(dim=1) > 0).float()
+        if self.augment is not None:
+            image, mask = self.augment(image, mask)
+        return image.contiguous(memory_format=torch.channels_last), {"mask": mask, "label": label}
+
+
+def slices_of(target: dict[str, Tensor]) -> int:
+    """How many slices a target of :class:`PrepareMasked` is for, to weigh batches in a mean."""
+    return len(target["label"])
+
+
+def run_folder(output_dir: str | Path | None, bundle_root: str | Path = ".") -> Path:
+    """The folder of a run: the one asked for; None: the first free ``runs/finetuned_N`` of the bundle."""
+    if output_dir is not None:
+        return Path(output_dir)
+    runs = Path(bundle_root) / "runs"
+    taken = {path.name for path in runs.glob("finetuned_*")}
+    return next(runs / name for n in range(1, len(taken) + 2) if (name := f"finetuned_{n}") not in taken)
+
+
+class ReplaceWeights:
+    """Handler for the trainer: when it has finished, its weights become the bundle's ``models/model.pt``.
+
+    The former ones stay beside them as ``model_before.pt``. Programs such as MONAI Label run the new ones then.
+
+    Args:
+        folder: of the run, with its ``model.pt``.
+        bundle_root: the bundle.
+        enabled: False does nothing.
+    """
+
+    def __init__(self, folder: str | Path, bundle_root: str | Path = ".", enabled: bool = True) -> None:
+        self.folder, self.models, self.enabled = Path(folder), Path(bundle_root) / "models", enabled
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.COMPLETED, self.replace)
+
+    def replace(self) -> None:
+        """
+        Raises:
+            IchsegError: the bundle's folder cannot be written.
+        """
+        if not (self.enabled and is_rank_zero()):
+            return
+        own = self.models / MODEL
+        try:
+            self.models.mkdir(parents=True, exist_ok=True)
+            for source, target in ((own, self.models / BEFORE), (self.folder / MODEL, own)):
+                if source.is_file():
+                    with atomic_path(target) as temporary:
+                        shutil.copyfile(source, temporary)
+        except OSError as error:
+            raise IchsegError(f"{own}: cannot be replaced ({error.strerror}); weights: {self.folder / MODEL}") from None
+        logger.info("%s is now %s; the former weights are %s", own, self.folder / MODEL, self.models / BEFORE)
