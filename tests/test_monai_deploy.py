@@ -14,6 +14,7 @@ from ichseg.bundle import bundle_folder
 from ichseg.cli import main
 
 pytest.importorskip("monai.deploy")
+from monai.deploy.conditions import CountCondition
 from monai.deploy.core import Application, Image, IOType, Operator
 from monai.deploy.operators import (
     DICOMDataLoaderOperator,
@@ -41,7 +42,7 @@ class Outline(Application):
     mask = None
 
     def compose(self):
-        read = DICOMDataLoaderOperator(self, input_folder=self.folder, name="read")
+        read = DICOMDataLoaderOperator(self, CountCondition(self, 1), input_folder=self.folder, name="read")
         choose = DICOMSeriesSelectorOperator(self, name="choose")
         volume = DICOMSeriesToVolumeOperator(self, name="volume")
         outline = MonaiBundleInferenceOperator(
