@@ -128,7 +128,7 @@ def ours(work: Path, data: Path, weights: dict[str, Path], options: argparse.Nam
 
     root = bundle_folder("ich_pseudo_segmentation")
     parser = ConfigParser()
-    parser.read_config(str(root / "configs" / "generate.yaml"))
+    parser.read_config(str(root / "configs" / "inference.yaml"))
     parser.update(
         {
             "bundle_root": str(root),

@@ -17,11 +17,12 @@ import torch
 from conftest import classifier_file, segmenter_file, sequence_file, swin_file
 from monai.bundle import ConfigParser, ConfigWorkflow, verify_net_in_out
 
-from ichseg.bundle import BundleParts, bundle_folder, config_values, guard_bundle_run, parse_settings
+from ichseg.bundle import BundleParts, bundle_folder, config_values, guard_bundle_run, parse_settings, run_bundle
 from ichseg.cli import main
 from ichseg.errors import IchsegError, chain
 from ichseg.networks import ClassifierSettings, SegmenterSettings, read_settings, save_weights, slice_classifier
 from ichseg.networks.segmenters import USUAL_CHANNELS
+from ichseg.transforms import head_ct_loader
 from ichseg.version import __version__
 
 CONFIGS = [
@@ -34,7 +35,8 @@ CONFIGS = [
     ("resnet_lstm", "train.yaml", "train"),
     ("resnet_lstm", "generate.yaml", "inference"),
     ("ich_slice_classification", "train.yaml", "train"),
-    ("ich_pseudo_segmentation", "generate.yaml", "inference"),
+    ("ich_slice_classification", "inference.yaml", "inference"),
+    ("ich_pseudo_segmentation", "inference.yaml", "inference"),
     ("ich_segmentation", "train.yaml", "train"),
     ("ich_segmentation", "train_paper.yaml", "train"),
     ("ich_segmentation", "train_recommended.yaml", "train"),
@@ -56,13 +58,16 @@ def test_properties_monai_expects(bundle, name, kind, phantoms, tmp_path):
         "train.yaml": {},
         "train_paper.yaml": {"supervision": "masks"},
         "train_recommended.yaml": {"implants_per_scan": 2, "num_workers": 0, "val_folds": [4]},
-        "generate.yaml": {"classifiers": classifiers},
+        "generate.yaml": {},
     }[name]
+    if bundle in ("ich_pseudo_segmentation", "ich_slice_classification") and name == "inference.yaml":
+        del overrides["weights"]
+        overrides["classifiers"] = classifiers
     if (
         file := {"hgi_sam": swin_file, "resnet_lstm": sequence_file, "chest_xray": classifier_file}.get(bundle)
     ) and name == "generate.yaml":
         overrides = {**overrides, "weights": str(file(tmp_path / "model.pt"))}
-        del overrides["size"], overrides["classifiers"]  # the weight file says them
+        del overrides["size"]  # the weight file says it
     if (bundle, name) == ("chest_xray", "generate.yaml"):
         overrides |= {"seeds": "map", "boundaries": None}
     if (bundle, name) == ("hgi_sam", "train.yaml"):
@@ -124,12 +129,15 @@ def test_network_takes_and_gives_what_the_metadata_says(bundle, name):
 
 def test_what_stands_in_several_configs_is_the_same():
     def steps(bundle, name, part="preprocessing"):
-        return [step["_target_"].split(".")[-1] for step in config_values(bundle, name)[part]["transforms"]]
+        found = [step["_target_"].split(".")[-1] for step in config_values(bundle, name)[part]["transforms"]]
+        return ["head_ct_loader", *found[3:]] if found[:3] == loading else found
 
+    loading = [type(step).__name__ for step in head_ct_loader().transforms]
+    assert loading == ["LoadImaged", "EnsureChannelFirstd", "SlicesLastd"]
     paper = ["head_ct_loader", "BrainWindowd", "SliceResized"]
     assert steps("ich_segmentation", "inference_paper.yaml") == steps("ich_segmentation", "train_paper.yaml") == paper
     assert steps("ich_slice_classification", "train.yaml") == paper
-    assert steps("ich_pseudo_segmentation", "generate.yaml") == [*paper, "KeepIntracraniald"]
+    assert steps("ich_pseudo_segmentation", "inference.yaml") == [*paper, "KeepIntracraniald"]
     ours = steps("ich_segmentation", "inference.yaml")
     evened = ["head_ct_loader", "RestoreBoned", "HeadCropd", "AverageSlabsd", "RemoveCuppingd"]
     assert ours == [*evened[:3], "CopyItemsd", "CompareAppearanced", *evened[3:], "BrainWindowd", "NeighborSlicesd"]
@@ -323,6 +331,30 @@ def test_classification_evaluation_config_runs(phantoms, tmp_path, capsys):
     assert found == [64, 40, 80, True]  # as the weights were trained
 
 
+def test_slices_get_probabilities_in_the_order_of_the_file(phantoms, tmp_path, capsys):
+    weights = classifier_file(tmp_path / "resnet34.pt")
+    scan = sorted((phantoms / "images").glob("*.nii.gz"))[0]
+    image = nib.load(scan)
+    (tmp_path / "scans").mkdir()
+    nib.save(image, tmp_path / "scans" / "up.nii.gz")
+    turned = nib.Nifti1Image(np.asarray(image.dataobj)[:, :, ::-1], image.affine @ np.diag([1, 1, -1, 1]))
+    nib.save(turned, tmp_path / "scans" / "down.nii.gz")
+    (tmp_path / "scans" / "broken.nii.gz").write_bytes(b"no scan")
+    values = {"dataset_dir": str(tmp_path / "scans"), "output_dir": str(tmp_path / "out"), "device_name": "cpu"}
+    with pytest.raises(SystemExit) as ended:
+        run_bundle("ich_slice_classification", "inference.yaml", {**values, "classifiers": {"resnet34": str(weights)}})
+    assert ended.value.code == 1
+    rows = {row["case"]: row for row in csv.DictReader((tmp_path / "out" / "results.csv").open())}
+    assert rows["broken"]["status"] == "failed" and rows["up"]["status"] in ("ok", "flagged")
+    tables = {}
+    for name in ("up", "down"):
+        found = list(csv.DictReader((tmp_path / "out" / f"{name}_slices.csv").open()))
+        assert [row["slice"] for row in found] == [str(n) for n in range(image.shape[2])]
+        tables[name] = [float(row["probability"]) for row in found]
+        assert float(rows[name]["probability"]) == max(tables[name])
+    assert tables["up"] == pytest.approx(tables["down"][::-1], abs=2e-4) and len(set(tables["up"])) > 2
+
+
 OWN = """
 classifiers: {}
 window_level: 50
@@ -365,7 +397,7 @@ def overlaid(bundle, file, overlay, tmp_path, **overrides):
 
 def test_networks_of_ones_own(phantoms, tmp_path):
     values = {"dataset_dir": str(phantoms), "gate_by": "label", "crf_iterations": 1, "folds": [0, 1]}
-    out = overlaid("ich_pseudo_segmentation", "generate.yaml", OWN, tmp_path, **values)
+    out = overlaid("ich_pseudo_segmentation", "inference.yaml", OWN, tmp_path, **values)
     assert len(list(out.glob("*_pseudo.nii.gz"))) == 2
     values = {"dataset_dir": str(phantoms), "epochs": 1, "batch_size": 8, "val_folds": [4]}
     out = overlaid("ich_slice_classification", "train.yaml", OWN_TRAINING, tmp_path, **values)
@@ -387,7 +419,7 @@ def test_every_choice_runs_and_the_masks_are_masks(choice, phantoms, tmp_path):
     classifier_file(tmp_path / "resnet34.pt")
     values = {"dataset_dir": str(phantoms), "crf_iterations": 2, "folds": [1], "gate_by": "label", **choice}
     values["classifiers"] = {"resnet34": str(tmp_path / "resnet34.pt")}
-    out = overlaid("ich_pseudo_segmentation", "generate.yaml", "batch_size: 4", tmp_path, **values)
+    out = overlaid("ich_pseudo_segmentation", "inference.yaml", "batch_size: 4", tmp_path, **values)
     (mask,) = out.glob("*_pseudo.nii.gz")
     assert set(np.unique(nib.load(mask).dataobj)) <= {0, 1}
 
@@ -400,7 +432,7 @@ def test_scoring_first_or_along_and_in_bf16(phantoms, tmp_path):
     for number, choice in enumerate(({"score_first": True, "batch_size": 3}, {}, {"precision": "bf16"})):
         here = tmp_path / str(number)
         here.mkdir()
-        out = overlaid("ich_pseudo_segmentation", "generate.yaml", "threshold: 0.3", here, **values, **choice)
+        out = overlaid("ich_pseudo_segmentation", "inference.yaml", "threshold: 0.3", here, **values, **choice)
         masks.append([np.asarray(nib.load(f).dataobj) for f in sorted(out.glob("*_pseudo.nii.gz"))])
     assert len(masks[0]) == 2 and all(mask.any() for mask in masks[0])
     # Batches of another size may round a probability elsewhere.
@@ -417,7 +449,7 @@ def test_nothing_is_kept_from_scan_to_scan(phantoms, tmp_path):
     classifier_file(tmp_path / "resnet34.pt")
     values = {"dataset_dir": str(phantoms), "output_dir": str(tmp_path), "gate": 0.0, "device_name": "cpu"}
     values["classifiers"] = {"resnet34": str(tmp_path / "resnet34.pt")}
-    runner = BundleParts("ich_pseudo_segmentation", "generate.yaml", values)["evaluator"]
+    runner = BundleParts("ich_pseudo_segmentation", "inference.yaml", values)["evaluator"]
     held = []
     read = runner._read
 
@@ -585,7 +617,7 @@ def test_mistyped_keys_of_a_workflow_are_refused(phantoms, tmp_path):
 
 @pytest.mark.slow
 def test_a_run_from_elsewhere_names_bundle_root(tmp_path):
-    done = monai_run("ich_pseudo_segmentation", "generate.yaml", tmp_path)
+    done = monai_run("ich_pseudo_segmentation", "inference.yaml", tmp_path)
     assert done.returncode == 2 and "--bundle_root" in done.stderr.strip().splitlines()[-1]
 
 

@@ -165,8 +165,7 @@ def test_own_bundles_are_clean():
     assert check_path(bundle_folder("ich_slice_classification")) == []
     assert check_path(bundle_folder("hgi_sam") / "configs" / "train.yaml") == []
     assert check_path(bundle_folder("resnet_lstm") / "configs" / "train.yaml") == []
-    lacking = check_path(bundle_folder("ich_pseudo_segmentation"))  # its classifiers are yours to train
-    assert [finding.key for finding in lacking] == ["classifiers::resnet34", "classifiers::resnet50"]
+    assert check_path(bundle_folder("ich_pseudo_segmentation")) == []
 
 
 def test_a_tampered_bundle(tmp_path, capsys):

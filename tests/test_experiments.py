@@ -56,7 +56,7 @@ def test_the_nine_rows_have_exactly_these_switches():
         "r9": Row(models=(0, 1), sf_cam=True, scf=True, bla=True, dcrf=True, unet=True),
     } == ROWS
     assert ROWS["r2"].name(PAIR) == "resnet34+resnet50, Grad-CAM, SCF"
-    known = yaml.safe_load((bundle_folder("ich_pseudo_segmentation") / "configs" / "generate.yaml").read_text())
+    known = yaml.safe_load((bundle_folder("ich_pseudo_segmentation") / "configs" / "inference.yaml").read_text())
     for row in ROWS.values():
         values = row.overrides(PAIR)
         assert set(values) <= set(known)

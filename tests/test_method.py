@@ -26,14 +26,14 @@ def test_one_page_and_the_bundle_give_the_same_masks(phantoms, tmp_path, monkeyp
         "dataset_dir": str(phantoms),
         "output_dir": str(tmp_path / "out"),
     }
-    parts = BundleParts("ich_pseudo_segmentation", "generate.yaml", {**values, "device_name": "cpu"})
+    parts = BundleParts("ich_pseudo_segmentation", "inference.yaml", {**values, "device_name": "cpu"})
     scans = [parts["preprocessing"](dict(scan)) for scan in load_datalist(phantoms / "datalist.json", [1, 2])]
     scores = [ensemble(scan["image"].as_tensor()[0].movedim(-1, 0)[:, None])[:, 1] for scan in scans]
     # Random classifiers are sure of nothing: a gate at their median lets some slices through and not all.
     gate = float(torch.cat(scores).median())
     monkeypatch.setattr(method, "GATE", gate)
     values |= {"gate": gate, "device_name": "cpu", "batch_size": 1}
-    rows = BundleParts("ich_pseudo_segmentation", "generate.yaml", values)["evaluator"].run()
+    rows = BundleParts("ich_pseudo_segmentation", "inference.yaml", values)["evaluator"].run()
     assert [row["status"] for row in rows] == ["ok"] * len(scans)
     marked = gated = 0
     for scan in scans:

@@ -460,12 +460,13 @@ def test_overlapping_keeps_order_and_ends_on_errors():
 
 # Other values of every key that the outputs depend on; the rest are places, devices, and how much at once.
 OTHER = {
-    "inference.yaml": {"size": 96, "window_level": 40, "window_width": 90, "threshold": 0.4, "members": 2,
+    "ich_segmentation": {"size": 96, "window_level": 40, "window_width": 90, "threshold": 0.4, "members": 2,
                        "flip": True, "fusion_weight": 0.1, "support_weight": 0.4, "remove_shell": False,
                        "min_volume_ml": 3.0, "fill_holes_mm2": 5.0,
                        "restore_bone": False, "slab_mm": 2.0, "remove_cupping": False, "report": False,
                        "save_probabilities": True, "precision": "bf16", "dicom_objects": ["seg"]},
-    "generate.yaml": {"size": 96, "window_level": 40, "window_width": 90, "strip_skull": True, "method": "layer_cam",
+    "ich_pseudo_segmentation": {
+                      "size": 96, "window_level": 40, "window_width": 90, "strip_skull": True, "method": "layer_cam",
                       "cam_layers": ["layer2"], "target": "predicted", "gate": 0.4, "gate_rule": "either",
                       "gate_by": "label", "component_mode": "channel", "component_sign": "border",
                       "combine": "additive", "upsample": "first", "amplify_scale": 1, "fusion_window": 1,
@@ -480,7 +481,7 @@ BESIDE = {"bundle_root", "dataset_dir", "weights", "folds", "maps_dir", "batch_s
 
 
 @pytest.mark.parametrize(("bundle", "name"), [("ich_segmentation", "inference.yaml"),
-                                              ("ich_pseudo_segmentation", "generate.yaml")])  # fmt: skip
+                                              ("ich_pseudo_segmentation", "inference.yaml")])  # fmt: skip
 def test_every_setting_counts(bundle, name, phantoms, tmp_path, monkeypatch):
     """A run goes by what the steps were built with: no list of keys is needed, and nested overrides count too."""
     places = {"dataset_dir": str(phantoms), "output_dir": str(tmp_path), "device_name": "cpu"}
@@ -492,7 +493,7 @@ def test_every_setting_counts(bundle, name, phantoms, tmp_path, monkeypatch):
         monkeypatch.setattr("ichseg.networks.classifiers.load_weights", lambda network, path: network)
     values = {key for key, value in config_values(bundle, name).items()
               if not isinstance(value, dict) and not re.search(r"[$@]|_target_", str(value))}  # fmt: skip
-    assert values - BESIDE == set(OTHER[name])
+    assert values - BESIDE == set(OTHER[bundle])
 
     def made_of(**overrides):
         try:
@@ -503,9 +504,9 @@ def test_every_setting_counts(bundle, name, phantoms, tmp_path, monkeypatch):
 
     usual = made_of()
     assert made_of() == usual and made_of(batch_size=3, output_dir=str(tmp_path / "b")) == usual
-    same = [key for key, value in OTHER[name].items() if made_of(**{key: value}) == usual]
+    same = [key for key, value in OTHER[bundle].items() if made_of(**{key: value}) == usual]
     assert not same
-    if name == "inference.yaml":
+    if bundle == "ich_segmentation":
         assert made_of(**{"postprocessing::transforms::4::threshold": 0.9}) != usual
 
 

@@ -55,5 +55,5 @@ def run(args: argparse.Namespace) -> int:
         "device_name": args.device,
         "size": args.size,
     }
-    run_bundle("ich_pseudo_segmentation", "generate.yaml", overrides, args.set)
+    run_bundle("ich_pseudo_segmentation", "inference.yaml", overrides, args.set)
     return DONE

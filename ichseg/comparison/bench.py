@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 VALIDATED = 4  # one in so many patients with masks validates, where the validation folds have none
 CLASSIFIER = ("ich_slice_classification", "train.yaml")
 SEGMENTER = ("ich_segmentation", "train_paper.yaml")
-GENERATE = ("ich_pseudo_segmentation", "generate.yaml")
+GENERATE = ("ich_pseudo_segmentation", "inference.yaml")
 BACKBONE = "resnet50"  # of the baselines that take one network
 
 

@@ -16,7 +16,7 @@ from ichseg.progress import progress as with_progress
 NEIGHBOR_MM = 5.0  # a neighbor is this far away, however thin the slices are
 
 
-def slice_labels_in_order(labels: Sequence[int], stored_affine: np.ndarray, shown_affine: np.ndarray) -> np.ndarray:
+def slice_labels_in_order(labels: Sequence[float], stored_affine: np.ndarray, shown_affine: np.ndarray) -> np.ndarray:
     """Slice labels in the order of a re-oriented volume.
 
     Datalists give labels in the order the file stores its slices; a transform such as ``Orientationd`` may

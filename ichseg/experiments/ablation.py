@@ -36,7 +36,7 @@ class Row:
         return ", ".join(parts + [name for name, on in switches.items() if on])
 
     def overrides(self, pair: Sequence[str], layers: str = "2") -> dict[str, Any]:
-        """Values of ``generate.yaml`` for this row.
+        """Values of the pseudo-mask config for this row.
 
         Args:
             pair: the two backbones.

@@ -19,7 +19,7 @@ from ichseg.experiments.sweep import Counts
 from ichseg.io import atomic_path, read_mask, read_volume, slice_axis, spacing_mm
 from ichseg.precision import lower_type
 
-GENERATE = ("ich_pseudo_segmentation", "generate.yaml")
+GENERATE = ("ich_pseudo_segmentation", "inference.yaml")
 
 
 class Chains:

@@ -25,7 +25,7 @@ from ichseg.networks import classifier_settings, segmenter_settings
 from ichseg.overrides import check_numbers
 from ichseg.provenance import Record
 
-# Keys of generate.yaml that make the difference between rows, or that a study sets itself.
+# Keys of the pseudo-mask config that make the difference between rows, or that a study sets itself.
 OF_THE_ROWS = {
     "method", "cam_layers", "layers", "rule", "threshold", "classifiers", "folds", "size", "datalist", "dataset_dir",
     "output_dir", "maps_dir", "precision", "device_name",
@@ -82,7 +82,7 @@ class Study:
             given = getattr(self, name)
             setattr(self, name, None if given is None else Path(given).resolve())
         # Everything that can be wrong is told before anything is written.
-        self._values = parse_settings("ich_pseudo_segmentation", "generate.yaml", self.settings)
+        self._values = parse_settings("ich_pseudo_segmentation", "inference.yaml", self.settings)
         for key in sorted(set(self._values) & OF_THE_ROWS):
             raise IchsegError(f"--set {key}: each table row sets this itself")
         check_numbers({"size": self.size, "epochs": self.epochs, "batch_size": self.batch_size})
@@ -203,7 +203,7 @@ class Study:
             "output_dir": folder,
             "threshold": threshold,
         }
-        self._once(folder, lambda: run_bundle("ich_pseudo_segmentation", "generate.yaml", overrides))
+        self._once(folder, lambda: run_bundle("ich_pseudo_segmentation", "inference.yaml", overrides))
         return folder
 
     # --- measuring ----------------------------------------------------------------------------------------------
@@ -219,7 +219,7 @@ class Study:
             which: the set.
             pair: the backbones.
             size: pixels per side.
-            rows: name -> values of ``generate.yaml``, which may hold ``models`` (indices into the pair) and
+            rows: name -> values of the pseudo-mask config, which may hold ``models`` (indices into the pair) and
                 ``threshold``; without one, every threshold is counted.
         """
         folder = self.output / "counts" / which / f"{'+'.join(pair)}_{size}"
@@ -270,7 +270,7 @@ class Study:
         )
 
     def _generate(self, backbones: Sequence[str], size: int) -> dict[str, Any]:
-        """Values of ``generate.yaml`` that all rows share."""
+        """Values of the pseudo-mask config that all rows share."""
         trained = classifier_settings({b: self.weights(b, size) for b in backbones})
         if trained.size != size:
             raise IchsegError(f"the classifiers were trained at size {trained.size}: give --size {trained.size}")

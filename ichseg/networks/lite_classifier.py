@@ -22,6 +22,7 @@ class LiteClassifier(LiteEncoder):
 
     def __init__(self, in_channels: int = 1, num_classes: int = 2) -> None:
         super().__init__(in_channels)
+        self.mean, self.deviation = MEAN, DEVIATION
         self._conv_head = nn.Conv2d(STAGES[-1][3], WIDTH, 1, bias=False)
         self._bn1 = nn.BatchNorm2d(WIDTH, EPSILON, MOMENTUM)
         self.activation = nn.ReLU6()
@@ -29,6 +30,6 @@ class LiteClassifier(LiteEncoder):
         self._fc = nn.Linear(WIDTH, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        deepest = super().forward((x - MEAN) / DEVIATION)[-1]
+        deepest = self.features((x - self.mean) / self.deviation)[-1]
         pooled = self.activation(self._bn1(self._conv_head(deepest))).mean(dim=(2, 3))
         return self._fc(self.dropout(pooled))

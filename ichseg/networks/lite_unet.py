@@ -97,6 +97,10 @@ class LiteEncoder(nn.Module):
         self.taps = [ends[tap] for tap in TAPS] + [ends[-1]]
 
     def forward(self, x: Tensor) -> list[Tensor]:
+        return self.features(x)
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        """The five maps."""
         hidden = functional.relu6(self._bn0(self._conv_stem(x)))
         features: list[Tensor] = []
         for number, block in enumerate(self._blocks):

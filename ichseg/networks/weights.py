@@ -20,7 +20,7 @@ from ichseg.io import atomic_path
 logger = logging.getLogger(__name__)
 # Where the settings lie: in the metadata that every state dict of torch has, under a name that no module has.
 SETTINGS = "ichseg settings"
-ONLY_MEMBER = "members.0."  # how the keys of an ensemble of one begin
+ONLY_MEMBER = ("members.0.", "networks.0.")  # how the keys of an ensemble of one begin
 Settings = TypeVar("Settings")
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -59,8 +59,9 @@ def load_weights(network: Network, path: str | Path | None) -> Network:
     state = read_checkpoint(path)
     state = state.get("model", state)
     own = network.state_dict()
-    if all(key.startswith(ONLY_MEMBER) for key in state) and not any(key.startswith(ONLY_MEMBER) for key in own):
-        state = {key.removeprefix(ONLY_MEMBER): value for key, value in state.items()}
+    for only in ONLY_MEMBER:
+        if all(key.startswith(only) for key in state) and not any(key.startswith(only) for key in own):
+            state = {key.removeprefix(only): value for key, value in state.items()}
     lacking = [key for key in own if key not in state]
     foreign = [key for key in state if key not in own]
     differing = [key for key in own if key in state and getattr(state[key], "shape", None) != own[key].shape]

@@ -216,7 +216,7 @@ def paper(plan: Plan) -> Path:
     pseudo = plan.output / "pseudo"
     run_bundle(
         "ich_pseudo_segmentation",
-        "generate.yaml",
+        "inference.yaml",
         {
             "datalist": plan.datalist,
             "output_dir": pseudo,

@@ -29,6 +29,7 @@ from ichseg.transforms.shallow_cam import ShallowFeatureCAM, ShallowFeatureCAMd,
 from ichseg.transforms.shell import RemoveShelld
 from ichseg.transforms.slabs import AverageSlabs, AverageSlabsd
 from ichseg.transforms.slice_score import SliceScoredProbability, SliceScoredProbabilityd
+from ichseg.transforms.slice_table import SaveSliceProbabilityd
 from ichseg.transforms.unusual import CompareAppearanced
 from ichseg.transforms.window import (
     BrainWindow,
@@ -81,6 +82,7 @@ __all__ = [
     "RestoreBone",
     "RestoreBoned",
     "SaveImageMaskd",
+    "SaveSliceProbabilityd",
     "ShallowFeatureCAM",
     "ShallowFeatureCAMd",
     "SliceResize",
