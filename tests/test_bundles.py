@@ -621,31 +621,6 @@ def test_a_run_from_elsewhere_names_bundle_root(tmp_path):
     assert done.returncode == 2 and "--bundle_root" in done.stderr.strip().splitlines()[-1]
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_onnx_of_any_size(tmp_path):
-    onnxruntime = pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
-    from ichseg.networks import load_weights, segmenter_of, segmenter_settings
-
-    path = tmp_path / "model.onnx"
-    assert main(["export-onnx", str(path)]) == 0
-    weights = bundle_folder("ich_segmentation") / "models" / "model.pt"
-    made = segmenter_settings(weights)
-    network = load_weights(segmenter_of(made), weights).eval()
-    session = onnxruntime.InferenceSession(str(path))
-    for shape in ((1, 3, 64, 64), (3, 3, 96, 64)):
-        image = torch.rand(shape)
-        with torch.no_grad():
-            expected = network(image).numpy()
-        np.testing.assert_allclose(session.run(None, {"image": image.numpy()})[0], expected, atol=1e-4)
-
-
-def test_onnx_names_what_it_needs(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert main(["export-onnx", str(tmp_path / "model.onnx")]) == 2
-    assert "pip install 'ichseg[onnx]'" in capsys.readouterr().err and not (tmp_path / "model.onnx").exists()
-
-
 def test_numbers_may_be_written_as_in_python():
     for text in ("1e-3", "1.0e-3", "0.001"):
         found = parse_settings("ich_segmentation", "train_recommended.yaml", [f"learning_rate={text}"])

@@ -20,7 +20,7 @@ from ichseg.version import __version__
 
 COMMANDS = ("demo", "segment", "listen", "pacs", "measure", "merge", "prepare", "train", "train-classifier",
             "pseudo-label", "train-segmenter", "evaluate", "experiment", "compare", "check", "convert-weights",
-            "export-onnx")  # fmt: skip
+            "export")  # fmt: skip
 EXAMPLES = """examples:
   ichseg demo                                        try it on phantoms, in about a minute
   ichseg segment SCANS MASKS                         segment hemorrhage in a folder of NIfTI or DICOM scans
