@@ -5,24 +5,20 @@ Runs where ``monai-deploy-app-sdk`` is installed, in an environment of its own: 
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
+
 import nibabel as nib
 import numpy as np
 import pytest
 from dicom_files import save_series
 
-from ichseg.bundle import bundle_folder
 from ichseg.cli import main
 
 pytest.importorskip("monai.deploy")
-from monai.deploy.conditions import CountCondition
-from monai.deploy.core import Application, Image, IOType, Operator
-from monai.deploy.operators import (
-    DICOMDataLoaderOperator,
-    DICOMSeriesSelectorOperator,
-    DICOMSeriesToVolumeOperator,
-    IOMapping,
-    MonaiBundleInferenceOperator,
-)
+from monai.deploy.core import Operator
+
+EXAMPLE = Path(__file__).resolve().parents[1] / "docs" / "examples" / "deploy_app.py"
 
 
 class Keep(Operator):
@@ -32,42 +28,32 @@ class Keep(Operator):
         spec.input("mask")
 
     def compute(self, op_input, op_output, context):
-        self.fragment.mask = op_input.receive("mask")
-
-
-class Outline(Application):
-    """DICOM folder -> mask, by the SDK's own operators and the bundle as it is."""
-
-    folder = None
-    mask = None
-
-    def compose(self):
-        read = DICOMDataLoaderOperator(self, CountCondition(self, 1), input_folder=self.folder, name="read")
-        choose = DICOMSeriesSelectorOperator(self, name="choose")
-        volume = DICOMSeriesToVolumeOperator(self, name="volume")
-        outline = MonaiBundleInferenceOperator(
-            self,
-            input_mapping=[IOMapping("image", Image, IOType.IN_MEMORY)],
-            output_mapping=[IOMapping("pred", Image, IOType.IN_MEMORY)],
-            app_context=Application.init_app_context([]),
-            bundle_path=bundle_folder("ich_segmentation"),
-            name="outline",
-        )
-        self.add_flow(read, choose, {("dicom_study_list", "dicom_study_list")})
-        self.add_flow(choose, volume, {("study_selected_series_list", "study_selected_series_list")})
-        self.add_flow(volume, outline, {("image", "image")})
-        self.add_flow(outline, Keep(self, name="keep"), {("pred", "mask")})
+        self.fragment.mask = op_input.receive("mask").asnumpy()
 
 
 def test_mask_is_that_of_the_command_line(phantoms, tmp_path):
+    import pydicom
+
+    spec = importlib.util.spec_from_file_location("deploy_app", EXAMPLE)
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+
+    class Watched(example.OutlineHemorrhage):
+        mask = None
+
+        def compose(self):
+            super().compose()
+            self.add_flow(self.outline, Keep(self, name="keep"), {("pred", "mask")})
+
     scan = nib.as_closest_canonical(nib.load(sorted((phantoms / "images").glob("*.nii.gz"))[0]))
     hounsfield = np.rint(scan.get_fdata()).astype(int)[::-1, ::-1]  # axes to the left and back
     save_series(tmp_path / "study", hounsfield, spacing=float(scan.header.get_zooms()[0]))
-    app = Outline([])
-    app.folder = tmp_path / "study"
+    app = Watched(tmp_path / "study", tmp_path / "out")
     app.run()
     assert main(["segment", str(tmp_path / "study"), str(tmp_path / "masks"), "--no-report", "--device", "cpu"]) == 0
-    own = nib.load(next((tmp_path / "masks").rglob("*_ich.nii.gz")))
-    theirs = np.swapaxes(app.mask.asnumpy(), 0, 2)
-    assert np.asarray(own.dataobj).any() and theirs.shape == own.shape
-    np.testing.assert_array_equal(theirs, np.asarray(own.dataobj))
+    own = np.asarray(nib.load(next((tmp_path / "masks").rglob("*_ich.nii.gz"))).dataobj)
+    theirs = np.swapaxes(app.mask, 0, 2)
+    assert own.any() and theirs.shape == own.shape
+    np.testing.assert_array_equal(theirs, own)
+    written = pydicom.dcmread(next((tmp_path / "out").glob("*.dcm")))
+    assert written.Modality == "SEG" and int(written.pixel_array.astype(bool).sum()) == int(own.sum())

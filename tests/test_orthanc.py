@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import time
@@ -39,14 +40,14 @@ def weights(tmp_path_factory) -> Path:
 class Orthanc:
     """One server with a storage that outlives it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **more) -> None:
         self.folder, self.http, self.dicom, self.process = folder, free_port(), free_port(), None
         folder.mkdir()
         (folder / "orthanc.json").write_text(json.dumps({
             "Name": "test", "StorageDirectory": str(folder), "IndexDirectory": str(folder), "HttpPort": self.http,
             "DicomPort": self.dicom, "DicomAet": "ORTHANC", "RemoteAccessAllowed": False,
             "AuthenticationEnabled": False, "DicomCheckCalledAet": False, "DicomAlwaysAllowStore": True,
-            "Plugins": [str(PLUGIN)], "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
+            "Plugins": [str(PLUGIN)], "DicomWeb": {"Enable": True, "Root": "/dicom-web/"}, **more,
         }))  # fmt: skip
 
     def start(self) -> Orthanc:
@@ -121,6 +122,34 @@ def test_studies_of_a_server_get_their_segmentations(orthanc, files, weights, tm
     assert main(words) == 2
     assert "127.0.0.1" in capsys.readouterr().err
     assert main([*words, "--query", "nothing"]) == 2
+
+
+def test_the_pages_lua_script_sends_new_series_and_results_come_back(files, weights, tmp_path):
+    page = (Path(__file__).resolve().parents[1] / "docs" / "orthanc.md").read_text()
+    (script,), (shown,) = (re.findall(rf"```{kind}\n(.*?)```", page, re.DOTALL) for kind in ("lua", "json"))
+    (tmp_path / "send.lua").write_text(script)
+    spool = Spool(tmp_path / "spool", 0)
+    listener = Listener(spool, "ICHSEG", "127.0.0.1", 0).start()
+    modalities = json.loads(shown)["DicomModalities"]
+    modalities["ichseg"]["Port"] = listener.server_address[1]
+    server = Orthanc(
+        tmp_path / "orthanc", DicomModalities=modalities, LuaScripts=[str(tmp_path / "send.lua")], StableAge=1
+    ).start()
+    try:
+        destination = DimseDestination(f"ORTHANC@127.0.0.1:{server.dicom}", "ICHSEG")
+        service = Service(spool, weights, [destination], {"device_name": "cpu"}, quiet_seconds=1, first_pause=0.01)
+        assert push(files, server.dicom, aet="ORTHANC") == [0] * 12
+        until = time.monotonic() + 60
+        while len(server.modalities()) < 6 and time.monotonic() < until:
+            time.sleep(1)
+            service.drain()
+        time.sleep(3)  # results that have become stable are not sent back to us
+        service.drain()
+        assert server.modalities() == ["CT", "CT", "SEG", "SEG", "SR", "SR"]
+        assert server.ask("statistics")["CountInstances"] == 16
+    finally:
+        listener.shutdown()
+        server.kill()
 
 
 def test_a_server_that_is_killed_gets_everything(orthanc, files, weights, tmp_path):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
-from ichseg.cli import main
+from ichseg.cli import build_parser, main
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -25,6 +26,21 @@ def test_python_runs(code, tmp_path, monkeypatch):
         save_series(tmp_path / "STUDY", head().astype(int))
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {})
+
+
+def commands():
+    """Every line of the pages' shell blocks that starts ichseg, without its comment."""
+    for page in PAGES:
+        for block in re.findall(r"```bash\n(.*?)```", page.read_text("utf-8"), re.DOTALL):
+            for line in block.replace("\\\n", " ").splitlines():
+                if line.startswith("ichseg ") and "$" not in line:
+                    yield pytest.param(line, id=f"{page.stem}: {line[:60]}")
+
+
+@pytest.mark.parametrize("line", commands())
+def test_every_command_has_the_options_it_is_shown_with(line):
+    words = shlex.split(line, comments=True)[1:]
+    assert build_parser().parse_args(words).command == words[0]
 
 
 def test_every_command_named_has_help(capsys):
