@@ -3,12 +3,33 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ichseg.defaults import DICOM_OBJECTS
 from ichseg.errors import IchsegError
 
 SIZE_STEP = 32  # what the networks halve
+
+
+def object_kinds(name: str, value: str | Sequence[str] | None) -> list[str]:
+    """Kinds of DICOM objects, of :data:`ichseg.defaults.DICOM_OBJECTS`, as text with commas or a list; ``none``: none.
+
+    Args:
+        name: what to call the value by.
+        value: the one given.
+
+    Raises:
+        IchsegError: a kind is unknown.
+    """
+    given = value.split(",") if isinstance(value, str) else list(value or ())
+    kinds = [kind.strip() for part in given for kind in part.split(",") if kind.strip()]
+    if kinds == ["none"]:
+        return []
+    for kind in kinds:
+        if kind not in DICOM_OBJECTS:
+            raise IchsegError(f"{name}: '{kind}' is unknown; choose from {', '.join(DICOM_OBJECTS)}, or none")
+    return kinds
 
 
 def check_kind(name: str, default: Any, value: Any) -> None:

@@ -262,6 +262,32 @@ def test_a_full_disk_is_waited_for(studies, weights, tmp_path, monkeypatch):
     assert "mL" in spool.known(study)["outcome"]
 
 
+def test_a_full_disk_is_waited_for_one_by_one_too(studies, weights, tmp_path, monkeypatch):
+    import errno
+
+    from ichseg.dicom import service as module
+
+    spool = Spool(tmp_path / "spool", 0)
+    both = {received(spool, studies[:6]), received(spool, studies[6:12], "1.2.1")}
+    original = module.list_series
+
+    def list_series(folders, *more):
+        if len(folders) > 1:
+            raise IchsegError("odd")  # so that they are done one by one
+        return original(folders, *more)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module, "list_series", list_series)
+    with monkeypatch.context() as patch:
+        patch.setattr("ichseg.dicom.listing.write_volume", full)
+        service = service_of(spool, weights, first_pause=0)
+        assert service.step() == 0 and set(spool.waiting()) == both
+    service.drain()
+    assert all("mL" in spool.known(study)["outcome"] for study in both)
+
+
 def test_two_processes_do_not_share_a_spool(tmp_path, capsys):
     with Spool(tmp_path / "spool", 0).opened():
         assert main(["listen", str(tmp_path / "spool"), "--dry-run", "--device", "cpu"]) == 2

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import os
 import shutil
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -26,6 +29,7 @@ from ichseg.io import read_mask  # noqa: E402
 from ichseg.metrics import measure_mask  # noqa: E402
 
 SHAPE = (40, 48, 8)
+TOOLS = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])  # dcmqi comes by pip
 ORIGIN = Origin("ab" * 32, 0.5)
 
 
@@ -43,13 +47,17 @@ def lesion() -> np.ndarray:
     return mask
 
 
-@pytest.fixture(params=["plain", "tilted", "uneven", "enhanced"])
+FLIPPED = (-1, 0, 0, 0, 1, 0)  # rows run to the right of the patient
+
+
+@pytest.fixture(params=["plain", "tilted", "flipped", "uneven", "enhanced"])
 def series(request, tmp_path) -> Path:
     volume = head(SHAPE).astype(int)
     if request.param == "enhanced":
         return save_enhanced(tmp_path / "scan" / "all.dcm", volume, [5.0 * k for k in range(8)]).parent
     heights = [0, 4, 8, 12, 19, 26, 33, 40] if request.param == "uneven" else None
-    save_series(tmp_path / "scan", volume, heights, tilted(-21) if request.param != "plain" else tilted(0))
+    orientation = {"plain": tilted(0), "flipped": FLIPPED}.get(request.param, tilted(-21))
+    save_series(tmp_path / "scan", volume, heights, orientation)
     return tmp_path / "scan"
 
 
@@ -239,6 +247,27 @@ def test_objects_of_an_earlier_mask_are_removed(tmp_path, weights):
     assert not (tmp_path / "out" / "scans" / "scan.nii.gz").exists()
 
 
+def test_objects_that_are_no_longer_wanted_are_removed(tmp_path, weights):
+    save_series(tmp_path / "scan", head(SHAPE).astype(int))
+    segmented(tmp_path / "scan", tmp_path / "out", weights, "--dicom", "seg,sr,capture")
+    assert len(list((tmp_path / "out").rglob("*.dcm"))) == 10
+    segmented(tmp_path / "scan", tmp_path / "out", weights, "--dicom", "sr")
+    assert [path.name for path in (tmp_path / "out").rglob("*.dcm")] == ["scan_sr.dcm"]
+    segmented(tmp_path / "scan", tmp_path / "out", weights, "--dicom", "none")
+    assert not list((tmp_path / "out").rglob("*.dcm")) and (tmp_path / "out" / "scan_ich.nii.gz").is_file()
+
+
+def test_volumes_are_sums_of_slabs_without_a_thickness_in_the_header(tmp_path, weights):
+    heights = [0, 4, 8, 12, 19, 26, 33, 40]
+    save_series(tmp_path / "scan", head(SHAPE).astype(int), heights, SliceThickness=None)
+    row = segmented(tmp_path / "scan", tmp_path / "out", weights)
+    mask = read_mask(tmp_path / "out" / "scan_ich.nii.gz")[0] > 0
+    slabs = [4, 4, 4, 5.5, 7, 7, 7, 7]
+    volume = sum(float(mask[..., k].sum()) * 0.25 * slab / 1000 for k, slab in enumerate(slabs))
+    told = numbers(pydicom.dcmread(tmp_path / "out" / "scan_sr.dcm"))["Volume"]
+    assert volume > 0 and float(row["volume_ml"]) == told == pytest.approx(volume, rel=1e-3)
+
+
 def test_which_objects_are_written_is_a_choice(tmp_path, weights, capsys):
     save_series(tmp_path / "scan", head(SHAPE).astype(int))
     segmented(tmp_path / "scan", tmp_path / "out", weights, "--dicom", "none")
@@ -262,6 +291,28 @@ def test_the_objects_follow_the_standard(series, lesion, tmp_path):
         one.save_as(path, enforce_file_format=True)
         done = subprocess.run(["dciodvfy", str(path)], capture_output=True, text=True, check=False)
         assert "Error" not in done.stderr + done.stdout, done.stderr
+
+
+@pytest.mark.skipif(shutil.which("segimage2itkimage", path=TOOLS) is None, reason="dcmqi is not installed")
+def test_dcmqi_reads_the_same_voxels_at_the_same_places(request, series, lesion, tmp_path):
+    stack = one_stack(series)
+    segmentation(lesion, stack, source_headers(stack), ORIGIN).save_as(tmp_path / "seg.dcm", enforce_file_format=True)
+    words = [shutil.which("segimage2itkimage", path=TOOLS), "--inputDICOM", str(tmp_path / "seg.dcm")]
+    words += ["--outputDirectory", str(tmp_path), "--outputType", "nii", "--prefix", "read"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-1500:]
+    found = nib.load(tmp_path / "read-1.nii.gz")
+    voxels = np.asarray(found.dataobj) > 0
+    marked = [voxels[..., k] for k in np.flatnonzero(voxels.any(axis=(0, 1)))]
+    own = [lesion[..., k] for k in np.flatnonzero(lesion.any(axis=(0, 1)))]
+    # It may write an axis of the image the other way round; what is where is then told by the affine.
+    turned = np.linalg.inv(stack.affine[:3, :3]) @ found.affine[:3, :3]
+    flips = [axis for axis in range(2) if turned[axis, axis] < 0]
+    np.testing.assert_array_equal(np.flip(marked, [axis + 1 for axis in flips]), own)
+    if request.node.callspec.params["series"] not in ("tilted", "uneven"):  # its images have no sheared axes
+        mine = nib.affines.apply_affine(stack.affine, np.argwhere(lesion))
+        theirs = nib.affines.apply_affine(found.affine, np.argwhere(voxels))
+        np.testing.assert_allclose(sorted(map(tuple, theirs.round(2))), sorted(map(tuple, mine.round(2))), atol=0.02)
 
 
 @pytest.mark.skipif(not (REAL / "ge_head_ct").is_dir(), reason="the GE scan is not here")

@@ -7,9 +7,10 @@ import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ichseg.cli.options import device_options, dicom_kinds
+from ichseg.cli.options import device_options
 from ichseg.defaults import DICOM_OBJECTS, DICOM_WRITTEN
 from ichseg.errors import DONE, IchsegError
+from ichseg.overrides import object_kinds
 
 if TYPE_CHECKING:
     from ichseg.dicom.network import Destination, Listener, Security
@@ -70,7 +71,7 @@ def make_service(args: argparse.Namespace, spool: Spool, destinations: list[Dest
     from ichseg.dicom.service import Service
     from ichseg.networks import segmenter_settings
 
-    kinds = dicom_kinds(args.dicom)
+    kinds = object_kinds("--dicom", args.dicom)
     pick_device(args.device)
     weights = weight_file(args.weights)
     segmenter_settings(weights)  # what is wrong is told before anything is received

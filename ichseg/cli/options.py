@@ -7,8 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ichseg.defaults import DICOM_OBJECTS, PRECISIONS, TRAIN_FOLDS, VAL_FOLDS
-from ichseg.errors import IchsegError
+from ichseg.defaults import PRECISIONS, TRAIN_FOLDS, VAL_FOLDS
 
 
 def datalist_option(parser: argparse.ArgumentParser, text: str = "made by 'ichseg prepare'") -> None:
@@ -18,15 +17,6 @@ def datalist_option(parser: argparse.ArgumentParser, text: str = "made by 'ichse
 def device_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto (default), cpu, gpu, cuda or cuda:N")
     parser.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0], help="default: %(default)s")
-
-
-def dicom_kinds(text: str) -> list[str]:
-    """Kinds of DICOM objects as ``--dicom`` names them; ``none``: none."""
-    kinds = [] if text == "none" else [kind.strip() for kind in text.split(",") if kind.strip()]
-    for kind in kinds:
-        if kind not in DICOM_OBJECTS:
-            raise IchsegError(f"--dicom: '{kind}' is unknown; choose from {', '.join(DICOM_OBJECTS)}, or none")
-    return kinds
 
 
 def run_options(parser: argparse.ArgumentParser) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ichseg.cli.options import dicom_kinds, run_options
+from ichseg.cli.options import run_options
 from ichseg.defaults import DICOM_OBJECTS, DICOM_WRITTEN
 from ichseg.errors import DONE
+from ichseg.overrides import object_kinds
 
 HELP = "Segment hemorrhage in NIfTI or DICOM folders or single files: OUTPUT/NAME_ich.nii.gz and OUTPUT/results.csv."
 EXAMPLE = """ichseg segment SCANS MASKS
@@ -70,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         "overwrite": args.overwrite,
         "shard": args.shard,
         "series": args.series,
-        "dicom_objects": None if args.dicom is None else dicom_kinds(args.dicom),
+        "dicom_objects": None if args.dicom is None else object_kinds("--dicom", args.dicom),
         "batch_size": args.batch_size,
         "precision": args.precision,
         "device_name": args.device,

@@ -11,15 +11,15 @@ import numpy as np
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
-from ichseg.defaults import DICOM_OBJECTS
 from ichseg.dicom.capture import captures
 from ichseg.dicom.files import Source
 from ichseg.dicom.headers import read_dataset
 from ichseg.dicom.listing import STACK, stack_of
 from ichseg.dicom.objects import MANUFACTURER, Origin, report, segmentation, source_headers
-from ichseg.errors import IchsegError, ScanError
+from ichseg.errors import ScanError
 from ichseg.io import atomic_path, scan_name
 from ichseg.io.folder import ROOT, subfolder
+from ichseg.overrides import object_kinds
 from ichseg.provenance import file_hash
 from ichseg.transforms.base import BACKENDS
 from ichseg.transforms.saver import BEFORE_WRITE
@@ -35,7 +35,7 @@ class WriteDicomd(MapTransform):
     Args:
         keys: the mask (1, X, Y, Z) on the grid of its file; one key.
         output_dir: folder for the objects.
-        kinds: of :data:`ichseg.defaults.DICOM_OBJECTS`.
+        kinds: see :func:`ichseg.overrides.object_kinds`.
         weights: the weight file, whose hash is named in the objects.
         threshold: of the probability, for the objects.
         measured_key: what :class:`ichseg.transforms.MeasureHemorrhaged` found.
@@ -51,18 +51,14 @@ class WriteDicomd(MapTransform):
         self,
         keys: KeysCollection,
         output_dir: str | Path,
-        kinds: Sequence[str],
+        kinds: str | Sequence[str],
         weights: str | Path,
         threshold: float | None = None,
         measured_key: str = "measured",
         probability_key: str = "probability",
     ) -> None:
         super().__init__(keys)
-        self.kinds = [kinds] if isinstance(kinds, str) else list(kinds or ())
-        self.kinds = [name.strip() for kind in self.kinds for name in kind.split(",") if name.strip()]
-        for kind in self.kinds:
-            if kind not in DICOM_OBJECTS:
-                raise IchsegError(f"dicom_objects: '{kind}' is unknown; choose from {', '.join(DICOM_OBJECTS)}")
+        self.kinds = object_kinds("dicom_objects", kinds)
         self.output_dir, self.weights, self.threshold = Path(output_dir), Path(weights), threshold
         self.measured_key, self.probability_key = measured_key, probability_key
 
