@@ -56,22 +56,36 @@ def study(number: int) -> list[pydicom.Dataset]:
     ]  # fmt: skip
 
 
-def push(numbers: list[int], port: int) -> Counter[int]:
-    """Send some studies over one association; how often each status came back."""
-    entity = pynetdicom.AE("SCANNER")
-    entity.add_requested_context(CT, [PLAIN])
-    found: Counter[int] = Counter()
-    association = None
-    while association is None or not association.is_established:  # all places may be taken
-        association = entity.associate("127.0.0.1", port, ae_title="ICHSEG")
-        if not association.is_established:
-            time.sleep(0.2)
-    for number in numbers:
-        for one in study(number):
-            answer = association.send_c_store(one)
-            found[int(answer.Status) if "Status" in answer else -1] += 1
-    association.release()
-    return found
+class Sender:
+    """A scanner that sends again what was not acknowledged."""
+
+    def __init__(self, port: int) -> None:
+        self.port, self.statuses, self.broken, self.slowest = port, Counter(), 0, 0.0
+        self.entity = pynetdicom.AE("SCANNER")
+        self.entity.add_requested_context(CT, [PLAIN])
+        self.association = None
+
+    def push(self, numbers: list[int]) -> Sender:
+        """Send some studies, over one association unless it breaks."""
+        for number in numbers:
+            for one in study(number):
+                while not self._sent(one):
+                    self.broken += 1
+        self.association.release()
+        return self
+
+    def _sent(self, one: pydicom.Dataset) -> bool:
+        while self.association is None or not self.association.is_established:  # all places may be taken
+            self.association = self.entity.associate("127.0.0.1", self.port, ae_title="ICHSEG")
+            if not self.association.is_established:
+                time.sleep(0.2)
+        begun = time.monotonic()
+        answer = self.association.send_c_store(one)
+        self.slowest = max(self.slowest, time.monotonic() - begun)
+        if "Status" not in answer:
+            return False
+        self.statuses[int(answer.Status)] += 1
+        return True
 
 
 def memory_mb(pid: int) -> float:
@@ -142,7 +156,8 @@ def watch(process, port: int, args, of_study: Counter[str]) -> dict[str, object]
     watcher.start()
     shares = [list(range(n, args.studies, args.associations)) for n in range(args.associations)]
     with ThreadPoolExecutor(args.associations) as pool:
-        statuses = sum(pool.map(lambda share: push(share, port), shares), Counter())
+        senders = list(pool.map(lambda share: Sender(port).push(share), shares))
+    statuses = sum((one.statuses for one in senders), Counter())
     pushed = time.monotonic() - started
     while time.monotonic() - started < args.limit and process.poll() is None:
         if sum(name.endswith(" SR") for name in of_study) >= args.studies:
@@ -161,6 +176,8 @@ def watch(process, port: int, args, of_study: Counter[str]) -> dict[str, object]
         "images": args.studies * SLICES,
         "accepted": statuses[0],
         "other_statuses": {hex(code): count for code, count in statuses.items() if code},
+        "slowest_acknowledgment_s": round(max(one.slowest for one in senders), 2),
+        "associations_that_broke": sum(one.broken for one in senders),
         "seconds_to_push": round(pushed, 1),
         "seconds_in_all": round(time.monotonic() - started, 1),
         "memory_mb_at_a_tenth": held(0.1),
