@@ -60,6 +60,14 @@ def test_every_command_named_has_help(capsys):
         assert "example" in capsys.readouterr().out
 
 
+def test_every_config_of_the_bundles_table_is_there():
+    rows = re.findall(r"^\| \[(\w+)\]\(bundles/\w+/docs/README.md\) \| ([^|]+) \|", README, re.MULTILINE)
+    assert len(rows) == 3
+    for bundle, configs in rows:
+        named = set(re.split(r"[,;]\s*", configs.strip()))
+        assert named == {file.stem for file in (ROOT / "bundles" / bundle / "configs").glob("*.yaml")}, bundle
+
+
 def test_links_lead_somewhere():
     for file in PAGES:
         for target in re.findall(r"\]\(([^)#]+)\)", file.read_text(encoding="utf-8")):
