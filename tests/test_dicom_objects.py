@@ -115,6 +115,15 @@ def codes(dataset) -> dict[str, str]:
     return found
 
 
+def comments_of(dataset) -> list[str]:
+    found = []
+    for item in dataset.get("ContentSequence", []):
+        if item.ValueType == "TEXT" and item.ConceptNameCodeSequence[0].CodeMeaning == "Comment":
+            found.append(item.TextValue)
+        found += comments_of(item)
+    return found
+
+
 def test_the_report_says_what_was_measured(series, lesion):
     stack = one_stack(series)
     measured = {**measure_mask(lesion, stack.affine, 2, slabs_mm=stack.slabs_mm), "side": "left"}
@@ -141,6 +150,14 @@ def test_no_hemorrhage_is_said_in_a_report_alone(series):
     made = report(measure_mask(np.zeros(SHAPE), stack.affine), stack, source_headers(stack), ORIGIN)
     assert codes(made)["Intracranial hemorrhage (disorder)"] == "Absent" and numbers(made)["Volume"] == 0
     assert "Long axis" not in numbers(made)
+
+
+def test_doubts_are_comments_of_the_report(tmp_path, weights):
+    save_series(tmp_path / "scan", head(SHAPE).astype(int), [0, 5, 10, 15, 30, 35, 40, 45])
+    row = segmented(tmp_path / "scan", tmp_path / "out", weights)
+    made = pydicom.dcmread(tmp_path / "out" / "scan_sr.dcm")
+    comments = comments_of(made)
+    assert any("missing" in comment for comment in comments) and all(comment in row["message"] for comment in comments)
 
 
 def test_captures_show_every_slice(series, lesion):
@@ -285,7 +302,8 @@ def test_the_objects_follow_the_standard(series, lesion, tmp_path):
     sources = source_headers(stack)
     made = segmentation(lesion, stack, sources, ORIGIN)
     measured = measure_mask(lesion, stack.affine, 2, slabs_mm=stack.slabs_mm)
-    objects = [made, report(measured, stack, sources, ORIGIN, made), next(captures(lesion, stack, sources, ORIGIN))]
+    told = report(measured, stack, sources, ORIGIN, made, 0.9, ["a slice is missing", "unlike the training scans"])
+    objects = [made, told, next(captures(lesion, stack, sources, ORIGIN))]
     for number, one in enumerate(objects):
         path = tmp_path / f"{number}.dcm"
         one.save_as(path, enforce_file_format=True)

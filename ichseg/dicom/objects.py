@@ -160,6 +160,7 @@ def report(
     origin: Origin,
     segmented: Any = None,
     probability: float | None = None,
+    doubts: Sequence[str] = (),
 ) -> Any:
     """A structured report by TID 1500: volume, diameters, ABC/2, side; of no hemorrhage, that there is none.
 
@@ -168,11 +169,17 @@ def report(
         stack, sources, origin: as for :func:`segmentation`.
         segmented: the SEG object it refers to; None without hemorrhage, or if none is stored.
         probability: of hemorrhage in the scan, if the network gives one.
+        doubts: about the scan or the mask, in words; they become comments.
     """
     sr = dicom_package("highdicom.sr", "writing DICOM")
     codes = dicom_package("pydicom.sr.codedict", "writing DICOM").codes
     present = measured["volume_ml"] > 0
-    told = [sorted(measured.items()), probability, None if segmented is None else str(segmented.SOPInstanceUID)]
+    told = [
+        sorted(measured.items()),
+        probability,
+        list(doubts),
+        None if segmented is None else str(segmented.SOPInstanceUID),
+    ]
     finding = sr.QualitativeEvaluation(
         codes.SCT.IntracranialHemorrhage, codes.cid240.Present if present else codes.cid240.Absent
     )
@@ -193,6 +200,9 @@ def report(
         group = sr.VolumetricROIMeasurementsAndQualitativeEvaluations(referenced_segment=region, **common)
     else:
         group = sr.MeasurementsAndQualitativeEvaluations(**common)
+    for doubt in doubts:
+        comment = sr.TextContentItem(codes.DCM.Comment, doubt, sr.RelationshipTypeValues.CONTAINS)
+        group[0].ContentSequence.append(comment)
     device = sr.DeviceObserverIdentifyingAttributes(
         uid=identifier(stack, origin, "device"),
         name=MODEL,

@@ -131,9 +131,10 @@ class Service:
     def _segment(self, studies: Sequence[str]) -> None:
         images = {s: [file.name for file in (self.spool.studies / s).glob("*.dcm")] for s in studies}
         folders = [self.spool.studies / study for study in studies]
-        entries = list_series(folders, str(self.spool.studies), self.spool.results, self.series)
+        output = self.spool.month
+        entries = list_series(folders, str(self.spool.studies), output, self.series)
         values = {
-            "dataset_dir": self.spool.studies, "data_root_dir": "", "output_dir": self.spool.results,
+            "dataset_dir": self.spool.studies, "data_root_dir": "", "output_dir": output,
             "weights": self.weights, "report": False, "dataset::data": entries, "evaluator::keep_rows": True,
             **{key: value for key, value in self.values.items() if value is not None},
         }  # fmt: skip
@@ -146,7 +147,7 @@ class Service:
             if self._try_again(study, own):
                 continue
             done = [row for row in own if row["status"] in ("ok", "flagged")]
-            files = [file for row in done for file in objects_of(self.spool.results / row["case"])]
+            files = [file for row in done for file in objects_of(output / row["case"])]
             objects = {str(file.relative_to(self.spool.results)): _uid_of(file) for file in files}
             outcome = _outcome(own, done)
             self.spool.finish(study, images[study], objects, outcome, list(self.destinations))

@@ -56,6 +56,11 @@ class Spool:
         self._moving, self._writing = threading.Lock(), threading.Lock()
         self._looked = 0.0
 
+    @property
+    def month(self) -> Path:
+        """Where results go now, ``results/YYYY-MM``: tables and journals end with the month, else they grow forever."""
+        return self.results / time.strftime("%Y-%m")
+
     @contextmanager
     def opened(self) -> Iterator[Spool]:
         """Keep other processes out, and clear what an interrupted one left.
@@ -192,7 +197,7 @@ class Spool:
             if not old or study in waiting:
                 continue
             shutil.rmtree(self.studies / study)
-            for scan in (self.results / "scans").glob(f"{study}*"):
+            for scan in self.results.glob(f"*/scans/{study}*"):
                 scan.unlink()
             removed += 1
         return removed

@@ -40,6 +40,7 @@ class WriteDicomd(MapTransform):
         threshold: of the probability, for the objects.
         measured_key: what :class:`ichseg.transforms.MeasureHemorrhaged` found.
         probability_key: the probability of hemorrhage in the scan, if there is one.
+        image_key: the scan; what its meta data say is doubtful goes into the report, as what stands under ``flags``.
 
     Raises:
         IchsegError: an unknown kind.
@@ -56,11 +57,12 @@ class WriteDicomd(MapTransform):
         threshold: float | None = None,
         measured_key: str = "measured",
         probability_key: str = "probability",
+        image_key: str = "image",
     ) -> None:
         super().__init__(keys)
         self.kinds = object_kinds("dicom_objects", kinds)
         self.output_dir, self.weights, self.threshold = Path(output_dir), Path(weights), threshold
-        self.measured_key, self.probability_key = measured_key, probability_key
+        self.measured_key, self.probability_key, self.image_key = measured_key, probability_key, image_key
 
     def described(self) -> dict[str, Any]:
         """For :func:`ichseg.provenance.describe`."""
@@ -96,7 +98,8 @@ class WriteDicomd(MapTransform):
         if "sr" in self.kinds:
             with _doubted(item, "SR"):
                 measured = item[self.measured_key]
-                told = report(measured, stack, sources, origin, segmented, item.get(self.probability_key))
+                doubts = [*getattr(item.get(self.image_key), "meta", {}).get("flags", ()), *item.get("flags", ())]
+                told = report(measured, stack, sources, origin, segmented, item.get(self.probability_key), doubts)
                 found[_file(name, "sr")] = told
         if "capture" in self.kinds:
             with _doubted(item, "secondary capture"):
