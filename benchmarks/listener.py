@@ -24,6 +24,8 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pynetdicom
+import torch
+from measuring import commit, machine, processor_times, steal_share
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from broken_files import head
@@ -100,6 +102,7 @@ def main() -> None:
     parser.add_argument("--associations", type=int, default=8)
     parser.add_argument("--limit", type=float, default=3600.0, help="seconds after which it ends")
     args = parser.parse_args()
+    times = processor_times()
     got: Counter[str] = Counter()
     of_study: Counter[str] = Counter()
 
@@ -138,7 +141,8 @@ def main() -> None:
         "studies_with_a_segmentation": sum(name.endswith(" SEG") for name in of_study),
         "tracebacks": rows,
     }
-    print(json.dumps({"benchmark": "listener", **held}))
+    about = {"commit": commit(), "machine": machine(torch.device("cpu")), "steal": steal_share(times)}
+    print(json.dumps({"benchmark": "listener", **about, **held}))
 
 
 def watch(process, port: int, args, of_study: Counter[str]) -> dict[str, object]:
