@@ -73,7 +73,8 @@ class Sender:
             for one in study(number):
                 while not self._sent(one):
                     self.broken += 1
-        self.association.release()
+        if self.association is not None:
+            self.association.release()
         return self
 
     def _sent(self, one: pydicom.Dataset) -> bool:
