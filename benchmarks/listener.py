@@ -142,7 +142,11 @@ def main() -> None:
         "studies_with_a_segmentation": sum(name.endswith(" SEG") for name in of_study),
         "tracebacks": rows,
     }
-    about = {"commit": commit(), "machine": machine(torch.device("cpu")), "steal": steal_share(times, processor_times())}
+    about = {
+        "commit": commit(),
+        "machine": machine(torch.device("cpu")),
+        "steal": steal_share(times, processor_times()),
+    }
     print(json.dumps({"benchmark": "listener", **about, **held}))
 
 

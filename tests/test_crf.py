@@ -6,9 +6,12 @@ import copy
 import inspect
 import math
 import pickle
+from collections import Counter
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from ichseg.crf import DenseCRF
 from ichseg.crf.grid import GridBilateralFilter, PixelGrid
@@ -238,6 +241,41 @@ def test_kernels_that_are_kept_never_answer_for_others():
     assert torch.equal(spaced, DenseCRF(**{**settings, "spacing": (0.5, 2)})(p, image))
     assert not torch.equal(spaced, crf(p, image))
     assert torch.equal(copy.deepcopy(crf)(p, image), pickle.loads(pickle.dumps(crf))(p, image))
+
+
+class Subnormals(TorchDispatchMode):
+    """Counts the numbers between 0 and the smallest normal one in what every operation takes and gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if "empty" not in str(func) and not func.is_view:  # memory that nobody has written to yet
+            for value in tree_leaves((args, kwargs, result)):
+                if isinstance(value, torch.Tensor) and value.is_floating_point():
+                    small = (value != 0) & (value.abs() < torch.finfo(value.dtype).tiny)
+                    self.found[str(func)] += int(small.sum())
+        return result
+
+
+@pytest.mark.parametrize("labels", [2, 3])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"bilateral_sigma": 10}, {"spatial_sigma": 0.5, "intensity_sigma": 3}, {"bilateral_weight": 0}],
+)
+def test_nothing_becomes_subnormal(settings, labels):
+    """Intel processors take a hundred times longer to multiply such numbers, and flushing them is up to each thread."""
+    image = torch.full((1, 1, 96, 80), 30.0)
+    image[..., 20:70, 20:60] = 100 + torch.arange(40) % 5
+    image[..., 40:50, 30:40], image[..., 5, 5] = 160, 255
+    first = (image == 160).float()
+    p = torch.cat([1 - first, first, *[torch.zeros_like(first)] * (labels - 2)], dim=1)  # certain
+    with Subnormals() as counted:
+        DenseCRF(10, **settings)(p, image)
+        DenseCRF(2, **settings, backend="exact")(p[..., 30:60, 20:50], image[..., 30:60, 20:50])
+    assert sum(counted.found.values()) == 0 and len(counted.found) > 10, counted.found.most_common(3)
 
 
 def test_zeros_and_ones_constant_images_and_single_pixels_give_numbers():

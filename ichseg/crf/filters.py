@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ichseg.crf.axis import AxisProduct, gaussian_matrix
+from ichseg.crf.axis import AxisProduct, gaussian, gaussian_matrix
 
 # The exact bilateral kernel is kept between calls if it has no more entries than this (256 MB in float32).
 KEPT_ENTRIES = 2**26
@@ -69,5 +69,5 @@ class ExactBilateralFilter:
         """(B, chunk, N) of the kernel."""
         block = self.features[:, start : start + self.chunk]
         # Differences rather than cdist's expanded square, which loses digits for distant features.
-        distance = torch.cdist(block, self.features, compute_mode="donot_use_mm_for_euclid_dist").square()
-        return torch.exp(-0.5 * distance)
+        distance = torch.cdist(block, self.features, compute_mode="donot_use_mm_for_euclid_dist")
+        return gaussian(distance.square_())

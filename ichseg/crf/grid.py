@@ -85,8 +85,10 @@ class GridBilateralFilter:
     def __init__(self, image: Tensor, grid: PixelGrid, intensity_sigma: float) -> None:
         self.grid = grid
         # Nodes for every level would outnumber the pixels by far where the sigma in space is small.
-        crowded = math.prod(grid.counts) * (float(image.max()) - float(image.min())) > CROWDED * image[0].numel()
-        levels = _Nodes.of_levels(grid.by_turns(image.flatten(1)), intensity_sigma, crowded)
+        lowest, highest = (float(end) for end in torch.aminmax(image))
+        crowded = math.prod(grid.counts) * (highest - lowest) > CROWDED * image[0].numel()
+        above = grid.by_turns(image.flatten(1)) - lowest
+        levels = _Nodes.of_levels(above, highest - lowest, intensity_sigma, crowded)
         self.shape = (len(image), levels.count, *grid.counts)
         self.kernels = [AxisProduct(levels.kernel, image.device, image.dtype), *grid.kernels]
         sheet = math.prod(grid.counts)
@@ -183,10 +185,8 @@ class _Nodes:
         return cls(positions.to(device, dtype), inverse @ exact @ inverse.T, between=True)
 
     @classmethod
-    def of_levels(cls, gray: Tensor, sigma: float, crowded: bool) -> _Nodes:
-        """Nodes of the gray levels (B, N); ``crowded``: no more of them than the sigma needs."""
-        gray = gray - gray.min()
-        highest = float(gray.max())
+    def of_levels(cls, gray: Tensor, highest: float, sigma: float, crowded: bool) -> _Nodes:
+        """Nodes of gray levels (B, N) from 0 to ``highest``; ``crowded``: no more of them than the sigma needs."""
         crowded = crowded and sigma > NODES_PER_SIGMA
         whole = not crowded and highest < MOST_LEVELS and bool((gray == gray.round()).all())
         finest = sigma / NODES_PER_SIGMA if crowded else min(1.0, sigma / NODES_PER_SIGMA)
