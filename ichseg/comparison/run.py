@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ichseg.comparison.bench import VALIDATED, Bench, masked_patients
-from ichseg.comparison.methods import MASKS, Method, methods
+from ichseg.comparison.methods import MASKS, NOTHING, Method, methods
 from ichseg.comparison.pictures import slices_picture
 from ichseg.data import check_folds, load_datalist
 from ichseg.data.datalist import datalist_hash, patient_name
@@ -61,7 +61,7 @@ def compare(
     Args:
         bench: data and budget.
         names: of :data:`ichseg.defaults.METHODS`.
-        controls: also run every method untrained.
+        controls: also run every method that learns untrained.
         implants: datalist of drawn hemorrhage in scans of the test folds, measured apart.
 
     Returns:
@@ -95,6 +95,8 @@ def compare(
     rows = []
     for one in (bench, replace(bench, untrained=True)) if controls else (bench,):
         for name in names:
+            if one.untrained and known[name].learns_from == NOTHING:
+                continue
             rows.append(_row(one, name, known[name], implants))
             _write(bench, rows)
     return rows
