@@ -14,6 +14,7 @@ from ichseg.bundle import bundle_folder, config_values, run_bundle
 from ichseg.errors import IchsegError, chain
 from ichseg.networks import SegmenterSettings, read_settings
 from ichseg.training import PrepareMasked, run_folder
+from ichseg.transforms import head_ct_loader
 
 PARTS = {"train": (0, 1), "validate": (4,)}
 
@@ -77,7 +78,10 @@ def test_inputs_are_those_of_inference():
 
     beside = {"CopyItemsd", "ichseg.transforms.CompareAppearanced"}
     shown = [step for step in steps("inference.yaml") if step["_target_"] not in beside]
-    for mine, its in zip(steps("train.yaml"), shown, strict=True):
+    loading = [type(step).__name__ for step in head_ct_loader().transforms]
+    assert [step["_target_"].split(".")[-1] for step in shown[: len(loading)]] == loading
+    assert steps("train.yaml")[0]["_target_"].endswith("head_ct_loader")
+    for mine, its in zip(steps("train.yaml")[1:], shown[len(loading) :], strict=True):
         assert mine["_target_"] == its["_target_"]
         same = set(mine) & set(its) - {"keys", "mode"}
         assert [mine[key] for key in sorted(same)] == [its[key] for key in sorted(same)]
