@@ -266,6 +266,15 @@ def test_what_is_no_scan_says_why(tmp_path, name):
     assert reason in stack.skip
 
 
+def test_objects_of_no_patient_are_passed_over(tmp_path, volume):
+    save_series(tmp_path, volume)
+    made = image(np.zeros((8, 6)), (0, 0, 0), SOPClassUID="1.2.840.10008.5.1.4.38.1")
+    del made.SeriesInstanceUID, made.StudyInstanceUID, made.PixelData
+    made.save_as(tmp_path / "protocol.dcm", enforce_file_format=True)
+    (stack,) = found(tmp_path)
+    assert len(stack.instances) == volume.shape[2] and not stack.skip
+
+
 def test_another_part_of_the_body_is_left_alone_unless_asked_for(tmp_path, volume):
     save_series(tmp_path, volume, BodyPartExamined="CHEST")
     (stack,) = choose(found(tmp_path))

@@ -78,6 +78,23 @@ def test_every_pixel_lies_on_its_source_slice(series, lesion):
     assert np.array_equal(seen, lesion)
 
 
+def test_highdicom_reads_the_same_voxels_by_their_source(series, lesion, tmp_path):
+    import highdicom
+
+    stack = one_stack(series)
+    segmentation(lesion, stack, source_headers(stack), ORIGIN).save_as(tmp_path / "seg.dcm", enforce_file_format=True)
+    read = highdicom.seg.segread(tmp_path / "seg.dcm")
+    if stack.first.frame is None:
+        uids = [one.uid for one in stack.instances]
+        found = read.get_pixels_by_source_instance(uids, combine_segments=True, assert_missing_frames_are_empty=True)
+    else:
+        frames = [one.frame + 1 for one in stack.instances]
+        found = read.get_pixels_by_source_frame(
+            stack.first.uid, frames, combine_segments=True, assert_missing_frames_are_empty=True
+        )
+    np.testing.assert_array_equal(np.moveaxis(found, 0, -1).swapaxes(0, 1) > 0, lesion)
+
+
 def test_what_is_said_of_a_segmentation(series, lesion):
     stack = one_stack(series)
     made = segmentation(lesion, stack, source_headers(stack), ORIGIN)

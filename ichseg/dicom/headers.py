@@ -15,6 +15,9 @@ from ichseg.errors import ScanError
 CT = "1.2.840.10008.5.1.4.1.1.2"
 ENHANCED_CT = ("1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")  # the second: converted
 # Read of every file; what a multi-frame file says of its frames lies in the last two.
+# Hanging protocols, color palettes, implant templates, and directories of media have no series.
+OF_NO_PATIENT = ("1.2.840.10008.5.1.4.38.", "1.2.840.10008.5.1.4.39.", "1.2.840.10008.5.1.4.43.",
+                 "1.2.840.10008.5.1.4.44.", "1.2.840.10008.5.1.4.45.", "1.2.840.10008.1.3.10")  # fmt: skip
 WANTED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality", "ImageType",
           "SeriesNumber", "SeriesDescription", "AcquisitionNumber", "InstanceNumber", "BodyPartExamined",
           "ConvolutionKernel", "SliceThickness", "ContrastBolusAgent", "GantryDetectorTilt", "Rows", "Columns",
@@ -73,7 +76,7 @@ class Instance:
 
 
 def read_instances(source: Source) -> list[Instance]:
-    """The images of one file, by its header alone.
+    """The images of one file, by its header alone; none of an object that is of no patient.
 
     Raises:
         ScanError: it is no DICOM file, or says not even which series it belongs to.
@@ -88,6 +91,8 @@ def read_instances(source: Source) -> list[Instance]:
 
 
 def _instances(source: Source, header: Any) -> list[Instance]:
+    if str(header.get("SOPClassUID", "")).startswith(OF_NO_PATIENT):
+        return []
     if not header.get("SeriesInstanceUID") or not header.get("SOPInstanceUID"):
         raise ScanError(f"{source}: no SeriesInstanceUID or SOPInstanceUID in the header")
     if str(header.get("SOPClassUID", "")) not in ENHANCED_CT:
