@@ -91,6 +91,11 @@ class Sender:
         return True
 
 
+def with_a(modality: str, of_study: Counter[str]) -> int:
+    """How many studies have come back with an object of this modality."""
+    return sum(name.endswith(f" {modality}") for name in of_study)
+
+
 def memory_mb(pid: int) -> float:
     """Of a process: what it holds now."""
     text = Path(f"/proc/{pid}/status").read_text()
@@ -132,15 +137,15 @@ def main() -> None:
         finally:
             process.terminate()
             process.wait()
-        rows = (Path(folder) / "log").read_text().count("Traceback")
+        tracebacks = (Path(folder) / "log").read_text().count("Traceback")
     server.shutdown()
     held |= {
         "objects": sum(got.values()),
         "objects_twice": sum(count > 1 for count in got.values()),
-        "studies_with_a_report": sum(name.endswith(" SR") for name in of_study),
-        "reports_lost": args.studies - sum(name.endswith(" SR") for name in of_study),
-        "studies_with_a_segmentation": sum(name.endswith(" SEG") for name in of_study),
-        "tracebacks": rows,
+        "studies_with_a_report": with_a("SR", of_study),
+        "reports_lost": args.studies - with_a("SR", of_study),
+        "studies_with_a_segmentation": with_a("SEG", of_study),
+        "tracebacks": tracebacks,
     }
     about = {
         "commit": commit(),
@@ -158,8 +163,7 @@ def watch(process, port: int, args, of_study: Counter[str]) -> dict[str, object]
 
     def look() -> None:
         while not stop.wait(1):
-            done = sum(name.endswith(" SR") for name in of_study)
-            samples.append((done, memory_mb(process.pid)))
+            samples.append((with_a("SR", of_study), memory_mb(process.pid)))
 
     watcher = threading.Thread(target=look, daemon=True)
     watcher.start()
@@ -169,7 +173,7 @@ def watch(process, port: int, args, of_study: Counter[str]) -> dict[str, object]
     statuses = sum((one.statuses for one in senders), Counter())
     pushed = time.monotonic() - started
     while time.monotonic() - started < args.limit and process.poll() is None:
-        if sum(name.endswith(" SR") for name in of_study) >= args.studies:
+        if with_a("SR", of_study) >= args.studies:
             time.sleep(5)  # what would come twice comes now
             break
         time.sleep(1)

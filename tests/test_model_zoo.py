@@ -46,6 +46,8 @@ def test_required_packages_can_be_asked_of_pip(name):
     wanted = about["required_packages_version"]
     assert wanted["ichseg"] == __version__ and all(re.fullmatch(r"[\d.]+", version) for version in wanted.values())
     assert "--find-links" in about["installation"]
+    everywhere = bundle_folder(name).parent.glob("*/configs/metadata.json")
+    assert {json.loads(file.read_text())["installation"] for file in everywhere} == {about["installation"]}
     assert "--find-links" in (bundle_folder(name) / "docs" / "README.md").read_text()
 
 

@@ -14,10 +14,10 @@ from ichseg.errors import ScanError
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 ENHANCED_CT = ("1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")  # the second: converted
-# Read of every file; what a multi-frame file says of its frames lies in the last two.
 # Hanging protocols, color palettes, implant templates, and directories of media have no series.
 OF_NO_PATIENT = ("1.2.840.10008.5.1.4.38.", "1.2.840.10008.5.1.4.39.", "1.2.840.10008.5.1.4.43.",
                  "1.2.840.10008.5.1.4.44.", "1.2.840.10008.5.1.4.45.", "1.2.840.10008.1.3.10")  # fmt: skip
+# Read of every file; what a multi-frame file says of its frames lies in the last two.
 WANTED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality", "ImageType",
           "SeriesNumber", "SeriesDescription", "AcquisitionNumber", "InstanceNumber", "BodyPartExamined",
           "ConvolutionKernel", "SliceThickness", "ContrastBolusAgent", "GantryDetectorTilt", "Rows", "Columns",

@@ -19,8 +19,8 @@ class SliceBatchInferer(Inferer):
 
     The same values as MONAI's ``SliceInferer`` with a window of the size of the slice. On a CPU each core takes batches
     of its own instead of a share of every layer, which leaves no core waiting while others read or write. Slices of one
-    value, such as air alone, are all the same to the network: one of each is run. Named inputs beside the volume, which
-    some programs hand over with it, do not reach the network.
+    value, such as air alone, are all the same to the network: one of each is run. Keyword arguments, which some
+    programs pass for the other tensors of an item, are not passed on to the network.
 
     Args:
         batch_size: slices per pass; None: 1 on a CPU, whose caches hold no more, and 16 elsewhere.

@@ -26,7 +26,7 @@ def export_network(
 ) -> float | None:
     """Write a 2-D network with dynamic batch, height and width, whole or not at all, and run what was written.
 
-    ``monai.bundle ckpt_export`` and ``onnx_export`` write TorchScript too, and a graph for the one shape it is given.
+    (``monai.bundle onnx_export`` writes a graph for the one shape that it is given.)
 
     Args:
         network: (B, channels, H, W) -> one tensor; what it is on the CPU in evaluation mode is written.
@@ -37,7 +37,7 @@ def export_network(
 
     Returns:
         the largest difference between what the file and the network give for slices of two other shapes; None if the
-        file could not be run, for lack of ``onnxruntime``.
+        file could not be run because ``onnxruntime`` is not installed.
 
     Raises:
         IchsegError: another ending; the packages of the extra ``ichseg[onnx]`` are not there; the network cannot be

@@ -14,7 +14,7 @@ from ichseg.errors import IchsegError
 from ichseg.networks.key_names import renamed
 from ichseg.networks.lite_classifier import LiteClassifier
 from ichseg.networks.lite_unet import imagenet_file
-from ichseg.networks.weights import read_checkpoint
+from ichseg.networks.weights import of_only_member, read_checkpoint
 
 logger = logging.getLogger(__name__)
 Network = TypeVar("Network", bound=nn.Module)
@@ -87,7 +87,7 @@ def match_weights(network: nn.Module, path: str | Path) -> WeightReport:
     state = state.get("model", state.get("state_dict", state))
     state = {key.removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}
     own = network.state_dict()
-    state = renamed(state, own)
+    state = renamed(of_only_member(state, own), own)
     report, taken = WeightReport(), dict(own)
     last = next((name for name, m in reversed(list(network.named_modules())) if isinstance(m, nn.Linear)), "")
     for key, mine in own.items():

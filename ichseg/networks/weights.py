@@ -59,9 +59,7 @@ def load_weights(network: Network, path: str | Path | None) -> Network:
     state = read_checkpoint(path)
     state = state.get("model", state)
     own = network.state_dict()
-    for only in ONLY_MEMBER:
-        if all(key.startswith(only) for key in state) and not any(key.startswith(only) for key in own):
-            state = {key.removeprefix(only): value for key, value in state.items()}
+    state = of_only_member(state, own)
     lacking = [key for key in own if key not in state]
     foreign = [key for key in state if key not in own]
     differing = [key for key in own if key in state and getattr(state[key], "shape", None) != own[key].shape]
@@ -73,6 +71,14 @@ def load_weights(network: Network, path: str | Path | None) -> Network:
         )
     network.load_state_dict(state)
     return network
+
+
+def of_only_member(state: dict[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """The state of an ensemble of one as that of its only member, if a network with the keys ``own`` is no ensemble."""
+    for only in ONLY_MEMBER:
+        if all(key.startswith(only) for key in state) and not any(key.startswith(only) for key in own):
+            return {key.removeprefix(only): value for key, value in state.items()}
+    return state
 
 
 def save_weights(path: str | Path, state: Mapping[str, torch.Tensor], settings: Any) -> None:

@@ -58,8 +58,7 @@ def run_folder(output_dir: str | Path | None, bundle_root: str | Path = ".") -> 
 class ReplaceWeights:
     """Handler for the trainer: when it has finished, its weights become the bundle's ``models/model.pt``.
 
-    The former ones stay beside them as ``model_before.pt``. Programs such as MONAI Label run
-    the new ones from then on.
+    The former weights are kept as ``model_before.pt``. MONAI Label runs whatever ``model.pt`` holds.
 
     Args:
         folder: of the run, with its ``model.pt``.

@@ -54,7 +54,7 @@ class SaveSliceProbabilityd(MapTransform):
             values = slice_labels_in_order(shown, stored, affine).tolist()
             path = self.output_dir / subfolder(source, item.get(ROOT, self.root)) / f"{scan_name(source)}_slices.csv"
             item.get(BEFORE_WRITE, bool)(path)
-            write_text(path, "slice,probability\n" + "".join(f"{n},{p:.4f}\n" for n, p in enumerate(values)))
+            write_text(path, "slice,probability\n" + "".join(f"{n},{p:.6g}\n" for n, p in enumerate(values)))
             item["saved"] = [*item.get("saved", ()), path]
             item["probability"] = round(max(values), 4)
             item["measured"] = {}  # there is no mask to measure
