@@ -5,15 +5,17 @@ from __future__ import annotations
 import csv
 import shutil
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from conftest import masked_pairs, segmenter_file
+from ignite.engine import Events
 
 from ichseg.bundle import bundle_folder, config_values, run_bundle
 from ichseg.errors import IchsegError, chain
 from ichseg.networks import SegmenterSettings, read_settings
-from ichseg.training import PrepareMasked, run_folder
+from ichseg.training import PrepareMasked, TrainingCheckpoint, run_folder
 from ichseg.transforms import head_ct_loader
 
 PARTS = {"train": (0, 1), "validate": (4,)}
@@ -95,3 +97,97 @@ def test_targets_are_the_masks_and_whether_there_is_one():
     _, doubled = PrepareMasked(lambda a, b: (a / 2, 1 - b))({"image": image, "label": mask}, torch.device("cpu"))
     np.testing.assert_array_equal(doubled["mask"], 1 - mask)
     assert doubled["label"].tolist() == [0, 1, 0]
+
+
+def test_what_is_not_better_than_the_start_replaces_nothing(bundle, phantoms, caplog):
+    before = (bundle / "models" / "model.pt").read_bytes()
+    trained(bundle, phantoms, epochs=1, learning_rate=0.5)
+    assert (bundle / "models" / "model.pt").read_bytes() == before
+    assert not (bundle / "models" / "model_before.pt").exists()
+    files = (bundle / "models" / "model.pt", bundle / "runs" / "finetuned_1" / "model.pt")
+    start, kept = (torch.load(file, weights_only=True) for file in files)
+    assert all(torch.equal(start[key], kept[key]) for key in start)
+    assert "no epoch was better than the start" in caplog.text
+
+
+class Cut(RuntimeError):
+    pass
+
+
+def cut_after(epochs):
+    """Interrupts once the last epoch of this many is on the disk."""
+
+    def attached(self, engine, attach=TrainingCheckpoint.attach):
+        attach(self, engine)
+
+        @engine.on(Events.EPOCH_COMPLETED)
+        def _(engine):
+            if engine.state.epoch == epochs:
+                raise Cut
+
+    return attached
+
+
+def test_interrupted_without_a_folder_goes_on(bundle, phantoms, monkeypatch, caplog):
+    caplog.set_level("INFO", "ichseg")
+    with monkeypatch.context() as patched, pytest.raises(Exception) as caught:
+        patched.setattr(TrainingCheckpoint, "attach", cut_after(1))
+        trained(bundle, phantoms)
+    assert any(isinstance(link, Cut) for link in chain(caught.value))
+    trained(bundle, phantoms, learning_rate=2e-3)  # another run: begins anew
+    assert len(list(csv.DictReader((bundle / "runs" / "finetuned_2" / "history.csv").open()))) == 2
+    shutil.copyfile(bundle / "models" / "model_before.pt", bundle / "models" / "model.pt")
+    trained(bundle, phantoms)
+    assert "finetuned_1/checkpoint.pt after epoch 1" in caplog.text
+    assert len(list(csv.DictReader((bundle / "runs" / "finetuned_1" / "history.csv").open()))) == 2
+    assert run_folder(None, bundle) == bundle / "runs" / "finetuned_3"
+    assert not list(bundle.glob("runs/*/checkpoint.pt"))
+
+
+def test_a_run_on_other_data_does_not_resume(bundle, phantoms, tmp_path, caplog):
+    caplog.set_level("INFO", "ichseg")
+    trained(bundle, phantoms, output_dir=tmp_path / "run", epochs=1)
+    trained(bundle, phantoms, output_dir=tmp_path / "run", epochs=1)
+    assert "after epoch 1 (finished)" in caplog.text
+    with pytest.raises(Exception) as caught:
+        trained(bundle, phantoms, output_dir=tmp_path / "run", epochs=1, train_folds=[0])
+    assert "a different training_data" in str(last(caught)) and "choose another output folder" in str(last(caught))
+
+
+def last(caught):
+    """The error of ours among those around it."""
+    return next(link for link in chain(caught.value) if isinstance(link, IchsegError))
+
+
+def test_training_and_validation_share_no_fold(bundle, phantoms, tmp_path):
+    with pytest.raises(Exception) as caught:
+        trained(bundle, phantoms, output_dir=tmp_path / "run", val_folds=[2, 3])
+    assert str(last(caught)) == "fold 2 is used for both training and validation"
+
+
+@pytest.mark.parametrize("change", ["cropped", "identity", "shifted", "finer", "fewer slices"])
+def test_masks_of_another_grid_are_refused(bundle, phantoms, tmp_path, change):
+    pairs = masked_pairs(phantoms, (0, 1))
+    image = nib.load(pairs[0]["label"])
+    array, affine = np.asarray(image.dataobj), image.affine.copy()
+    if change == "cropped":
+        array = array[2:]
+    elif change == "identity":
+        affine = np.eye(4)
+    elif change == "shifted":
+        affine[:3, 3] += 9
+    elif change == "finer":
+        array, affine = array.repeat(2, axis=0), affine @ np.diag([0.5, 1, 1, 1])
+    else:
+        array = array[..., :-1]
+    nib.save(nib.Nifti1Image(array, affine), tmp_path / "mask.nii.gz")
+    pairs[0]["label"] = str(tmp_path / "mask.nii.gz")
+    with pytest.raises(Exception) as caught:
+        trained(bundle, phantoms, output_dir=tmp_path / "run", **{"train::dataset::data": pairs})
+    assert str(last(caught)).startswith(f"{tmp_path / 'mask.nii.gz'}: not on the grid of {pairs[0]['image']} (")
+
+
+def test_fewer_samples_than_a_batch_still_train(bundle, phantoms, tmp_path):
+    trained(bundle, phantoms, output_dir=tmp_path / "run", epochs=1, batch_size=8, samples_per_epoch=4)
+    (row,) = csv.DictReader((tmp_path / "run" / "history.csv").open())
+    assert float(row["train_loss"]) > 0

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from ichseg.data.bcihm import prepare_bcihm
 from ichseg.data.bhsd import prepare_bhsd
-from ichseg.data.datalist import attach_pseudo_labels, check_folds, load_datalist, load_masked, write_datalist
+from ichseg.data.datalist import (
+    attach_pseudo_labels,
+    check_folds,
+    load_datalist,
+    load_masked,
+    scans_hash,
+    write_datalist,
+)
 from ichseg.data.folds import assign_folds, parse_folds
 from ichseg.data.instance import prepare_instance
 from ichseg.data.manifest import load_manifest, manifest_names
@@ -70,6 +77,7 @@ __all__ = [
     "prepare_seq_cq500",
     "prepare_siim",
     "prepare_voc2012",
+    "scans_hash",
     "write_datalist",
 ]
 

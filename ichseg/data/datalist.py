@@ -11,7 +11,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ def load_datalist(
     require: Sequence[str] = (),
     check_files: bool = True,
     cases: Sequence[str] | None = None,
+    apart_from: Sequence[int] | str | int | None = None,
 ) -> list[dict[str, Any]]:
     """Read a datalist and return its scans as MONAI data dictionaries with absolute paths.
 
@@ -43,13 +44,16 @@ def load_datalist(
         require: keys every kept scan must have, e.g. ``("slice_labels",)``.
         check_files: verify that every image and label file exists.
         cases: keep only these cases; None keeps all.
+        apart_from: folds of another part, such as those of training; ``folds`` must have none of them.
 
     Raises:
-        IchsegError: names the file, the entry and the key that is wrong.
+        IchsegError: names the file, the entry and the key that is wrong, or the fold that two parts share.
     """
     path = Path(path)
     entries = _entries(path)
     wanted = None if folds is None else set(parse_folds(folds))
+    if apart_from is not None and (both := set(parse_folds(apart_from)) & (wanted or set())):
+        raise IchsegError(f"fold {min(both)} is used for both training and validation")
     scans: list[dict[str, Any]] = []
     for index, entry in enumerate(entries):
         where = f"{path}: training[{index}] (case {entry['case']})"
@@ -202,6 +206,7 @@ def load_masked(
     pseudo_dir: str | Path | None = None,
     supervision: str = "pseudo",
     cases: Sequence[str] | None = None,
+    apart_from: Sequence[int] | str | int | None = None,
 ) -> list[dict[str, Any]]:
     """Scans for training a segmenter.
 
@@ -214,26 +219,38 @@ def load_masked(
             ``"implants"`` gives none and only the slices labeled negative under ``label_slices``, to draw
             hemorrhage into.
         cases: keep only these cases.
+        apart_from: see :func:`load_datalist`.
 
     Raises:
-        IchsegError: a mask or the slice labels are missing.
+        IchsegError: a mask or the slice labels are missing, or two parts share a fold.
     """
     if supervision not in SUPERVISION:
         raise IchsegError(f"supervision must be one of {', '.join(SUPERVISION)}, not '{supervision}'")
     if supervision == "implants":
-        scans = load_datalist(path, folds, require=("slice_labels",), cases=cases)
+        scans = load_datalist(path, folds, require=("slice_labels",), cases=cases, apart_from=apart_from)
         for scan in scans:
             scan.pop("label", None)
             scan["label_slices"] = [i for i, bleeds in enumerate(scan["slice_labels"]) if not bleeds]
         return scans
     if supervision == "masks":
-        scans = load_datalist(path, folds, cases=cases)
+        scans = load_datalist(path, folds, cases=cases, apart_from=apart_from)
         if not any("label" in scan for scan in scans):
             raise IchsegError(f"{path}: no scan in these folds has a mask (key 'label')")
         return [scan for scan in scans if is_known(scan)]
     if pseudo_dir is None:
         raise IchsegError("supervision 'pseudo' needs pseudo_dir, the folder of pseudo-masks")
-    return attach_pseudo_labels(load_datalist(path, folds, cases=cases), pseudo_dir)
+    return attach_pseudo_labels(load_datalist(path, folds, cases=cases, apart_from=apart_from), pseudo_dir)
+
+
+def scans_hash(scans: Sequence[Mapping[str, Any]]) -> str:
+    """SHA-256 of what data dictionaries say and of the masks they name; where the files lie does not count."""
+    from ichseg.provenance import file_hash, value_hash
+
+    content = []
+    for scan in scans:
+        named = {key: Path(value).name if key in FILES else value for key, value in scan.items()}
+        content.append([named, file_hash(scan["label"]) if "label" in scan else None])
+    return value_hash(content)
 
 
 def datalist_hash(path: str | Path) -> str:
@@ -245,13 +262,7 @@ def datalist_hash(path: str | Path) -> str:
 
 @lru_cache(maxsize=16)
 def _datalist_hash(path: Path, dates: tuple[int, ...]) -> str:
-    from ichseg.provenance import file_hash, value_hash
-
-    content = []
-    for scan in load_datalist(path):
-        named = {key: Path(value).name if key in ("image", "label") else value for key, value in scan.items()}
-        content.append([named, file_hash(scan["label"]) if "label" in scan else None])
-    return value_hash(content)
+    return scans_hash(load_datalist(path))
 
 
 def read_slice_table(folder: Path) -> dict[tuple[str, int], dict[str, str]]:

@@ -188,13 +188,17 @@ def balanced_sampler(
         samples: slices per epoch; the size of the data set if None.
 
     Raises:
-        IchsegError: one of the two kinds of slice is absent.
+        IchsegError: the share is none, or one of the two kinds of slice is absent.
     """
+    if not 0 <= positive_share <= 1:
+        raise IchsegError(f"positive_share must be between 0 and 1, not {positive_share:g}")
     if not positive_share:
         return None
     positive = dataset.positive
     n, p = len(positive), int(positive.sum())
     if p in (0, n):
-        raise IchsegError(f"cannot balance: {p} of {n} training slices contain hemorrhage")
+        raise IchsegError(
+            f"cannot balance: {p} of {n} training slices contain hemorrhage; positive_share 0 draws every slice once"
+        )
     weights = torch.where(positive, positive_share / p, (1 - positive_share) / (n - p))
     return WeightedRandomSampler(weights.double().tolist(), samples or n, replacement=True)

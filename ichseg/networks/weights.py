@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import math
 import pickle
+import struct
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,6 +39,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise IchsegError(f"{path}: not a weight file, or it has pickled objects, which are never loaded") from None
+    except (IndexError, AttributeError, TypeError, struct.error):  # what text makes of the unpickler
+        raise IchsegError(f"{path}: not a weight file") from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise IchsegError(f"{path}: damaged weight file ({' '.join(str(error).split())[:120]})") from None
     if not isinstance(content, dict):

@@ -46,6 +46,8 @@ class TrainingCheckpoint:
         export: whose weights become ``model.pt``: a part of the network, or an average of it; all of it if None.
         keep: ``"best"`` by the metric, or ``"last"``: the metric is only watched, and nothing stops early.
         made_of: what else the training depends on, plain values; one that differs is not resumed.
+        start_counts: for the further training of finished weights: they are validated before the first epoch, and
+            remain in ``model.pt`` unless an epoch is better.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class TrainingCheckpoint:
         export: nn.Module | None = None,
         keep: str = "best",
         made_of: Mapping[str, Any] | None = None,
+        start_counts: bool = False,
     ) -> None:
         if mode not in ("min", "max"):
             raise ValueError(f"mode must be min or max, not {mode}")
@@ -70,6 +73,7 @@ class TrainingCheckpoint:
         if patience < 1:
             raise ValueError(f"patience must be at least 1 epoch, not {patience}")
         self.folder, self.keep, self.settings, self.patience = Path(folder), keep, settings, patience
+        self.start_counts = start_counts
         self.made_of = {**asdict(settings), **(made_of or {})}
         self.evaluator, self.metric, self.sign = evaluator, metric, 1.0 if mode == "max" else -1.0
         network = network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
@@ -89,8 +93,18 @@ class TrainingCheckpoint:
             self.stopping.logger.setLevel(logging.CRITICAL)
             engine.add_event_handler(Events.EPOCH_COMPLETED, self.stopping)
             engine.add_event_handler(Events.EPOCH_COMPLETED, self._say_stopping)
+        if self.start_counts:
+            engine.add_event_handler(Events.STARTED, self._score_start)
         everything = Checkpoint(self.parts, self._write, filename_pattern=CHECKPOINT)
         engine.add_event_handler(Events.EPOCH_COMPLETED, everything)
+
+    def _score_start(self, engine: Engine) -> None:
+        if engine.state.epoch == 0:
+            self.evaluator.run()
+            logger.info("start  %s %.4g", self.metric, self.evaluator.state.metrics[self.metric])
+            self.parts["best"](engine)
+            if self.keep == "best":
+                self.stopping(engine)
 
     def _say_stopping(self) -> None:
         if self.stopping.counter >= self.patience:
@@ -138,7 +152,9 @@ class TrainingCheckpoint:
             ) from None
         # Other random numbers than those the first epochs had.
         torch.manual_seed(torch.initial_seed() % 2**32 + int(state["epoch"]))
-        finished = self.keep == "best" and self.stopping.counter >= self.patience
-        engine.state.epoch = int(engine.state.max_epochs or 0) if finished else int(state["epoch"])
+        last = int(engine.state.max_epochs or 0)
+        stopped = self.keep == "best" and self.stopping.counter >= self.patience
+        finished = stopped or int(state["epoch"]) >= last
+        engine.state.epoch = last if stopped else int(state["epoch"])
         engine.state.iteration = engine.state.epoch * (engine.state.epoch_length or 0)
         logger.info("resumed %s after epoch %d%s", path, state["epoch"], " (finished)" if finished else "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,9 @@ from torch import Tensor
 
 from ichseg.errors import IchsegError
 from ichseg.io import atomic_path
-from ichseg.training.checkpoint import MODEL
+from ichseg.networks import read_checkpoint
+from ichseg.provenance import difference
+from ichseg.training.checkpoint import CHECKPOINT, MODEL
 from ichseg.training.distributed import is_rank_zero
 
 logger = logging.getLogger(__name__)
@@ -46,11 +48,24 @@ def slices_of(target: dict[str, Tensor]) -> int:
     return len(target["label"])
 
 
-def run_folder(output_dir: str | Path | None, bundle_root: str | Path = ".") -> Path:
-    """The folder of a run: the one asked for; None: the first free ``runs/finetuned_N`` of the bundle."""
+def run_folder(
+    output_dir: str | Path | None, bundle_root: str | Path = ".", made_of: Mapping[str, Any] | None = None
+) -> Path:
+    """The folder of a run.
+
+    Args:
+        output_dir: the one asked for; None: a ``runs/finetuned_N`` of the bundle: one in which the same run was
+            interrupted, else the first free one.
+        bundle_root: the bundle.
+        made_of: of :class:`ichseg.training.TrainingCheckpoint`: what makes a run the same.
+    """
     if output_dir is not None:
         return Path(output_dir)
     runs = Path(bundle_root) / "runs"
+    for file in sorted(runs.glob(f"finetuned_*/{CHECKPOINT}")):
+        before = read_checkpoint(file).get("settings", {})
+        if not difference({key: before.get(key) for key in made_of or {}}, made_of or {}):
+            return file.parent
     taken = {path.name for path in runs.glob("finetuned_*")}
     return next(runs / name for n in range(1, len(taken) + 2) if (name := f"finetuned_{n}") not in taken)
 
@@ -58,16 +73,21 @@ def run_folder(output_dir: str | Path | None, bundle_root: str | Path = ".") -> 
 class ReplaceWeights:
     """Handler for the trainer: when it has finished, its weights become the bundle's ``models/model.pt``.
 
-    The former weights are kept as ``model_before.pt``. MONAI Label runs whatever ``model.pt`` holds.
+    The former weights are kept as ``model_before.pt``. MONAI Label runs whatever ``model.pt`` holds. Weights that are
+    still those of the start, because no epoch was better, replace nothing.
 
     Args:
         folder: of the run, with its ``model.pt``.
+        start: weight file that the run started from.
         bundle_root: the bundle.
         enabled: False does nothing.
     """
 
-    def __init__(self, folder: str | Path, bundle_root: str | Path = ".", enabled: bool = True) -> None:
-        self.folder, self.models, self.enabled = Path(folder), Path(bundle_root) / "models", enabled
+    def __init__(
+        self, folder: str | Path, start: str | Path, bundle_root: str | Path = ".", enabled: bool = True
+    ) -> None:
+        self.folder, self.start, self.enabled = Path(folder), Path(start), enabled
+        self.models = Path(bundle_root) / "models"
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.COMPLETED, self.replace)
@@ -80,6 +100,11 @@ class ReplaceWeights:
         if not (self.enabled and is_rank_zero()):
             return
         own = self.models / MODEL
+        # The run is over: the next one without a folder of its own starts anew.
+        (self.folder / CHECKPOINT).unlink(missing_ok=True)
+        if _same_weights(self.start, self.folder / MODEL):
+            logger.warning("no epoch was better than the start; %s stays as it is", own)
+            return
         try:
             self.models.mkdir(parents=True, exist_ok=True)
             for source, target in ((own, self.models / BEFORE), (self.folder / MODEL, own)):
@@ -89,3 +114,8 @@ class ReplaceWeights:
         except OSError as error:
             raise IchsegError(f"{own}: cannot be replaced ({error.strerror}); weights: {self.folder / MODEL}") from None
         logger.info("%s is now %s; the former weights are %s", own, self.folder / MODEL, self.models / BEFORE)
+
+
+def _same_weights(start: Path, end: Path) -> bool:
+    before, after = read_checkpoint(start), read_checkpoint(end)
+    return before.keys() == after.keys() and all(torch.equal(before[key].float(), after[key].float()) for key in before)

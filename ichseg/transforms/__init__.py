@@ -24,6 +24,7 @@ from ichseg.transforms.neighbors import NeighborSlices, NeighborSlicesd
 from ichseg.transforms.rand_implant import RandImplantHemorrhaged
 from ichseg.transforms.reader import HeadCTReader, SlicesLastd, head_ct_loader
 from ichseg.transforms.resize import SliceResize, SliceResized
+from ichseg.transforms.same_grid import CheckSameGridd
 from ichseg.transforms.saver import SaveImageMaskd
 from ichseg.transforms.shallow_cam import ShallowFeatureCAM, ShallowFeatureCAMd, cam_keys
 from ichseg.transforms.shell import RemoveShelld
@@ -50,6 +51,7 @@ __all__ = [
     "BrainWindowd",
     "CTWindows",
     "CTWindowsd",
+    "CheckSameGridd",
     "ClassActivationMap",
     "ClassActivationMapd",
     "CompareAppearanced",

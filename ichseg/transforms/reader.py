@@ -15,6 +15,7 @@ from monai.utils.enums import MetaKeys, SpaceKeys, TraceKeys
 
 from ichseg.errors import ScanError
 from ichseg.io import SIZE_LIMIT, read_mask, read_volume, slice_axis
+from ichseg.transforms.same_grid import CheckSameGridd
 
 
 class HeadCTReader(ImageReader):
@@ -108,7 +109,8 @@ def head_ct_loader(
         size_limit_gib: as in :class:`HeadCTReader`.
 
     Returns:
-        LoadImaged, EnsureChannelFirstd and SlicesLastd: file -> (1, X, Y, Z) MetaTensor, slices along the last axis.
+        LoadImaged, EnsureChannelFirstd and SlicesLastd: file -> (1, X, Y, Z) MetaTensor, slices along the last axis;
+        and CheckSameGridd for masks, against the first scan.
     """
     scans, masks = ensure_tuple(keys), ensure_tuple(mask_keys)
     readers: list[Any] = [HeadCTReader(labels, size_limit_gib) for labels in (False, True)]
@@ -121,5 +123,6 @@ def head_ct_loader(
             *steps,
             EnsureChannelFirstd(every, channel_dim="no_channel", allow_missing_keys=bool(masks)),
             SlicesLastd(every, allow_missing_keys=bool(masks)),
+            *([CheckSameGridd(masks, scans[0], allow_missing_keys=True)] if masks else []),
         ]
     )

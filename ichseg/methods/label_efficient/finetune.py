@@ -23,7 +23,11 @@ logger = logging.getLogger(__name__)
 
 
 def some_patients(
-    datalist: str | Path, folds: Sequence[int] | None = None, fraction: float = 1.0, seed: int = 0
+    datalist: str | Path,
+    folds: Sequence[int] | None = None,
+    fraction: float = 1.0,
+    seed: int = 0,
+    apart_from: Sequence[int] | None = None,
 ) -> list[dict[str, Any]]:
     """Scans with a mask, or known to be empty, of a share of the patients of each kind.
 
@@ -32,13 +36,14 @@ def some_patients(
         folds: keep only these.
         fraction: above 0; patients with hemorrhage and without are drawn apart, at least one of each there is.
         seed: of the draw: the patients of a smaller fraction are among those of a larger one.
+        apart_from: see :func:`ichseg.data.load_datalist`.
 
     Raises:
         IchsegError: a fraction that is none, or no scan has a mask.
     """
     if not 0 < fraction <= 1:
         raise IchsegError(f"fraction must be above 0 and at most 1, not {fraction}")
-    scans = load_masked(datalist, folds, supervision="masks")
+    scans = load_masked(datalist, folds, supervision="masks", apart_from=apart_from)
     kinds: dict[bool, list[str]] = {True: [], False: []}
     bleeding = {patient_name(scan) for scan in scans if any(scan.get("slice_labels", ()))}
     for patient in dict.fromkeys(map(patient_name, scans)):
