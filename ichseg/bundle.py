@@ -140,15 +140,23 @@ def parse_settings(bundle: str, config: str, settings: Sequence[str]) -> dict[st
         if not equals:
             raise IchsegError(f"--set {setting}: '=VALUE' is missing")
         try:
-            given[key] = yaml.safe_load(text)
+            given[key] = _yaml_value(text)
         except yaml.YAMLError:
             raise IchsegError(f"--set {setting}: '{text}' is not a YAML value") from None
-        if isinstance(given[key], str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", text):
-            given[key] = float(text)  # YAML wants a dot and a sign: 1e-3 is text to it
         check_value(f"--set {key}", known.get(key), given[key])
         if "::" in key:
             check_nested(f"--set {key}", key, known, given[key])
     return given
+
+
+def _yaml_value(text: str) -> Any:
+    """
+    Raises:
+        YAMLError: the text is none.
+    """
+    value = yaml.safe_load(text)
+    # YAML wants a dot and a sign: 1e-3 is text to it.
+    return float(value) if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value) else value
 
 
 def _values(file: Path) -> dict[str, Any]:
@@ -264,7 +272,7 @@ def _check_words(file: Path, given: dict[str, str]) -> None:
             raise IchsegError(f"--{key}: not a key of {file}{hint}")
         if key in values and key not in RUN_ARGUMENTS:
             try:
-                value = yaml.safe_load(text)
+                value = _yaml_value(text)
             except yaml.YAMLError:
                 value = text
             check_value(f"--{key}", values[key], value)

@@ -201,6 +201,20 @@ def test_a_host_that_is_not_known_is_one_that_is_away(studies, weights, tmp_path
     assert [e["tries"] for e in entries] == [1, 1] and all(e["next"] > time.time() for e in entries)
 
 
+def test_what_a_dry_run_made_is_sent_by_the_next_real_one(studies, weights, tmp_path, caplog):
+    caplog.set_level("INFO", "ichseg")
+    spool = Spool(tmp_path / "spool", 0)
+    received(spool, studies[:6])
+    service_of(spool, weights).drain()
+    made = list(spool.results.glob("*/*.dcm"))
+    assert made and not spool.waiting() and not spool.due()
+    with Archive(free_port()) as archive:
+        for _ in range(2):
+            service_of(spool, weights, archive.port).drain()
+        assert len(archive.got) == len(made) and set(archive.got.values()) == {1}
+    assert caplog.text.count("1 studies were segmented in a dry run; their results are sent now") == 1
+
+
 def test_an_entry_that_was_queued_meanwhile_stays(tmp_path):
     spool = Spool(tmp_path / "spool", 0)
     (spool.studies / "a").mkdir()
@@ -382,7 +396,14 @@ def test_tls_in_both_directions(studies, weights, tmp_path):
     assert push(studies[:1], port, tls_args=(context, "127.0.0.1")) == [0]
     with socket.create_connection(("127.0.0.1", port)):  # a caller that says nothing keeps no one out
         DimseDestination(f"ICHSEG@127.0.0.1:{port}", "ME", security).echo()
+    unknown = Security(tmp_path / "c.pem", tmp_path / "k.pem")  # its certificate is signed by nobody we know
+    with pytest.raises(NotSent, match=r"certificate is not accepted \(self-signed certificate\); name who .*authority"):
+        DimseDestination(f"ICHSEG@127.0.0.1:{port}", "ME", unknown).echo()
     server.shutdown()
+    with Archive(free_port()) as archive, pytest.raises(NotSent, match="no TLS connection"):
+        DimseDestination(f"PACS@127.0.0.1:{archive.port}", "ME", security).echo()
+    with pytest.raises(NotSent, match="cannot be reached"):
+        DimseDestination(f"PACS@127.0.0.1:{free_port()}", "ME", security).echo()
     with pytest.raises(IchsegError, match=r"TLS: .*missing\.pem"):
         Security(tmp_path / "missing.pem", tmp_path / "k.pem").context(server=True)
 
@@ -439,3 +460,9 @@ def test_the_command(studies, weights, tmp_path, capsys):
         busy = str(taken.getsockname()[1])
         assert main(["listen", str(tmp_path / "spool"), "--dry-run", "--port", busy, "--weights", str(weights)]) == 2
     assert f"--port {busy}: " in capsys.readouterr().err
+    words = ["listen", str(tmp_path / "spool"), "--dry-run", "--weights", str(weights), "--port"]
+    assert main([*words, "99999"]) == 2
+    assert "--port 99999: expected 0 to 65535" in capsys.readouterr().err
+    words[1] = str(weights)
+    assert main([*words, "0"]) == 2
+    assert f"{weights}: cannot be used as a spool" in capsys.readouterr().err

@@ -95,12 +95,19 @@ def files(tmp_path) -> list[Path]:
     ]
 
 
-def test_studies_of_a_server_get_their_segmentations(orthanc, files, weights, tmp_path, capsys):
+def test_studies_of_a_server_get_their_segmentations(orthanc, files, weights, tmp_path, capsys, monkeypatch):
+    def fail(self, studies):
+        raise ValueError("no network")
+
     assert push(files, orthanc.dicom, aet="ORTHANC") == [0] * 12
     words = ["pacs", str(tmp_path / "spool"), "--dicomweb", orthanc.web, "--weights", str(weights), "--device", "cpu",
              "--min-free", "0"]  # fmt: skip
     assert main([*words, "--dry-run", "--query", "StudyInstanceUID=1.5.1"]) == 0
     assert orthanc.modalities() == ["CT", "CT"] and "1 studies fetched" in capsys.readouterr().out
+    monkeypatch.setattr(Service, "_segment", fail)
+    assert main([*words, "--query", "StudyInstanceUID=1.5.0"]) == 1
+    assert "; 1 could not be segmented, see results.csv" in capsys.readouterr().out
+    monkeypatch.undo()
     spool = tmp_path / "again"
     words[1] = str(spool)
     assert main(words) == 0

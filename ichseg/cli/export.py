@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from ichseg.errors import DONE
 
@@ -21,14 +22,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from ichseg.bundle import BundleParts, weight_file
     from ichseg.networks import segmenter_settings
-    from ichseg.networks.exported import export_network
+    from ichseg.networks.exported import check_output, export_network
     from ichseg.overrides import SIZE_STEP
 
+    for output in args.outputs:
+        check_output(Path(output))
     weights = weight_file(args.weights)
     settings = segmenter_settings(weights)
     parts = BundleParts("ich_segmentation", settings.pipeline, {"weights": weights, "device_name": "cpu"})
-    network = parts["network"]
-    channels = next(m for m in network.modules() if hasattr(m, "in_channels")).in_channels
+    network, channels = parts["network"], settings.in_channels
     for output in args.outputs:
         difference = export_network(network, output, channels, settings.size)
         told = (

@@ -60,7 +60,9 @@ def service_options(parser: argparse.ArgumentParser) -> None:
                         help="keep received images for so long after they were done (default: 24)")  # fmt: skip
     parser.add_argument("--min-free", type=float, default=2.0, metavar="GIB",
                         help="accept nothing with less room on the disk (default: 2)")  # fmt: skip
-    parser.add_argument("--dry-run", action="store_true", help="send nothing; results stay in SPOOL/results")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="send nothing; results stay in SPOOL/results until a run without it"
+    )
     device_options(parser)
 
 

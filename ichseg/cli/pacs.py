@@ -60,11 +60,16 @@ def run(args: argparse.Namespace) -> int:
                 trouble = str(error)
                 print(f"ichseg: error: {trouble}", file=sys.stderr, flush=True)
             service.drain()
-            waiting = 0 if args.dry_run else len(list(spool.outbox.glob("*.json")))
-            left = f"; results of {waiting} wait to be sent, run again" if waiting else ""
-            print(f"{fetched} studies fetched from {name}{left}", flush=True)
+            unsent = 0 if args.dry_run else len(list(spool.outbox.glob("*.json")))
+            left = {
+                "could not be segmented, see results.csv": len(service.failed),
+                "wait to be segmented, run again": len(spool.waiting()),
+                "wait to be sent, run again": unsent,
+            }
+            told = "".join(f"; {count} {what}" for what, count in left.items() if count)
+            print(f"{fetched} studies fetched from {name}{told}", flush=True)
             if args.every is None:
-                return USAGE if trouble else SOME_FAILED if waiting else DONE
+                return USAGE if trouble else SOME_FAILED if told else DONE
             time.sleep(args.every)
 
 

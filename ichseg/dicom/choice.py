@@ -23,7 +23,9 @@ CANON = re.compile(r"^FC(\d\d)")
 CANON_SHARP = (3, 5, 8)
 PHILIPS_SHARP = {"D", "E", "L", "YC", "YD", "YE"}
 DERIVED = {"MPR", "REFORMATTED", "RESAMPLED", "DERIVED"}
-HEAD = ("HEAD", "BRAIN", "SKULL", "NEURO", "SCHADEL", "KOPF", "CRANE", "CEREBR", "CABEZA", "CRANIO")
+# In the languages of the consoles.
+HEAD = ("HEAD", "BRAIN", "SKULL", "NEURO", "CEREBR", "ENCEPH", "ENCEF", "CRANI", "CRANE", "KRANI", "SCHADEL", "KOPF",
+        "TETE", "TESTA", "CABEZA", "CABECA", "HOOFD", "HUVUD", "HOVED", "HODE", "GLOWA", "HLAVA")  # fmt: skip
 
 
 def choose(found: Sequence[Stack], rule: str = BEST) -> list[Stack]:

@@ -84,7 +84,7 @@ def find_sources(path: Path, exclude: Path | None = None) -> Iterator[Source]:
         exclude: a folder to leave out.
     """
     if path.is_file():
-        yield from _one(path, named=True)
+        yield from _one(path)
         return
     for here, folders, names in os.walk(path, followlinks=False):
         folders[:] = sorted(f for f in folders if not f.startswith(".") and (Path(here) / f).resolve() != exclude)
@@ -93,10 +93,10 @@ def find_sources(path: Path, exclude: Path | None = None) -> Iterator[Source]:
                 yield from _one(Path(here) / name)
 
 
-def _one(path: Path, named: bool = False) -> Iterator[Source]:
+def _one(path: Path) -> Iterator[Source]:
     if path.suffix.lower() == ".zip":
         yield from _members(path)
-    elif path.is_file() and is_dicom(path, named):  # a pipe would never end
+    elif path.is_file() and is_dicom(path):  # a pipe would never end
         yield Source(path)
 
 

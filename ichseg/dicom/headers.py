@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,10 @@ WANTED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUI
           "SamplesPerPixel", "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient", "NumberOfFrames",
           "WindowWidth", "RescaleType", "PhotometricInterpretation", "SpecificCharacterSet",
           "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")  # fmt: skip
+
+# What is written for an agent where none was given. (Non-ionic ones are agents.)
+NO_AGENT = re.compile(r"|0|N|NO|NON|NONE|NIL|NO[ _-].*|NON[ _-]?(CONTRAST|ENHANCED).*|WITHOUT\b.*|W/?O\b.*|OHNE\b.*|"
+                      r"SANS\b.*|SENZA\b.*|SIN\b.*|NATIV.*|UNENHANCED|PLAIN")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -165,7 +170,7 @@ def _instance(source: Source, header: Any, frame: int | None, groups: Sequence[A
         orientation=_numbers(told("PlaneOrientationSequence", "ImageOrientationPatient")),
         thickness=next(iter(_numbers(told("PixelMeasuresSequence", "SliceThickness"))), None),
         tilt=next(iter(_numbers(told("CTGeometrySequence", "GantryDetectorTilt"))), None),
-        contrast=_text(header.get("ContrastBolusAgent")).upper() not in ("", "NONE", "NO", "N", "0"),
+        contrast=NO_AGENT.fullmatch(_text(header.get("ContrastBolusAgent")).upper()) is None,
         rescale_type=_text(told("PixelValueTransformationSequence", "RescaleType")).upper(),
         photometric=_text(header.get("PhotometricInterpretation")).upper(),
         window_width=max(widths, default=None),

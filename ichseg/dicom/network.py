@@ -110,6 +110,7 @@ class DimseDestination:
         self.name, self.own_aet = address, own_aet
         self.aet, self.host, self.port = found["aet"], found["host"], int(found["port"])
         self.context = None if security is None else security.context(server=False)
+        self.authority = None if security is None else security.authority
 
     def send(self, paths: Sequence[Path], arrived: Callable[[Path, str], None]) -> dict[Path, str]:
         pydicom = dicom_package("pydicom", PURPOSE)
@@ -168,9 +169,29 @@ class DimseDestination:
         except OSError as error:  # a name that is not known
             raise Unreachable(f"{self.name}: cannot be reached ({error.strerror or error})") from None
         if not association.is_established and not association.rejected_contexts:
-            why = "refuses the association" if association.is_rejected else "cannot be reached"
+            why = "refuses the association" if association.is_rejected else self._tls_trouble() or "cannot be reached"
             raise Unreachable(f"{self.name}: {why}")
         return association
+
+    def _tls_trouble(self) -> str:
+        """Why no TLS connection comes about, in words; empty if that is not the reason. (pynetdicom does not tell.)"""
+        if self.context is None:
+            return ""
+        try:
+            with (
+                socket.create_connection((self.host, self.port), timeout=5) as raw,
+                self.context.wrap_socket(raw, server_hostname=self.host) as wrapped,
+            ):
+                wrapped.settimeout(1)
+                wrapped.recv(1)  # what the other side thinks of our certificate comes after the handshake
+        except ssl.SSLCertVerificationError as error:
+            trusted = "is --tls-authority who signed it?" if self.authority else "name who signed it: --tls-authority"
+            return f"its certificate is not accepted ({error.verify_message.rstrip('.')}); {trusted}"
+        except ssl.SSLError as error:
+            return f"no TLS connection ({(error.reason or str(error)).lower().replace('_', ' ')})"
+        except OSError:
+            return ""
+        return ""
 
 
 class WebDestination:
@@ -258,6 +279,8 @@ class Listener:
         context = None if self.security is None else self.security.context(server=True)
         try:
             return entity.start_server((self.host, self.port), block=False, evt_handlers=handlers, ssl_context=context)
+        except OverflowError:
+            raise IchsegError(f"--port {self.port}: expected 0 to 65535") from None
         except OSError as error:
             raise IchsegError(f"--host {self.host} --port {self.port}: {error.strerror or error}") from None
 

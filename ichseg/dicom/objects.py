@@ -36,7 +36,8 @@ EXPECTED = {
     "StudyTime": re.compile(r"(\d{2,6}(\.\d{1,6})?)?"), "AccessionNumber": ANYTHING, "ReferringPhysicianName": ANYTHING,
 }  # fmt: skip
 # Character sets that need no translation; everything else becomes Unicode.
-KNOWN_SETS = ("ISO_IR 100", "ISO_IR 192", "ISO_IR 6")
+UNICODE = "ISO_IR 192"
+KNOWN_SETS = ("ISO_IR 100", UNICODE, "ISO_IR 6")
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def _mended(dataset: Any, stack: Stack) -> Any:
     if characters and (not isinstance(characters, str) or characters not in KNOWN_SETS):
         with contextlib.suppress(LookupError, UnicodeError):
             dataset.decode()
-        dataset.SpecificCharacterSet = "ISO_IR 192"
+        dataset.SpecificCharacterSet = UNICODE
     for name, form in EXPECTED.items():
         value = str(dataset.get(name) or "")
         if name not in dataset or dataset.get(name) is None or not form.fullmatch(value):
@@ -230,6 +231,9 @@ def report(
             is_final=False,
             is_verified=False,
         )
+    if not all(doubt.isascii() for doubt in doubts):  # names of files, say, in letters that the source does not use
+        made.decode()
+        made.SpecificCharacterSet = UNICODE
     made.SeriesDescription = f"ichseg {__version__}: measures ({RESEARCH_ONLY.lower()})"[:64]
     made.ManufacturerModelName, made.SoftwareVersions = MODEL, __version__
     scheme = dicom_package("pydicom", "writing DICOM").Dataset()

@@ -33,7 +33,8 @@ class Service:
     Args:
         spool: the folder.
         weights: weight file.
-        destinations: where results go; none: they stay in the spool's ``results``.
+        destinations: where results go; none: they stay in the spool's ``results`` until a service with
+            some sends them.
         values: of the inference config, such as ``device_name``.
         quiet_seconds: a study that got no image for so long is complete.
         series: see :func:`ichseg.dicom.choose`.
@@ -57,6 +58,7 @@ class Service:
         self.quiet_seconds, self.series, self.keep_hours = quiet_seconds, series, keep_hours
         self.first_pause = first_pause
         self.stopped = threading.Event()
+        self.failed: set[str] = set()  # studies of which a series could not be segmented
         self._again: dict[str, tuple[int, float]] = {}  # study -> how often it was tried, and when it is again
 
     def run(self, wait: float = 1.0) -> None:
@@ -65,6 +67,7 @@ class Service:
         Args:
             wait: seconds between looks at the spool.
         """
+        self._release()
         sender = threading.Thread(target=self._send_on, args=(wait,), daemon=True)
         sender.start()
         try:
@@ -104,7 +107,8 @@ class Service:
             (study,) = studies
             logger.debug("study %s", study, exc_info=error)
             images = [file.name for file in (self.spool.studies / study).glob("*.dcm")]
-            self.spool.finish(study, images, {}, f"failed: {one_line(error)}", [])
+            self.spool.finish(study, images, {}, f"failed: {one_line(error)}", list(self.destinations))
+            self.failed.add(study)
             logger.error("study %s: failed: %s", study, one_line(error))
 
     def _try_again(self, study: str, rows: Sequence[Mapping[str, Any]]) -> bool:
@@ -121,8 +125,13 @@ class Service:
     def _pause(self, tries: int) -> float:
         return float(min(self.first_pause * 2 ** min(tries, 20), LONGEST_PAUSE))
 
+    def _release(self) -> None:
+        if count := self.spool.release(list(self.destinations)):
+            logger.info("%d studies were segmented in a dry run; their results are sent now", count)
+
     def drain(self) -> None:
         """Segment and send all there is, once."""
+        self._release()
         while self.step():
             pass
         self.send()
@@ -150,6 +159,10 @@ class Service:
             files = [file for row in done for file in objects_of(output / row["case"])]
             objects = {str(file.relative_to(self.spool.results)): _uid_of(file) for file in files}
             outcome = _outcome(own, done)
+            if any(row["status"] == "failed" for row in own):
+                self.failed.add(study)
+            else:
+                self.failed.discard(study)
             self.spool.finish(study, images[study], objects, outcome, list(self.destinations))
             logger.info("study %s: %s", study, outcome)
 

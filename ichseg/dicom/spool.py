@@ -44,6 +44,9 @@ class Spool:
     Args:
         folder: is made.
         min_free_gib: nothing is accepted with less room on the disk.
+
+    Raises:
+        IchsegError: the folder cannot be made.
     """
 
     def __init__(self, folder: str | Path, min_free_gib: float = 2.0) -> None:
@@ -51,8 +54,11 @@ class Spool:
         self.incoming, self.studies = self.folder / "incoming", self.folder / "studies"
         self.results, self.outbox, self.state = (self.folder / name for name in ("results", "outbox", "state"))
         self.fetched = self.folder / "fetched"
-        for one in (self.incoming, self.fetched, self.studies, self.results, self.outbox, self.state):
-            one.mkdir(parents=True, exist_ok=True)
+        try:
+            for one in (self.incoming, self.fetched, self.studies, self.results, self.outbox, self.state):
+                one.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise IchsegError(f"{self.folder}: cannot be used as a spool ({error.strerror})") from None
         self._moving, self._writing = threading.Lock(), threading.Lock()
         self._looked = 0.0
 
@@ -164,7 +170,8 @@ class Spool:
     ) -> None:
         """Write down that a study is segmented, after queueing what is to be sent and was not sent before.
 
-        A process that is killed between the two does the study again, with the same objects.
+        A process that is killed between the two does the study again, with the same objects. Without destinations, the
+        objects are held for :meth:`release`.
 
         Args:
             study: its name.
@@ -175,15 +182,33 @@ class Spool:
         """
         with self._writing:
             before = self.known(study)
-            for destination in destinations:
-                there = before.get("sent", {}).get(destination, {}).values()
-                if names := [name for name, uid in objects.items() if uid not in there]:
-                    self._queue(
-                        study, destination, {"objects": names, "tries": 0, "next": 0.0, "made": secrets.token_hex(8)}
-                    )
+            self._queue_unsent(study, before, objects, destinations)
             seen = sorted({*images, *before.get("images", ())})
             state = {**before, "images": seen, "outcome": outcome, "finished": time.time()}
+            state["held"] = {} if destinations else {**before.get("held", {}), **objects}
             write_text(self.state / f"{study}.json", json.dumps(state))
+
+    def release(self, destinations: Sequence[str]) -> int:
+        """Queue what was made while there were no destinations; returns of how many studies."""
+        count = 0
+        for file in sorted(self.state.glob("*.json")) if destinations else ():
+            study = file.stem
+            with self._writing:
+                state = self.known(study)
+                if held := state.get("held"):
+                    self._queue_unsent(study, state, held, destinations)
+                    write_text(file, json.dumps({**state, "held": {}}))
+                    count += 1
+        return count
+
+    def _queue_unsent(
+        self, study: str, state: Mapping[str, Any], objects: Mapping[str, str], destinations: Sequence[str]
+    ) -> None:
+        for destination in destinations:
+            there = state.get("sent", {}).get(destination, {}).values()
+            if names := [name for name, uid in objects.items() if uid not in there]:
+                entry = {"objects": names, "tries": 0, "next": 0.0, "made": secrets.token_hex(8)}
+                self._queue(study, destination, entry)
 
     def forget(self, hours: float) -> int:
         """Remove images and scans of studies that were finished so long ago and wait for nothing; returns how many."""

@@ -124,19 +124,10 @@ def _format(path: Path) -> str | None:
     return OTHER_FORMATS.get(path.suffix.lower()) or ("DICOM" if is_dicom(path) else None)
 
 
-def is_dicom(path: Path, whatever_its_name: bool = False) -> bool:
-    """True for a file that is named like DICOM, or has no telling name and begins like it.
-
-    Args:
-        path: of the file.
-        whatever_its_name: the beginning decides, as for a file that a user has named.
-    """
-    ending = path.suffix.lower()
-    if ending in DICOM_ENDINGS:
+def is_dicom(path: Path) -> bool:
+    """True for a file that is named like DICOM or begins like it: many have no ending, or one of their own."""
+    if path.suffix.lower() in DICOM_ENDINGS:
         return True
-    # DICOM files often have no ending, or a number for one.
-    if ending and not ending[1:].isdigit() and not whatever_its_name:
-        return False
     try:
         with path.open("rb") as stream:
             stream.seek(DICOM_PREAMBLE)

@@ -44,13 +44,8 @@ def export_network(
             written in this form; or what was written differs from it by more than :data:`TOLERANCE`.
     """
     path = Path(path)
-    if path.suffix not in FORMATS:
-        raise IchsegError(f"{path}: the name must end in one of {', '.join(FORMATS)}")
+    check_output(path)
     write, reader = FORMATS[path.suffix]
-    if path.suffix == ".onnx" and (
-        lacking := [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
-    ):
-        raise IchsegError(f"{path}: writing ONNX needs {' and '.join(lacking)}; run: pip install 'ichseg[onnx]'")
     training, device = network.training, next(network.parameters()).device
     try:
         network.cpu().eval()
@@ -58,22 +53,38 @@ def export_network(
             try:
                 with _quiet():
                     write(network, torch.rand(2, channels, size, size), Path(temporary), step)
+                    run = reader(Path(temporary))
+                    if run is None:
+                        return None
+                    found = 0.0
+                    for shape in ((1, channels, size, size), (3, channels, size + step, size)):
+                        image = torch.rand(shape)
+                        found = max(found, float((run(image) - network(image)).abs().max()))
             except OSError:
                 raise
             except Exception as error:  # the exporters have many kinds of their own
-                raise IchsegError(f"{path}: this network cannot be written in this form ({one_line(error)})") from error
-            run = reader(Path(temporary))
-            if run is None:
-                return None
-            found = 0.0
-            for shape in ((1, channels, size, size), (3, channels, size + step, size)):
-                image = torch.rand(shape)
-                found = max(found, float((run(image) - network(image)).abs().max()))
+                why = one_line(error)[:120]
+                raise IchsegError(f"{path}: this network cannot be written in this form ({why})") from error
             if not found <= TOLERANCE:
                 raise IchsegError(f"{path}: not written, since its logits differ from the network's by {found:.1e}")
             return found
     finally:
         network.train(training).to(device)
+
+
+def check_output(path: Path) -> None:
+    """What can be known before anything is written.
+
+    Raises:
+        IchsegError: see :func:`export_network`; or there is a folder of this name.
+    """
+    if path.suffix not in FORMATS:
+        raise IchsegError(f"{path}: the name must end in one of {', '.join(FORMATS)}")
+    if path.is_dir():
+        raise IchsegError(f"{path}: is a folder")
+    lacking = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
+    if path.suffix == ".onnx" and lacking:
+        raise IchsegError(f"{path}: writing ONNX needs {' and '.join(lacking)}; run: pip install 'ichseg[onnx]'")
 
 
 @contextlib.contextmanager
@@ -98,7 +109,12 @@ def _dynamic(step: int) -> dict[int, object]:
 
 
 def _write_torchscript(network: nn.Module, image: Tensor, path: Path, step: int) -> None:
-    torch.jit.save(torch.jit.script(network), str(path))
+    try:
+        program = torch.jit.script(network)
+    except Exception:  # of a network in words that TorchScript does not know; running the trace shows whether it serves
+        program = torch.jit.trace(network, image, check_trace=False)
+    with path.open("wb") as file:
+        torch.jit.save(program, file)
 
 
 def _write_onnx(network: nn.Module, image: Tensor, path: Path, step: int) -> None:

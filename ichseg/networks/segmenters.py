@@ -117,6 +117,11 @@ class SegmenterSettings:
         """The config of the bundle ``ich_segmentation`` that runs this architecture."""
         return next(name for name, architectures in PIPELINES.items() if self.architecture in architectures)
 
+    @property
+    def in_channels(self) -> int:
+        """Of the network: 3 where slices are scored, for a slice between its neighbors, else 1."""
+        return 3 if self.architecture in SCORING_ARCHITECTURES else 1
+
 
 def segmenter_settings(weights: str | Path, pipeline: str | None = None, **overrides: Any) -> SegmenterSettings:
     """The settings in a weight file, with explicit values in place of some; None leaves one.
