@@ -566,6 +566,7 @@ def test_mistyped_overrides_are_refused(tmp_path, capsys):
     (tmp_path / "in" / "a.nii").write_text("no scan")
     one = ("ich_segmentation", "inference.yaml")
     guard_bundle_run(*one, ["run", "--threshold", "0.3", "--network_def::architecture=paper", "--run_id", "x"])
+    guard_bundle_run("ich_segmentation", "train.yaml", ["run", "--learning_rate", "5e-5"])
     guard_bundle_run(*one, ["run", f"--config_file=['a.yaml','{overlay}']", "--my_key", "2"])
     for words, said in (
         (["--thresold", "0.3"], "--thresold: not a key of .*inference.yaml; did you mean --threshold"),

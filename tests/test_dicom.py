@@ -282,6 +282,35 @@ def test_another_part_of_the_body_is_left_alone_unless_asked_for(tmp_path, volum
     assert choose(found(tmp_path), "2")[0].skip == ""
 
 
+@pytest.mark.parametrize("part", ["HEAD", "CRANIUM", "TETE", "TESTA", "HOOFD", "HEADNECK"])
+def test_a_head_by_another_name_is_one(tmp_path, volume, part):
+    save_series(tmp_path, volume, BodyPartExamined=part)
+    assert choose(found(tmp_path))[0].skip == ""
+
+
+@pytest.mark.parametrize(
+    ("agent", "contrast"),
+    [
+        *(
+            (name, False)
+            for name in ("", "NO", "NONE", "NO CONTRAST", "Without", "W/O CONTRAST", "nativ", "NON-CONTRAST")
+        ),
+        *((name, True) for name in ("YES", "OMNIPAQUE 300", "NON-IONIC", "W/CONTRAST", "NOVAPAQUE", "APPLIED")),
+    ],
+)
+def test_which_words_name_a_contrast_agent(tmp_path, volume, agent, contrast):
+    save_series(tmp_path, volume, ContrastBolusAgent=agent)
+    assert found(tmp_path)[0].first.contrast == contrast
+
+
+def test_files_with_an_ending_of_their_own_are_read(tmp_path, volume):
+    for path in save_series(tmp_path, volume, suffix=""):
+        path.rename(path.with_name(f"{path.name}.CT"))
+    (tmp_path / "notes.txt").write_text("no DICOM")
+    (stack,) = found(tmp_path)
+    assert np.array_equal(read_stack(stack)[0], volume)
+
+
 def test_headers_that_do_not_decode_are_named(tmp_path, volume):
     paths = save_series(tmp_path / "in", volume)
     data = paths[0].read_bytes()
@@ -444,7 +473,7 @@ def test_a_study_goes_through_a_folder_run(study, tmp_path, weights, capsys):
     assert rows(tmp_path / "out")["3"]["reused"] != "yes"
 
 
-def test_nifti_and_dicom_together(study, tmp_path, weights):
+def test_nifti_and_dicom_together(study, tmp_path, weights, capsys):
     write_scan(next(e for e in list_series([study], str(study), tmp_path / "made") if "dicom" in e))
     (study / "more").mkdir()
     (tmp_path / "made" / "scans" / "3.nii.gz").rename(study / "more" / "b.nii.gz")
@@ -454,6 +483,10 @@ def test_nifti_and_dicom_together(study, tmp_path, weights):
     assert table["more/b"]["volume_ml"] == table["3"]["volume_ml"]
     masks = [read_volume(tmp_path / "out" / f"{name}_ich.nii.gz").array for name in ("3", "more/b")]
     assert np.array_equal(*masks)
+    (study / "more" / "b.nii.gz").rename(study / "3.nii.gz")  # the name of a folder of DICOM
+    assert main(words) == 1
+    said = f"failed: {study / '3'}: same output name as {study / '3.nii.gz'}; rename one"
+    assert said in capsys.readouterr().err
 
 
 # --- data for training ---------------------------------------------------------------------------------------------

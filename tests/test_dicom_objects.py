@@ -177,6 +177,26 @@ def test_doubts_are_comments_of_the_report(tmp_path, weights):
     assert any("missing" in comment for comment in comments) and all(comment in row["message"] for comment in comments)
 
 
+@pytest.mark.parametrize(
+    ("characters", "name"),
+    [
+        (None, "Miller"),
+        ("ISO_IR 100", "Müller^Jürgen"),
+        ("ISO_IR 192", "Müller^Jürgen"),
+        (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎"),
+    ],
+)
+def test_comments_keep_letters_that_the_source_does_not_use(tmp_path, characters, name):
+    more = {} if characters is None else {"SpecificCharacterSet": characters}
+    save_series(tmp_path / "in", np.zeros(SHAPE, int), PatientName=name, **more)
+    stack = one_stack(tmp_path / "in")
+    doubts = ["ΑΒΓ_頭.nii is next to it"]
+    made = report(measure_mask(np.zeros(SHAPE), stack.affine), stack, source_headers(stack), ORIGIN, doubts=doubts)
+    made.save_as(tmp_path / "sr.dcm")
+    read = pydicom.dcmread(tmp_path / "sr.dcm")
+    assert comments_of(read) == doubts and str(read.PatientName) == name
+
+
 def test_captures_show_every_slice(series, lesion):
     stack = one_stack(series)
     made = list(captures(lesion, stack, source_headers(stack), ORIGIN))

@@ -70,7 +70,7 @@ def list_series(
 def entry_of(stack: Stack) -> dict[str, Any]:
     """A stack as plain values, for a data dictionary and the journal: what it is made of, and what is known of it."""
     return {
-        "doubts": list(stack.doubts), "notes": list(stack.notes), SLABS: list(stack.slabs_mm),
+        "place": _place(stack), "doubts": list(stack.doubts), "notes": list(stack.notes), SLABS: list(stack.slabs_mm),
         "instances": [[str(one.source.path), one.source.member, one.frame, one.uid] for one in stack.instances],
         "stamps": [list(source.stamp()) for source in dict.fromkeys(one.source for one in stack.instances)],
     }  # fmt: skip

@@ -231,7 +231,7 @@ def report(
             is_final=False,
             is_verified=False,
         )
-    if not all(doubt.isascii() for doubt in doubts):  # names of files, say, in letters that the source does not use
+    if made.get("SpecificCharacterSet") != UNICODE and not all(map(str.isascii, doubts)):  # names of files, say, in letters that the source does not use
         made.decode()
         made.SpecificCharacterSet = UNICODE
     made.SeriesDescription = f"ichseg {__version__}: measures ({RESEARCH_ONLY.lower()})"[:64]

@@ -273,8 +273,10 @@ class FolderRunner:
         row = {"case": case["case"], **row, "file": file}
         if row["status"] == "failed":
             why = _without_path(message, case)
-            row["message"] = f"{Path(file).name}: {why}"  # where it lies stands under "file"
-            tqdm.write(f"failed: {file}: {why}")
+            made = "dicom" not in case or Path(file).is_file()
+            where = Path(file if made else case["dicom"]["place"])
+            row["message"] = f"{where.name}: {why}"  # where it lies stands under "file"
+            tqdm.write(f"failed: {where}: {why}")
         self.results.add(row)
 
 
