@@ -486,7 +486,7 @@ def test_nifti_and_dicom_together(study, tmp_path, weights, capsys):
     (study / "more" / "b.nii.gz").rename(study / "3.nii.gz")  # the name of a folder of DICOM
     assert main(words) == 1
     said = f"failed: {study / '3'}: same output name as {study / '3.nii.gz'}; rename one"
-    assert said in capsys.readouterr().err
+    assert said in capsys.readouterr().out
 
 
 # --- data for training ---------------------------------------------------------------------------------------------

@@ -231,7 +231,8 @@ def report(
             is_final=False,
             is_verified=False,
         )
-    if made.get("SpecificCharacterSet") != UNICODE and not all(map(str.isascii, doubts)):  # names of files, say, in letters that the source does not use
+    if made.get("SpecificCharacterSet") != UNICODE and not all(map(str.isascii, doubts)):
+        # Names of files, say, in letters that the source does not use.
         made.decode()
         made.SpecificCharacterSet = UNICODE
     made.SeriesDescription = f"ichseg {__version__}: measures ({RESEARCH_ONLY.lower()})"[:64]
