@@ -30,7 +30,7 @@ FUNCTIONS = (
     "ichseg.devices", "ichseg.bundle.guard_bundle_run", "ichseg.bundle.weight_file", "ichseg.folder.scans",
     "ichseg.methods.hgi_sam", "ichseg.methods.resnet_lstm",
     "ichseg.methods.chest_xray", "ichseg.methods.dropblock", "ichseg.methods.label_efficient", "ichseg.metrics",
-    "ichseg.networks", "ichseg.evaluation.masks",
+    "ichseg.networks", "ichseg.evaluation.masks", "ichseg.provenance.file_hash",
     "ichseg.evaluation.threshold_search", "ichseg.training", "ichseg.transforms", "ignite.metrics",
     "monai.data.decathlon_datalist", "monai.data.utils", "monai.handlers", "monai.inferers", "monai.losses",
     "monai.metrics", "monai.networks.blocks", "monai.networks.layers", "monai.networks.nets",

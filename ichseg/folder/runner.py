@@ -273,7 +273,7 @@ class FolderRunner:
         row = {"case": case["case"], **row, "file": file}
         if row["status"] == "failed":
             why = _without_path(message, case)
-            made = "dicom" not in case or Path(file).is_file()
+            made = "dicom" not in case or (row["stage"] != "list" and Path(file).is_file())
             where = Path(file if made else case["dicom"]["place"])
             row["message"] = f"{where.name}: {why}"  # where it lies stands under "file"
             tqdm.write(f"failed: {where}: {why}")

@@ -13,6 +13,7 @@ from monai.utils import ImageMetaKey
 
 from ichseg.errors import IchsegError
 from ichseg.io import same_grid
+from ichseg.transforms.base import BACKENDS
 
 
 class CheckSameGridd(MapTransform):
@@ -26,6 +27,8 @@ class CheckSameGridd(MapTransform):
     Raises:
         IchsegError: names the mask, and says what differs.
     """
+
+    backend = BACKENDS
 
     def __init__(self, keys: KeysCollection, reference: str = "image", allow_missing_keys: bool = False) -> None:
         super().__init__(keys, allow_missing_keys)
