@@ -14,6 +14,7 @@ MASK_ARCHITECTURES = ("small", "paper")
 TRANSFER_ARCHITECTURES = ("label_efficient", "label_efficient_attention")  # pretrained without masks
 ARCHITECTURES = SCORING_ARCHITECTURES + MASK_ARCHITECTURES + TRANSFER_ARCHITECTURES
 PRECISIONS = ("fp32", "bf16")
+BACKENDS = ("torch", "openvino", "onnxruntime")  # what runs a segmenter; torch is the reference
 METHODS = (
     "ma2025", "ma2025_pretrained", "recommended", "hgi_sam", "resnet_lstm", "label_efficient", "irnet", "psa", "edam",
     "rca", "ae", "unet", "hu_rule",

@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ichseg.cli.options import device_options
+from ichseg.cli.options import backend_option, device_options
 from ichseg.defaults import DICOM_OBJECTS, DICOM_WRITTEN
 from ichseg.errors import DONE, IchsegError
 from ichseg.overrides import object_kinds
@@ -63,6 +63,7 @@ def service_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="send nothing; results stay in SPOOL/results until a run without it"
     )
+    backend_option(parser)
     device_options(parser)
 
 
@@ -77,7 +78,7 @@ def make_service(args: argparse.Namespace, spool: Spool, destinations: list[Dest
     pick_device(args.device)
     weights = weight_file(args.weights)
     segmenter_settings(weights)  # what is wrong is told before anything is received
-    values = {"dicom_objects": kinds, "device_name": args.device, "precision": args.precision}
+    values = {"dicom_objects": kinds, "device_name": args.device, "precision": args.precision, "backend": args.backend}
     return Service(
         spool, weights, [] if args.dry_run else destinations, values,
         series=args.series, keep_hours=args.keep, **more,

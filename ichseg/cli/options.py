@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ichseg.defaults import PRECISIONS, TRAIN_FOLDS, VAL_FOLDS
+from ichseg.defaults import BACKENDS, PRECISIONS, TRAIN_FOLDS, VAL_FOLDS
 
 
 def datalist_option(parser: argparse.ArgumentParser, text: str = "made by 'ichseg prepare'") -> None:
@@ -17,6 +17,11 @@ def datalist_option(parser: argparse.ArgumentParser, text: str = "made by 'ichse
 def device_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto (default), cpu, gpu, cuda or cuda:N")
     parser.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0], help="default: %(default)s")
+
+
+def backend_option(parser: argparse.ArgumentParser) -> None:
+    told = "what runs the network; openvino and onnxruntime on a CPU only, as extras (default: %(default)s)"
+    parser.add_argument("--backend", choices=BACKENDS, default=BACKENDS[0], help=told)
 
 
 def run_options(parser: argparse.ArgumentParser) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ichseg.cli.options import run_options
+from ichseg.cli.options import backend_option, run_options
 from ichseg.defaults import DICOM_OBJECTS, DICOM_WRITTEN
 from ichseg.errors import DONE
 from ichseg.overrides import object_kinds
@@ -48,6 +48,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help=f"objects written of DICOM: {', '.join(DICOM_OBJECTS)}, or none (default: {','.join(DICOM_WRITTEN)})",
     )  # fmt: skip
     parser.add_argument("--size", type=int, help="pixels per side of the network's slices (default: as in training)")
+    backend_option(parser)
     run_options(parser)
 
 
@@ -74,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
         "dicom_objects": None if args.dicom is None else object_kinds("--dicom", args.dicom),
         "batch_size": args.batch_size,
         "precision": args.precision,
+        "backend": args.backend,
         "device_name": args.device,
         "size": args.size,
     }

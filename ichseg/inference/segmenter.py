@@ -56,7 +56,7 @@ class Segmenter:
         given |= settings
         check_numbers(given)
         parts = BundleParts(BUNDLE, config, given)
-        self.device, self.network, self.inferer = parts["device"], parts["network"].eval(), parts["inferer"]
+        self.device, self.network, self.inferer = parts["device"], parts["run_network"].eval(), parts["inferer"]
         before, after = parts["preprocessing"], parts["postprocessing"]
         self.before = Compose(before.flatten().transforms[1:])  # the first one reads a file
         self.after = [step for step in after.transforms if not isinstance(step, SaveImaged)]

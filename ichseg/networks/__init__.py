@@ -1,5 +1,6 @@
 """Networks: slice classifiers with named stages, U-Nets, and weights from files."""
 
+from ichseg.networks.backends import on_backend
 from ichseg.networks.classifiers import (
     BACKBONES,
     ClassifierEnsemble,
@@ -53,6 +54,7 @@ __all__ = [
     "load_pretrained",
     "load_weights",
     "match_weights",
+    "on_backend",
     "read_checkpoint",
     "read_settings",
     "save_weights",

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import sys
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import torch
@@ -74,23 +77,37 @@ def on_backend(
 
 
 def _openvino(network: nn.Module, channels: int, precision: str) -> Run:
+    # It reports over the network that it is used, unless this package is not there. convert_model() would do so too.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
-    # convert_model() would do the same, and report its use over the network.
     frontend = FrontEndManager().load_by_framework("pytorch")
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the tracer, about sizes that do not vary
         traced = TorchScriptPythonDecoder(network, example_input=torch.rand(1, channels, EXAMPLE_SIZE, EXAMPLE_SIZE))
     model = frontend.convert(frontend.load(traced))
     model.reshape({model.inputs[0]: openvino.PartialShape([-1, channels, -1, -1])})
+    threads = torch.get_num_threads()
     hints = {
         "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": threads,  # each core takes slices of its own, see SliceBatchInferer
     }
-    request = openvino.Core().compile_model(model, "CPU", hints).create_infer_request()
-    return lambda image: torch.from_numpy(request.infer({0: image.numpy()})[0].copy())
+    compiled = openvino.Core().compile_model(model, "CPU", hints)
+    idle: SimpleQueue[Any] = SimpleQueue()  # a request is one caller's at a time
+    for _ in range(threads):
+        idle.put(compiled.create_infer_request())
+
+    def run(image: Tensor) -> Tensor:
+        request = idle.get()
+        try:
+            return torch.from_numpy(request.infer({0: image.numpy()})[0].copy())
+        finally:
+            idle.put(request)
+
+    return run
 
 
 def _onnxruntime(network: nn.Module, channels: int, precision: str) -> Run:
@@ -99,8 +116,9 @@ def _onnxruntime(network: nn.Module, channels: int, precision: str) -> Run:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
         export_network(network, file, channels, EXAMPLE_SIZE)
+        onnxruntime.disable_telemetry_events()  # which it has on Windows
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
+        options.intra_op_num_threads = 1  # each core takes slices of its own
         session = onnxruntime.InferenceSession(file.read_bytes(), options, providers=["CPUExecutionProvider"])
     return lambda image: torch.from_numpy(session.run(None, {"image": image.numpy()})[0])
 

@@ -88,7 +88,10 @@ class FillSmallHoles(Transform):
         affine = affine_of(mask, "an area in mm²", self.spacing)
         array = values[0].numpy()
         holes = without_small_holes(array, affine, self.max_area_mm2, axis) & ~(array > 0)
-        if holes.any():  # a hole gets the code of what is nearest to it
+        codes = np.unique(array[array > 0])
+        if len(codes) == 1:
+            array = np.where(holes, codes[0], array)
+        elif holes.any():  # a hole gets the code of what is nearest to it
             nearest = ndimage.distance_transform_edt(~(array > 0), return_distances=False, return_indices=True)
             array = np.where(holes, array[tuple(nearest)], array)
         return like(torch.from_numpy(array)[None].to(values.dtype), mask)
