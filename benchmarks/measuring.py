@@ -21,11 +21,13 @@ def cores() -> int:
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """Processor, cores, GPU and versions."""
+    """Processor and its instructions as torch uses them, cores, whether numbers below 1e-38 are 0, GPU, versions."""
     named = [line for line in _read("/proc/cpuinfo").splitlines() if line.startswith("model name")]
     return {
         "cpu": named[0].partition(":")[2].strip() if named else platform.processor(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "cores": cores(),
+        "subnormals_flushed": bool(torch.tensor(1e-30) * 1e-10 == 0),
         "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
         "torch": torch.__version__,
         "python": platform.python_version(),

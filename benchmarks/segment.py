@@ -3,6 +3,7 @@
     python benchmarks/segment.py                              # 20 phantoms of 34 slices of 512 pixels
     python benchmarks/segment.py --scans DATA/images          # the first 20 scans of a folder
     python benchmarks/segment.py --precision bf16             # ours only; what changes is in the masks
+    python benchmarks/segment.py --backend openvino           # ours only
     python benchmarks/segment.py --memory                     # peak memory of 200 scans against 5 and one, nothing else
 
 Both sides are whole commands, from the start of Python to the last mask: 'ichseg segment', report included, and
@@ -31,6 +32,7 @@ import yaml
 from measuring import commit, machine, processor_times, ratio, steal_share
 
 from ichseg.bundle import bundle_folder
+from ichseg.defaults import BACKENDS
 from ichseg.networks import SegmenterSettings, read_settings
 from ichseg.synthetic.phantom import prepare_phantom
 
@@ -48,12 +50,14 @@ def main() -> None:
     parser.add_argument("--slices", type=int, default=34, help="phantoms: slices (default: 34)")
     parser.add_argument("--rounds", type=int, default=3, help="timings per side (default: 3)")
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"), help="of ours (default: fp32)")
+    parser.add_argument("--backend", default=BACKENDS[0], choices=BACKENDS, help="of ours (default: %(default)s)")
     parser.add_argument("--memory", action="store_true", help="peak memory of --many scans against one, nothing else")
     parser.add_argument("--many", type=int, default=200, help="with --memory (default: 200)")
     options = parser.parse_args()
     times = processor_times()
     report: dict[str, Any] = {"benchmark": "segment", "commit": commit(), "machine": machine(torch.device("cpu"))}
-    report |= {"scans": "file" if options.scans else "phantom", "count": options.count, "precision": options.precision}
+    report |= {"scans": "file" if options.scans else "phantom", "count": options.count, "precision": options.precision,
+               "backend": options.backend}  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         report |= memory(work, options) if options.memory else compare(work, options)
@@ -64,7 +68,7 @@ def main() -> None:
 def compare(work: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Seconds, peak memory and masks of both sides on the same scans."""
     scans = gathered(work, options, options.count)
-    sides = {"ichseg": ours(scans, work / "ichseg", options.precision), "stock": stock(scans, work / "stock")}
+    sides = {"ichseg": ours(scans, work / "ichseg", options), "stock": stock(scans, work / "stock")}
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     peak: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(options.rounds + 1):
@@ -98,7 +102,7 @@ def memory(work: Path, options: argparse.Namespace) -> dict[str, Any]:
         (work / name).mkdir()
         for number in range(count):
             os.link(source, work / name / f"scan_{number:03d}.nii.gz")
-        held[name] = measured(ours(work / name, work / f"{name}_masks", options.precision))[1]
+        held[name] = measured(ours(work / name, work / f"{name}_masks", options))[1]
     return {"scans_of": counts, "peak_mib": {name: round(mib) for name, mib in held.items()},
             "many_to_one": round(held["many"] / held["one"], 3),
             "many_to_few": round(held["many"] / held["few"], 3)}  # fmt: skip
@@ -116,10 +120,10 @@ def gathered(work: Path, options: argparse.Namespace, count: int) -> Path:
     return folder
 
 
-def ours(scans: Path, masks: Path, precision: str) -> list[str]:
+def ours(scans: Path, masks: Path, options: argparse.Namespace) -> list[str]:
     """The command of our side."""
     return [sys.executable, "-m", "ichseg", "segment", str(scans), str(masks), "--device", "cpu",
-            "--precision", precision]  # fmt: skip
+            "--precision", options.precision, "--backend", options.backend]  # fmt: skip
 
 
 def stock(scans: Path, masks: Path) -> list[str]:
