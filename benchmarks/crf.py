@@ -3,6 +3,7 @@
     python benchmarks/crf.py                       # 32 slices of 384 and 512 pixels, all cores of the CPU
     python benchmarks/crf.py --device cuda         # ours on the GPU, pydensecrf still on the CPU's cores
     python benchmarks/crf.py --image scan.nii.gz   # a scan of yours instead of a phantom
+    python benchmarks/crf.py --alone               # ours only
 
 pydensecrf runs as many processes as there are cores, on its gray lattice (position and one gray level).
 Accuracy is measured where the answer is not saturated: one iteration at the published weights, and ten at weak ones.
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -51,10 +53,12 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[384, 512], help="edge lengths (default: 384 512)")
     parser.add_argument("--slices", type=int, default=32, help="slices per timing (default: 32)")
     parser.add_argument("--rounds", type=int, default=5, help="timings per side (default: 5)")
+    parser.add_argument("--alone", action="store_true", help="without pydensecrf")
     parser.add_argument("--image", help="NIfTI head CT to take the slices from (default: a phantom)")
     options = parser.parse_args()
     device = torch.device(options.device)
-    require("pydensecrf")
+    if not options.alone:
+        require("pydensecrf")
     times = processor_times()
     report: dict[str, Any] = {"benchmark": "crf", "commit": commit(), "machine": machine(device)}
     report |= {"image": "file" if options.image else "phantom", "slices": options.slices, "rounds": options.rounds}
@@ -62,9 +66,9 @@ def main() -> None:
     for size in options.sizes:
         gray, p = problem(options.image, size, options.slices)
         report["sizes"][size] = {
-            **timing(p, gray, device, options.rounds),
+            **timing(p, gray, device, options.rounds, options.alone),
             "added_peak_mib": added_memory(p, gray, device),
-            "accuracy": accuracy(p, gray, device),
+            "accuracy": accuracy(p, gray, device, options.alone),
         }
     first, last = options.sizes[0], options.sizes[-1]
     found = report["sizes"]
@@ -83,22 +87,26 @@ def problem(image: str | None, size: int, count: int) -> tuple[torch.Tensor, tor
     return gray, torch.cat([1 - p, p], dim=1)
 
 
-def timing(p: torch.Tensor, gray: torch.Tensor, device: torch.device, rounds: int) -> dict[str, Any]:
+def timing(p: torch.Tensor, gray: torch.Tensor, device: torch.device, rounds: int, alone: bool) -> dict[str, Any]:
     """Both sides in turns."""
     crf, p_there, gray_there = DenseCRF(), p.to(device), gray.to(device)
-    other = LatticePool(p.numpy(), gray[:, 0].numpy(), cores())
+    sides: dict[str, Callable[[], Any]] = {"grid": lambda: crf(p_there, gray_there)}
+    other = None if alone else LatticePool(p.numpy(), gray[:, 0].numpy(), cores())
     try:
-        seconds = in_turns({"grid": lambda: crf(p_there, gray_there), "pydensecrf": other}, rounds, device)
+        seconds = in_turns(sides if other is None else {**sides, "pydensecrf": other}, rounds, device)
     finally:
-        other.close()
-    found = {"ms_per_slice": medians(seconds, len(p)), "times_faster": ratio(seconds, "pydensecrf", "grid")}
+        if other is not None:
+            other.close()
+    found: dict[str, Any] = {"ms_per_slice": medians(seconds, len(p))}
+    if other is not None:
+        found["times_faster"] = ratio(seconds, "pydensecrf", "grid")
     if device.type == "cuda":  # the full sum, which a CPU would take minutes for
         exact = DenseCRF(backend="exact")
         found["ms_per_slice"] |= medians(in_turns({"exact": lambda: exact(p_there[:1], gray_there[:1])}, 2, device), 1)
     return found
 
 
-def accuracy(p: torch.Tensor, gray: torch.Tensor, device: torch.device) -> dict[str, Any]:
+def accuracy(p: torch.Tensor, gray: torch.Tensor, device: torch.device, alone: bool) -> dict[str, Any]:
     """Mean |dQ| to the exact sum on crops, ours and pydensecrf's, and how many pixels get the same label."""
     size = p.shape[-1]
     generator = torch.Generator().manual_seed(0)
@@ -113,14 +121,13 @@ def accuracy(p: torch.Tensor, gray: torch.Tensor, device: torch.device) -> dict[
     found: dict[str, Any] = {}
     for name, settings in UNSATURATED.items():
         exact = DenseCRF(backend="exact", **settings)(part.double(), picture.double())
-        sides = {
-            "grid": DenseCRF(**settings)(part.to(device), picture.to(device)).cpu(),
-            "pydensecrf": DenseCRF(backend="pydensecrf", **settings)(part, picture),
-        }
+        sides = {"grid": DenseCRF(**settings)(part.to(device), picture.to(device)).cpu()}
+        if not alone:
+            sides["pydensecrf"] = DenseCRF(backend="pydensecrf", **settings)(part, picture)
         errors = {side: float((q - exact).abs().mean()) for side, q in sides.items()}
         found[name] = {
             "mean_abs_error": {side: float(f"{error:.3g}") for side, error in errors.items()},
-            "times_nearer": round(errors["pydensecrf"] / errors["grid"], 1),
+            **({} if alone else {"times_nearer": round(errors["pydensecrf"] / errors["grid"], 1)}),
             "same_label": {
                 side: round(float((q.argmax(1) == exact.argmax(1)).float().mean()), 5) for side, q in sides.items()
             },

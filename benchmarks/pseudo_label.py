@@ -19,6 +19,7 @@ import logging
 import multiprocessing
 import tempfile
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +40,14 @@ def main() -> None:
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"), help="of our networks (default: fp32)")
     parser.add_argument("--classifiers", nargs=2, metavar="FILE", help="weights of ResNet34 and ResNet50")
     parser.add_argument("--image", help="NIfTI head CT (default: a phantom)")
+    parser.add_argument("--alone", action="store_true", help="without the other side")
     parser.add_argument("--memory", action="store_true", help="peak memory of --scans scans against one, nothing else")
     parser.add_argument("--scans", type=int, default=100, help="with --memory (default: 100)")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     device = torch.device(options.device)
-    if not options.memory:
+    if not options.memory and not options.alone:
         require("pydensecrf", "sklearn", "torchcam")
     times = processor_times()
     report: dict[str, Any] = {"benchmark": "pseudo_label", "commit": commit(), "machine": machine(device)}
@@ -63,22 +65,23 @@ def main() -> None:
 
 def compare(work: Path, options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """Both sides in turns, and how well their masks agree."""
-    from straightforward import pseudo_label
-
     from ichseg.networks import load_weights, slice_classifier
 
     weights = classifiers(work, options.classifiers, options.size)
     data = scans(work / "data", options, 1)
     image = next((data / "images").iterdir())
-    networks = [load_weights(slice_classifier(name), file).eval().to(device) for name, file in weights.items()]
     runner = ours(work / "ours", data, weights, options, options.precision)
     full = ours(work / "full", data, weights, options, "fp32")
-    masks: dict[str, np.ndarray] = {}
 
-    def other() -> None:
-        masks["straightforward"] = pseudo_label(image, work / "other.nii.gz", networks, options.size, device, 0.0)
+    sides: dict[str, Callable[[], Any]] = {"ichseg": runner.run}
+    if not options.alone:
+        from straightforward import pseudo_label
 
-    seconds = in_turns({"ichseg": runner.run, "straightforward": other}, options.rounds, device)
+        networks = [load_weights(slice_classifier(name), file).eval().to(device) for name, file in weights.items()]
+        sides["straightforward"] = lambda: pseudo_label(
+            image, work / "other.nii.gz", networks, options.size, device, 0.0
+        )
+    seconds = in_turns(sides, options.rounds, device)
     for side in (runner, full):
         row = side.run()[0]
         if row["status"] == "failed":
@@ -86,14 +89,18 @@ def compare(work: Path, options: argparse.Namespace, device: torch.device) -> di
     written = {
         "ichseg": voxels(next((work / "ours").rglob("*.nii.gz"))),
         "fp32": voxels(next((work / "full").rglob("*.nii.gz"))),
-        "straightforward": voxels(work / "other.nii.gz"),
     }
-    return {
+    found: dict[str, Any] = {
         "ms_per_slice": medians(seconds, options.slices, 1),
         "seconds_per_scan": {name: value for name, value in medians(seconds, 1000, 2).items()},
-        "times_faster": ratio(seconds, "straightforward", "ichseg"),
         "dice_to_own_fp32": dice(written["ichseg"], written["fp32"]),
-        "dice_to_straightforward": dice(written["ichseg"], written["straightforward"]),
+    }
+    if not options.alone:
+        written["straightforward"] = voxels(work / "other.nii.gz")
+        found["times_faster"] = ratio(seconds, "straightforward", "ichseg")
+        found["dice_to_straightforward"] = dice(written["ichseg"], written["straightforward"])
+    return {
+        **found,
         "share_of_voxels": {name: round(float(mask.mean()), 4) for name, mask in written.items()},
     }
 

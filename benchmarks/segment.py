@@ -49,13 +49,20 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=512, help="phantoms: pixels per side (default: 512)")
     parser.add_argument("--slices", type=int, default=34, help="phantoms: slices (default: 34)")
     parser.add_argument("--rounds", type=int, default=3, help="timings per side (default: 3)")
+    parser.add_argument(
+        "--device", default="cpu", help="of ours: cpu (default) or cuda; stock takes a GPU if there is one"
+    )
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"), help="of ours (default: fp32)")
     parser.add_argument("--backend", default=BACKENDS[0], choices=BACKENDS, help="of ours (default: %(default)s)")
     parser.add_argument("--memory", action="store_true", help="peak memory of --many scans against one, nothing else")
     parser.add_argument("--many", type=int, default=200, help="with --memory (default: 200)")
     options = parser.parse_args()
     times = processor_times()
-    report: dict[str, Any] = {"benchmark": "segment", "commit": commit(), "machine": machine(torch.device("cpu"))}
+    report: dict[str, Any] = {
+        "benchmark": "segment",
+        "commit": commit(),
+        "machine": machine(torch.device(options.device)),
+    }
     report |= {"scans": "file" if options.scans else "phantom", "count": options.count, "precision": options.precision,
                "backend": options.backend}  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
@@ -122,7 +129,7 @@ def gathered(work: Path, options: argparse.Namespace, count: int) -> Path:
 
 def ours(scans: Path, masks: Path, options: argparse.Namespace) -> list[str]:
     """The command of our side."""
-    return [sys.executable, "-m", "ichseg", "segment", str(scans), str(masks), "--device", "cpu",
+    return [sys.executable, "-m", "ichseg", "segment", str(scans), str(masks), "--device", options.device,
             "--precision", options.precision, "--backend", options.backend]  # fmt: skip
 
 
