@@ -17,13 +17,13 @@ lines=$out/gpu.jsonl
 : > "$lines"
 
 if [ "$device" = cpu ]; then # small, to see that everything works
-    crf=(--sizes 64 96 --slices 2 --rounds 1) pseudo=(--size 64 --slices 4 --rounds 1) cam=(--size 64 --slices 2 --rounds 1)
+    crf=(--sizes 160 192 --slices 2 --rounds 1) pseudo=(--size 64 --slices 4 --rounds 1) cam=(--size 64 --slices 2 --rounds 1)
     network=(--rounds 2) segment=(--count 2 --size 96 --slices 12 --rounds 1) step=(--steps 1 --rounds 1 --size 64)
-    maps=(--size 96 --rounds 1)
+    maps=(--size 96 --rounds 1) patience=5
 else # sizes that take seconds, and a few GiB of a card
     crf=(--sizes 384 512 --slices 32) pseudo=(--size 384 --slices 32) cam=(--size 384 --slices 32)
     network=(--slices 16) segment=(--count 10 --rounds 2) step=(--steps 20)
-    maps=(--size 384 --slices 4)
+    maps=(--size 384 --slices 4) patience=1
 fi
 
 peer() { # an option if a package is not there
@@ -32,7 +32,7 @@ peer() { # an option if a package is not there
 
 # name, seconds at most, command: its last line is the result
 step() {
-    local name=$1 limit=$2 began=$SECONDS code
+    local name=$1 limit=$(($2 * patience)) began=$SECONDS code
     shift 2
     timeout "$limit" "$@" > "$out/$name.log" 2> "$out/$name.err"
     code=$?

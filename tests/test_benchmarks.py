@@ -39,7 +39,9 @@ def test_ablation_rows_are_settings_there_are():
     assert ablation._rounded(None) is None and ablation._rounded(0.12345) == 0.123
 
 
-@pytest.mark.parametrize("name", ["ablation", "elsewhere", "hgi_sam", "train_folds", "train_step"])
+@pytest.mark.parametrize(
+    "name", ["ablation", "elsewhere", "cam", "hgi_sam", "network", "scaling", "train_folds", "train_step"]
+)
 def test_benchmarks_explain_themselves(name):
     done = subprocess.run(
         [sys.executable, FOLDER / f"{name}.py", "--help"], capture_output=True, text=True, check=False
