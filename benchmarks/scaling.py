@@ -172,7 +172,10 @@ def draw(path: Path, report: dict[str, Any]) -> None:
     for axis, (name, one) in zip(axes, found.items(), strict=False):
         what, _, unit = name.partition(", ")
         axis.loglog(one["at"], one["seconds"], "o-", color="#1f77b4")
-        axis.set_title(f"{what}: seconds ~ ({unit})^{one['exponent']:g}", fontsize=9)
+        axis.set_title(f"{what}: exponent {one['exponent']:g}", fontsize=9)
+        axis.set_ylim(min(one["seconds"]) / 3, 3 * max(one["seconds"]))
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter("")
         axis.set_xlabel(unit, fontsize=8)
         axis.set_ylabel("seconds", color="#1f77b4", fontsize=8)
         axis.xaxis.set_major_locator(FixedLocator(one["at"]))
