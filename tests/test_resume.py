@@ -464,7 +464,8 @@ OTHER = {
                        "flip": True, "fusion_weight": 0.1, "support_weight": 0.4, "remove_shell": False,
                        "min_volume_ml": 3.0, "fill_holes_mm2": 5.0,
                        "restore_bone": False, "slab_mm": 2.0, "remove_cupping": False, "report": False,
-                       "save_probabilities": True, "precision": "bf16", "backend": "openvino", "dicom_objects": ["seg"]},
+                       "save_probabilities": True, "precision": "bf16", "backend": "openvino",
+                       "dicom_objects": ["seg"]},
     "ich_pseudo_segmentation": {
                       "size": 96, "window_level": 40, "window_width": 90, "strip_skull": True, "method": "layer_cam",
                       "cam_layers": ["layer2"], "target": "predicted", "gate": 0.4, "gate_rule": "either",
