@@ -6,12 +6,10 @@ import copy
 import inspect
 import math
 import pickle
-from collections import Counter
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from subnormals import Subnormals
 
 from ichseg.crf import DenseCRF
 from ichseg.crf.grid import GridBilateralFilter, PixelGrid
@@ -241,23 +239,6 @@ def test_kernels_that_are_kept_never_answer_for_others():
     assert torch.equal(spaced, DenseCRF(**{**settings, "spacing": (0.5, 2)})(p, image))
     assert not torch.equal(spaced, crf(p, image))
     assert torch.equal(copy.deepcopy(crf)(p, image), pickle.loads(pickle.dumps(crf))(p, image))
-
-
-class Subnormals(TorchDispatchMode):
-    """Counts the numbers between 0 and the smallest normal one in what every operation takes and gives."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        if "empty" not in str(func) and not func.is_view:  # memory that nobody has written to yet
-            for value in tree_leaves((args, kwargs, result)):
-                if isinstance(value, torch.Tensor) and value.is_floating_point():
-                    small = (value != 0) & (value.abs() < torch.finfo(value.dtype).tiny)
-                    self.found[str(func)] += int(small.sum())
-        return result
 
 
 @pytest.mark.parametrize("labels", [2, 3])

@@ -15,6 +15,7 @@ from torch import Tensor
 from ichseg.errors import IchsegError
 from ichseg.io import atomic_path
 from ichseg.networks import read_checkpoint
+from ichseg.networks.weights import without_subnormals
 from ichseg.provenance import difference
 from ichseg.training.checkpoint import CHECKPOINT, MODEL
 from ichseg.training.distributed import is_rank_zero
@@ -118,4 +119,6 @@ class ReplaceWeights:
 
 def _same_weights(start: Path, end: Path) -> bool:
     before, after = read_checkpoint(start), read_checkpoint(end)
-    return before.keys() == after.keys() and all(torch.equal(before[key].float(), after[key].float()) for key in before)
+    return before.keys() == after.keys() and all(
+        torch.equal(without_subnormals(before[key].float()), after[key].float()) for key in before
+    )
