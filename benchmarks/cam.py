@@ -119,10 +119,11 @@ def torchcams(backbone: str, network: nn.Module, layers: Sequence[str], slices: 
 
 def grad_cams(network: nn.Module, layers: Sequence[str], slices: Tensor) -> dict[str, Side]:
     """pytorch-grad-cam's, if it is there."""
-    if importlib.util.find_spec("pytorch_grad_cam") is None:
+    try:
+        import pytorch_grad_cam as package
+        from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+    except ImportError:  # it needs torchvision, too
         return {}
-    import pytorch_grad_cam as package
-    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
     wanted, modules = [ClassifierOutputTarget(1)] * len(slices), [network.get_submodule(name) for name in layers]
 

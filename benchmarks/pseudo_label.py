@@ -147,6 +147,7 @@ def ours(work: Path, data: Path, weights: dict[str, Path], options: argparse.Nam
             "precision": precision,
             "precision_check": 0,  # measured here instead
             "device_name": options.device,
+            "overwrite": True,
         }
     )
     return parser.get_parsed_content("evaluator")
