@@ -17,6 +17,7 @@ import importlib.util
 import json
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -53,6 +54,7 @@ def main() -> None:
     example = slices[: slices_per_pass(None, device, on_cpu=1)]
     with torch.no_grad():
         ways, lacking = made(options.only or list(WAYS), network, example, settings.in_channels)
+        warm(list(ways.values()), scan)
         seconds = in_turns({name: partial(run, scan, way) for name, way in ways.items()}, options.rounds, device)
         expected = run(scan, network)
         close = {name: difference(run(scan, way), expected) for name, way in ways.items()}
@@ -76,6 +78,20 @@ def made(names: list[str], network: nn.Module, image: Tensor, channels: int) -> 
         else:
             ways[name] = way
     return ways, lacking
+
+
+def warm(ways: list[Way], scan: Tensor) -> None:
+    """Each once in a thread like those that do the work: there the compiler compiles again, and not for two at once."""
+
+    def run() -> None:
+        torch.set_num_threads(1)
+        with torch.no_grad():
+            for way in ways:
+                SliceBatchInferer(workers=1)(scan, way)
+
+    if scan.device.type == "cpu":
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(run).result()
 
 
 def difference(found: Tensor, expected: Tensor) -> dict[str, float]:
