@@ -101,7 +101,7 @@ class ReplaceWeights:
         if not (self.enabled and is_rank_zero()):
             return
         own = self.models / MODEL
-        # The run is over: the next one without a folder of its own starts anew.
+        # Otherwise the next run without a folder would go on with this one, which is finished.
         (self.folder / CHECKPOINT).unlink(missing_ok=True)
         if _same_weights(self.start, self.folder / MODEL):
             logger.warning("no epoch was better than the start; %s stays as it is", own)
