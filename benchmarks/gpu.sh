@@ -2,12 +2,15 @@
 # Everything that a GPU is needed for, in one go: the GPU tests, then benchmarks, one JSON line each.
 #
 #   bash benchmarks/gpu.sh OUT                about 8 minutes on one GPU; lines in OUT/gpu.jsonl, logs beside it
+#   bash benchmarks/gpu.sh OUT crf cam        these steps only
 #   DEVICE=cpu bash benchmarks/gpu.sh OUT     a rehearsal on a CPU with small sizes
 #
 # Scans are phantoms that it draws itself, weights are the shipped ones, and packages to compare with are used if they
 # are there. A step that fails or takes too long leaves a line that says so, and the next one goes on.
 set -u
-out=${1:?usage: bash benchmarks/gpu.sh OUT}
+out=${1:?usage: bash benchmarks/gpu.sh OUT [STEP ...]}
+shift
+chosen=" $* "
 device=${DEVICE:-cuda}
 python=${PYTHON:-python}
 mkdir -p "$out" || exit 2
@@ -34,6 +37,7 @@ peer() { # an option if a package is not there
 step() {
     local name=$1 limit=$(($2 * patience)) began=$SECONDS code
     shift 2
+    if [ "$chosen" != "  " ] && [[ "$chosen" != *" $name "* ]]; then return; fi
     timeout "$limit" "$@" > "$out/$name.log" 2> "$out/$name.err"
     code=$?
     if [ $code -eq 0 ] && tail -n 1 "$out/$name.log" | "$python" -m json.tool > /dev/null 2>&1; then
@@ -60,6 +64,7 @@ step pseudo_label_bf16 60 "$python" benchmarks/pseudo_label.py --device "$device
 step cam 60 "$python" benchmarks/cam.py --device "$device" "${cam[@]}"
 step network 120 "$python" benchmarks/network.py --device "$device" "${network[@]}"
 step segment 120 "$python" benchmarks/segment.py --device "$device" "${segment[@]}"
+step segment_bf16 60 "$python" benchmarks/segment.py --device "$device" --precision bf16 "${segment[@]}"
 step train_step 90 "$python" benchmarks/train_step.py --device "$device" "${step[@]}"
 step train_step_bf16 90 "$python" benchmarks/train_step.py --device "$device" --precision bf16 "${step[@]}"
 step hgi_sam 60 "$python" benchmarks/hgi_sam.py --device "$device" "${maps[@]}"
