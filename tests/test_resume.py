@@ -352,7 +352,8 @@ def test_parts_do_not_collide_and_join(scans, tmp_path, capsys):
     for path in whole.glob("**/*_ich.nii.gz"):
         assert path.read_bytes() == (out / path.relative_to(whole)).read_bytes()
     kept = (out / "results-2of2.jsonl").rename(tmp_path / "kept")
-    assert main(["merge", str(out)]) == 1 and "results-2of2.jsonl: missing" in capsys.readouterr().err
+    assert main(["merge", str(out)]) == 1
+    assert f"part 2/2 is interrupted; {len(mine[1])} of its scans are missing" in capsys.readouterr().err
     kept.rename(out / "results-2of2.jsonl")
     assert run(scans, out, "--shard", "1/2", "--threshold", "0.4") in (0, 1)
     assert main(["merge", str(out)]) == 2 and "was made with different settings" in capsys.readouterr().err
@@ -372,10 +373,15 @@ def test_merging_says_what_is_wrong(tmp_path):
     (tmp_path / "results-1of3.jsonl").unlink()
     (tmp_path / "report-1of2.json").write_text('{"run": "x"}')
     (tmp_path / "results-2of2.jsonl").write_text("")
-    with pytest.raises(IchsegError, match=r"results-2of2.jsonl: its run did not finish"):
+    with pytest.raises(IchsegError, match=r"nothing says how part 2/2 was made"):
         merge_parts(tmp_path)
-    (tmp_path / "report-2of2.json").write_text('{"run": "x"}')
-    assert [row["case"] for row in merge_parts(tmp_path)[0].rows] == ["a"]
+    (tmp_path / "report-2of2.json").write_text('{"run": "y", "finished": "2026-01-01T00:00:00+00:00"}')
+    with pytest.raises(IchsegError, match=r"part [12]/2 was made with different settings"):
+        merge_parts(tmp_path)
+    (tmp_path / "report-2of2.json").write_text('{"run": "x", "finished": "2026-01-01T00:00:00+00:00"}')
+    results, unfinished = merge_parts(tmp_path)
+    assert [row["case"] for row in results.rows] == ["a"]
+    assert [(part.name, part.state) for part in unfinished] == [("1/2", "interrupted")]
     for wrong in ({}, {**good, "status": "great"}, {**good, "volume_ml": "x"}, {**good, "lesions": 2}, [], 1):
         (tmp_path / "results-2of2.jsonl").write_text(json.dumps(wrong) + "\n")
         with pytest.raises(IchsegError, match=r"results-2of2.jsonl: line 1 is not a valid row"):

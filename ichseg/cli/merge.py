@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from ichseg.errors import DONE, SOME_FAILED
 
-HELP = "Merge the tables of 'segment --shard' into results.csv, results.jsonl and report.html."
+HELP = "Merge the tables of 'segment --shard' into results.csv, results.jsonl and report.html, at any time."
 EXAMPLE = "ichseg segment SCANS MASKS --shard 1/2 & ichseg segment SCANS MASKS --shard 2/2; wait\n  ichseg merge MASKS"
 
 
@@ -18,11 +17,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from ichseg.folder import merge_parts
+    from ichseg.folder.status import NOT_STARTED
     from ichseg.report import merge_report
 
-    results, missing = merge_parts(args.output)
+    results, unfinished = merge_parts(args.output)
     page = merge_report(args.output, results)
     print(f"{results.summary()} -> {results.path}\nreport: {page}")
-    for name in missing:
-        print(f"ichseg: {Path(args.output) / name}.jsonl: missing; this part has not been run", file=sys.stderr)
-    return SOME_FAILED if missing or results.count("failed") else DONE
+    for part in unfinished:
+        told = "" if part.state == NOT_STARTED else f"; {part.missing} of its scans are missing" if part.missing else ""
+        print(f"ichseg: {args.output}: part {part.name} is {part.state}{told}", file=sys.stderr)
+    return SOME_FAILED if unfinished or results.count("failed") else DONE

@@ -37,7 +37,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--no-report", action="store_true", help="do not write report.html or its images")
     parser.add_argument("--overwrite", action="store_true", help="redo every scan, even those already done")
-    parser.add_argument("--shard", metavar="K/N", help="process part K of N, such as 1/4; then run 'ichseg merge'")
+    parser.add_argument(
+        "--shard", metavar="K/N",
+        help="process part K of N, such as 1/4, then run 'ichseg merge'; in a job array: auto, or auto/N",
+    )  # fmt: skip
     parser.add_argument(
         "--series", metavar="RULE",
         help="of a DICOM study: best (axial, soft kernel, 2.5 to 6 mm; default), all, or a SeriesNumber or "

@@ -93,6 +93,10 @@ class Journal:
                 yield self
         self._stream = None
 
+    def announce(self, scans: int, todo: int) -> None:
+        """Write down how many cases this run has, and how many of them no earlier run has done."""
+        self._append({"scans": scans, "todo": todo, "run": self.run})
+
     def identity(self, item: Mapping[str, Any]) -> dict[str, Any]:
         """What a case is made of: size and SHA-256 of its image, and the rest of its data dictionary.
 

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ichseg.errors import IchsegError
 from ichseg.folder.results import Results, is_row
+from ichseg.folder.status import FINISHED, NOT_STARTED, Part, read_parts
 
 PART_FILE = re.compile(r"(results-\d+of\d+\.(jsonl|csv)|report-\d+of\d+\.json)")
 PART = re.compile(r"results-(\d+)of(\d+)\.jsonl")
 
 
-def merge_parts(folder: str | Path) -> tuple[Results, list[str]]:
+def merge_parts(folder: str | Path) -> tuple[Results, list[Part]]:
     """Join ``results-KofN.jsonl`` of an output folder into ``results.csv`` and ``results.jsonl``.
 
+    At any time: what parts have done so far is joined, and can be joined again later.
+
     Returns:
-        the joined rows, in the order of their files, and the names of parts that are not there.
+        the joined rows, in the order of their files, and the parts that are not finished.
 
     Raises:
         IchsegError: there are no tables of parts, they belong to different divisions or were made with different
@@ -35,7 +39,8 @@ def merge_parts(folder: str | Path) -> tuple[Results, list[str]]:
     counts = sorted({count for _, count in parts})
     if len(counts) > 1:
         raise IchsegError(f"{folder}: has parts of {' and of '.join(map(str, counts))}; keep only one set of tables")
-    _check_runs(folder, parts)
+    states = read_parts(folder)
+    _check_runs(states, folder)
     rows: dict[str, dict[str, Any]] = {}
     for _, path in sorted(parts.items()):
         for number, line in enumerate(path.read_text(encoding="utf-8").rstrip("\n").split("\n"), 1):
@@ -49,22 +54,19 @@ def merge_parts(folder: str | Path) -> tuple[Results, list[str]]:
                 rows[row["file"]] = row
     results = Results(folder, sorted(rows))
     for row in rows.values():
-        results.add(row)
+        results.add(row, write=False)
     results.write()
-    lacking = [f"results-{k}of{counts[0]}" for k in range(1, counts[0] + 1) if (k, counts[0]) not in parts]
-    return results, lacking
+    return results, [part for part in states if part.state != FINISHED]
 
 
-def _check_runs(folder: Path, parts: dict[tuple[int, int], Path]) -> None:
+def _check_runs(states: Sequence[Part], folder: Path) -> None:
     """Parts of one whole have one run's hash: settings, weights and version."""
-    made: dict[str, list[str]] = {}
-    for (number, count), path in sorted(parts.items()):
-        report = folder / f"report-{number}of{count}.json"
-        try:
-            run = str(json.loads(report.read_text(encoding="utf-8"))["run"])
-        except (OSError, ValueError, KeyError, TypeError):
-            raise IchsegError(f"{path}: its run did not finish (no {report.name}); rerun that part") from None
-        made.setdefault(run, []).append(f"{number}/{count}")
+    made: dict[str | None, list[str]] = {}
+    for part in states:
+        if part.state != NOT_STARTED:
+            made.setdefault(part.run, []).append(part.name)
+    if None in made:
+        raise IchsegError(f"{folder}: nothing says how part {', '.join(made[None])} was made (no journal); rerun it")
     if len(made) > 1:
         odd = min(made.values(), key=len)
         raise IchsegError(f"{folder}: part {', '.join(odd)} was made with different settings, weights or version "

@@ -102,7 +102,8 @@ class FolderRunner:
         if page is not None:
             logger.info("report: %s", page)
         elif self.journal is not None and self.journal.shard.count > 1:
-            logger.info("when all parts are done, run: ichseg merge %s", self.output_dir)
+            logger.info("how far all parts are: ichseg status %s; for one table: ichseg merge %s",
+                        self.output_dir, self.output_dir)  # fmt: skip
         return self.results.rows
 
     def _settings(self) -> dict[str, Any]:
@@ -133,6 +134,8 @@ class FolderRunner:
         for row in self._kept:
             self.results.add({**row, "reused": True}, write=False)
         todo = self._sort_out(mine)
+        if self.journal is not None:
+            self.journal.announce(len(mine), len(todo))
         with Progress(len(todo), "scans") as shown:
             finish = partial(self._finish, shown=shown)
             (run_overlapped if self.overlap else run_in_turn)(todo, self._read, self._work, finish)
