@@ -104,10 +104,7 @@ def run_bundle(bundle: str, config: str, overrides: Mapping[str, Any], settings:
             a separator of keys.
         settings: ``KEY=VALUE`` of the command line.
     """
-    root = bundle_folder(bundle)
-    given = {"bundle_root": str(root), **{k: v for k, v in overrides.items() if v is not None}}
-    given |= parse_settings(bundle, config, settings)
-    check_numbers(given)
+    root, given = bundle_folder(bundle), given_values(bundle, config, overrides, settings)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from monai.bundle import run
@@ -121,6 +118,14 @@ def run_bundle(bundle: str, config: str, overrides: Mapping[str, Any], settings:
             logging_file=False,  # type: ignore[arg-type]  # "" and None mean the default file
             **given,
         )
+
+
+def given_values(bundle: str, config: str, overrides: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
+    """What takes the place of a config's values; arguments as of :func:`run_bundle`."""
+    given = {"bundle_root": str(bundle_folder(bundle)), **{k: v for k, v in overrides.items() if v is not None}}
+    given |= parse_settings(bundle, config, settings)
+    check_numbers(given)
+    return given
 
 
 # --- values -----------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ TRANSFER_ARCHITECTURES = ("label_efficient", "label_efficient_attention")  # pre
 ARCHITECTURES = SCORING_ARCHITECTURES + MASK_ARCHITECTURES + TRANSFER_ARCHITECTURES
 PRECISIONS = ("fp32", "bf16")
 BACKENDS = ("torch", "openvino", "onnxruntime")  # what runs a segmenter; torch is the reference
+ENGINES = ("local", "dask")  # where a folder's scans are processed
 METHODS = (
     "ma2025", "ma2025_pretrained", "recommended", "hgi_sam", "resnet_lstm", "label_efficient", "irnet", "psa", "edam",
     "rca", "ae", "unet", "hu_rule",

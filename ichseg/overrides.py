@@ -74,7 +74,7 @@ def check_numbers(values: Mapping[str, Any]) -> None:
     size = values.get("size")
     if isinstance(size, int) and (size <= 0 or size % SIZE_STEP):
         raise IchsegError(f"size {size} must be a multiple of {SIZE_STEP}")
-    for key, least in (("epochs", 1), ("batch_size", 1), ("num_workers", 0)):
+    for key, least in (("epochs", 1), ("batch_size", 1), ("num_workers", 0), ("workers", 1)):
         if isinstance(value := values.get(key), int | float) and value < least:
             raise IchsegError(f"{key} must be at least {least}, not {value}")
 

@@ -507,7 +507,7 @@ def test_every_setting_counts(bundle, name, phantoms, tmp_path, monkeypatch):
             runner = BundleParts(bundle, name, {**places, **overrides})["evaluator"]
         except IchsegError as error:  # one member of a file of two
             return str(error)
-        return value_hash([runner._settings(), network_hash(runner.network)])
+        return value_hash([runner.settings(), network_hash(runner.network)])
 
     usual = made_of()
     assert made_of() == usual and made_of(batch_size=3, output_dir=str(tmp_path / "b")) == usual

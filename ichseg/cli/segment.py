@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 
 from ichseg.cli.options import backend_option, run_options
-from ichseg.defaults import DICOM_OBJECTS, DICOM_WRITTEN
-from ichseg.errors import DONE
+from ichseg.defaults import DICOM_OBJECTS, DICOM_WRITTEN, ENGINES
+from ichseg.errors import DONE, IchsegError
 from ichseg.overrides import object_kinds
 
 HELP = "Segment hemorrhage in NIfTI or DICOM folders or single files: OUTPUT/NAME_ich.nii.gz and OUTPUT/results.csv."
@@ -15,7 +15,9 @@ EXAMPLE = """ichseg segment SCANS MASKS
   ichseg segment scan.nii.gz MASKS --weights runs/unet/model.pt --device cuda:0
   ichseg segment SCANS/a*.nii.gz MORE/b.nii.gz MASKS
   ichseg segment DICOM_FOLDER MASKS
-  ichseg segment study.zip MASKS --series all"""
+  ichseg segment study.zip MASKS --series all
+  ichseg segment SCANS MASKS --shard auto                              (in every job of a job array)
+  ichseg segment SCANS MASKS --engine dask --scheduler tcp://HOST:8786"""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -51,6 +53,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help=f"objects written of DICOM: {', '.join(DICOM_OBJECTS)}, or none (default: {','.join(DICOM_WRITTEN)})",
     )  # fmt: skip
     parser.add_argument("--size", type=int, help="pixels per side of the network's slices (default: as in training)")
+    parser.add_argument(
+        "--engine", choices=ENGINES, default=ENGINES[0],
+        help="where scans are processed: local (here; default) or dask (workers of a Dask cluster)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--scheduler", metavar="ADDRESS",
+        help="with --engine dask: tcp://HOST:PORT or a scheduler file (default: a cluster on this machine)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--workers", type=int, metavar="N",
+        help="with --engine dask and no --scheduler: worker processes (default: one for each core)",
+    )  # fmt: skip
     backend_option(parser)
     run_options(parser)
 
@@ -60,7 +74,15 @@ def run(args: argparse.Namespace) -> int:
     from ichseg.io.folder import check_output_folder
     from ichseg.overrides import check_numbers
 
-    check_numbers({"size": args.size, "batch_size": args.batch_size})
+    check_numbers({"size": args.size, "batch_size": args.batch_size, "workers": args.workers})
+    on_dask = args.engine == "dask"
+    for name in () if on_dask else ("scheduler", "workers"):
+        if getattr(args, name) is not None:
+            raise IchsegError(f"--{name} needs --engine dask")
+    if on_dask and args.shard:
+        raise IchsegError("--shard and --engine dask both divide the work; use one of them")
+    if args.scheduler and args.workers:
+        raise IchsegError("--workers is of a cluster on this machine; --scheduler has workers of its own")
     check_output_folder(args.output)
     inputs = [Path(one).absolute() for one in args.input]  # a link keeps its name
     weights = weight_file(args.weights).resolve()
@@ -84,5 +106,12 @@ def run(args: argparse.Namespace) -> int:
     }
     from ichseg.networks import segmenter_settings
 
-    run_bundle("ich_segmentation", segmenter_settings(weights).pipeline, overrides, args.set)
+    what = "ich_segmentation", segmenter_settings(weights).pipeline, overrides, args.set
+    if on_dask:
+        from ichseg.folder.dask_engine import run_on_dask
+
+        on_gpu = args.device.startswith(("cuda", "gpu"))
+        run_on_dask(*what, scheduler=args.scheduler, workers=args.workers, on_gpu=on_gpu)
+    else:
+        run_bundle(*what)
     return DONE

@@ -74,7 +74,7 @@ class Journal:
             IchsegError: another run is writing into the folder.
         """
         self.settings = dict(settings or {})
-        self.run = value_hash({"ichseg": __version__, "network": network, "settings": self.settings})
+        self.run = _run_hash(network, self.settings)
         self.folder.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as locks:
             # Parts share the folder among themselves, but with no run of everything, and each with itself.
@@ -87,11 +87,14 @@ class Journal:
             with self.path.open("a", encoding="utf-8") as self._stream:
                 if torn:
                     self._stream.write("\n")
-                now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-                version = {"run": self.run, "ichseg": __version__, "started": now}
-                self._append({**version, "weights": self.weights, "settings": self.settings})
+                self._begin()
                 yield self
         self._stream = None
+
+    def _begin(self) -> None:
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        version = {"run": self.run, "ichseg": __version__, "started": now}
+        self._append({**version, "weights": self.weights, "settings": self.settings})
 
     def announce(self, scans: int, todo: int) -> None:
         """Write down how many cases this run has, and how many of them no earlier run has done."""
@@ -167,7 +170,7 @@ class Journal:
         """
         name = os.path.relpath(path, self.folder)
         moved = None
-        if path.is_file() and not self._left_by_a_run(path, name):
+        if path.is_file() and not self._left_by_a_run(path, name) and not self._learn(path, name):
             number = 1
             while (kept := path.with_name(f"{path.name}.bak{number if number > 1 else ''}")).exists():
                 number += 1
@@ -178,6 +181,14 @@ class Journal:
             self._append({"begun": name})  # a run that is killed now knows the file for its own
             self.begun.add(name)
         return moved
+
+    def known_of(self, case: str) -> dict[str, Any]:
+        """What earlier runs have left of a case, for :meth:`WorkerJournal.know`."""
+        return {"records": self.records.get(case, []), "begun": [name for name in self.begun if case in name]}
+
+    def _learn(self, path: Path, name: str) -> bool:
+        """Look elsewhere for who wrote a file that is not known; True if a run did."""
+        return False
 
     def _left_by_a_run(self, path: Path, name: str) -> bool:
         """True if a file is as it was recorded, or is ours and was begun by a run that did not get to recording it."""
@@ -207,10 +218,13 @@ class Journal:
                 if whole and "begun" in record:
                     self.begun.add(record["begun"])
                 elif whole and "case" in record and all(map(_inside, record["outputs"])):
-                    self.records.setdefault(record["case"], []).append(record)
-                    for name, kept in record["outputs"].items():
-                        self.written[name].append(kept)
-                        self.begun.discard(name)
+                    self._take(record)
+
+    def _take(self, record: dict[str, Any]) -> None:
+        self.records.setdefault(record["case"], []).append(record)
+        for name, kept in record["outputs"].items():
+            self.written[name].append(kept)
+            self.begun.discard(name)
 
     def _append(self, record: Mapping[str, Any]) -> None:
         if self._stream is None:
@@ -234,6 +248,47 @@ class Journal:
             ) from None
         except OSError as error:  # some network file systems have no locks
             logger.warning("%s: cannot be locked (%s); do not start a second run in this folder", path, error.strerror)
+
+
+class WorkerJournal(Journal):
+    """The journal of a process that does some cases of another process's run: ``journal-worker-NAME.jsonl``.
+
+    Only the run that gave it the work holds the folder's lock and knows all cases; what it knows of those given here
+    comes with them. Later runs read this journal as they read all others.
+
+    Args:
+        journal: of the run, as its config makes it.
+        name: of the process, unlike that of any other.
+    """
+
+    def __init__(self, journal: Journal, name: str) -> None:
+        super().__init__(journal.folder)
+        self.weights = journal.weights
+        self.path = self.folder / f"journal-worker-{name}.jsonl"
+
+    def join(self, settings: Mapping[str, Any], network: str) -> None:
+        """Begin; the file stays open as long as the process lives. Arguments as of :meth:`opened`."""
+        self.settings = dict(settings)
+        self.run = _run_hash(network, self.settings)
+        self._stream = self.path.open("a", encoding="utf-8")
+        self._begin()
+
+    def know(self, known: Sequence[Mapping[str, Any]]) -> None:
+        """Take over what the run knows of the cases that come next, see :meth:`known_of`."""
+        self.records, self.written, self.begun = {}, defaultdict(list), set()
+        for one in known:
+            self.begun.update(one["begun"])
+            for record in one["records"]:
+                self._take(record)
+
+    def _learn(self, path: Path, name: str) -> bool:
+        self._read()  # another process may have written it, and died before it could say so
+        return self._left_by_a_run(path, name)
+
+
+def _run_hash(network: str, settings: Mapping[str, Any]) -> str:
+    """Two runs with the same hash make the same of the same scan."""
+    return value_hash({"ichseg": __version__, "network": network, "settings": settings})
 
 
 def _inside(name: str) -> bool:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
+from bisect import bisect_left
+from collections.abc import Callable, Iterable
 from functools import partial
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,9 @@ class FolderRunner:
         overlap: read the next scan and postprocess the last one in threads while the network runs. Not for
             postprocessing that uses the network.
         summarize: called with the runner after the last scan, such as a report; returns what to look at.
+        engine: called with the runner, the numbers of the scans to be done, and a function that takes a scan's number
+            and its row; does the scans elsewhere, see :class:`ichseg.folder.dask_engine.DaskEngine`. None does them
+            here.
     """
 
     def __init__(
@@ -68,14 +73,16 @@ class FolderRunner:
         overlap: bool = False,
         keep_rows: bool = False,
         summarize: Callable[[FolderRunner], Path | None] | None = None,
+        engine: Callable[[FolderRunner, list[int], Callable[[int, Row], None]], None] | None = None,
     ) -> None:
         self.dataset, self.inferer, self.postprocessing = dataset, inferer, postprocessing
         self.device = torch.device(device)
         self.network = network.to(self.device).eval()
         self.output_dir, self.journal, self.overlap, self.summarize = Path(output_dir), journal, overlap, summarize
-        self.seconds, self.keep_rows = 0.0, keep_rows
+        self.seconds, self.keep_rows, self.engine = 0.0, keep_rows, engine
         self.results = Results(self.output_dir)
         self._inputs: set[str] = set()
+        self._inside: list[str] = []  # those of them that are below the output folder
         self._kept: list[Row] = []
 
     def run(self) -> list[Row]:
@@ -92,7 +99,7 @@ class FolderRunner:
             if self.journal is None:
                 self._run()
             else:
-                with self.journal.opened(self._settings(), network_hash(self.network)):
+                with self.journal.opened(self.settings(), network_hash(self.network)):
                     self._run()
             self.seconds = time.perf_counter() - started
             page = None if self.summarize is None else self.summarize(self)
@@ -106,7 +113,7 @@ class FolderRunner:
                         self.output_dir, self.output_dir)  # fmt: skip
         return self.results.rows
 
-    def _settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, Any]:
         """What the outputs depend on besides the network: the steps as they were built, by config or by overrides."""
         steps = {"preprocessing": self.dataset.transform, "inferer": self.inferer}
         return describe({**steps, "postprocessing": self.postprocessing})
@@ -127,6 +134,8 @@ class FolderRunner:
                 if self.journal is None or self.journal.shard.holds(str(case["case"]))]  # fmt: skip
         suffix = "" if self.journal is None else self.journal.shard.suffix
         self._inputs = {os.path.realpath(str(case["image"])) for case in self.dataset.data if "skip" not in case}
+        below = os.path.realpath(self.output_dir) + os.sep
+        self._inside = sorted(path for path in self._inputs if path.startswith(below))
         order = [str(self.dataset.data[n]["image"]) for n in mine]
         self._kept = self._rows_of_others(order, suffix)
         order += [row["file"] for row in self._kept]
@@ -137,14 +146,41 @@ class FolderRunner:
         if self.journal is not None:
             self.journal.announce(len(mine), len(todo))
         with Progress(len(todo), "scans") as shown:
-            finish = partial(self._finish, shown=shown)
-            (run_overlapped if self.overlap else run_in_turn)(todo, self._read, self._work, finish)
+
+            def take(number: int, row: Row) -> None:
+                self._add(self.dataset.data[number], row)
+                shown.update()
+
+            (self.engine or FolderRunner._do_here)(self, todo, take)
         self.results.write()
         if not suffix:
             remove_parts(self.output_dir)
         if self.journal is not None and not self.keep_rows and (gone := self.journal.other_cases(self.dataset.data)):
             logger.info("%s: also contains masks of %d scans that are not in this input, such as %s; not in the table",
                         self.output_dir, len(gone), gone[0])  # fmt: skip
+
+    def _do_here(self, todo: list[int], take: Callable[[int, Row], None]) -> None:
+        """Do some scans in this process."""
+        run = run_overlapped if self.overlap else run_in_turn
+        run(todo, self._read, self._work, lambda work: take(work["number"], self._row(work)))
+
+    def do(self, cases: list[Item], inputs: Iterable[str] = ()) -> list[Row]:
+        """Do scans of another process's run, whose journal is that of this one as well; returns their rows.
+
+        Args:
+            cases: data dictionaries.
+            inputs: files that must not be overwritten.
+        """
+        self.dataset.data, self._inputs = cases, {*inputs, *(os.path.realpath(str(case["image"])) for case in cases)}
+        rows: dict[int, Row] = {}
+        self._do_here(list(range(len(cases))), rows.__setitem__)
+        return [rows[number] for number in range(len(cases))]
+
+    def inputs_below(self, case: str) -> list[str]:
+        """Scans that are where outputs of a case may go, in a run whose output folder is its input folder too."""
+        start = os.path.join(os.path.realpath(self.output_dir), case)  # noqa: PTH118 (names with dots keep them)
+        first = bisect_left(self._inside, start)
+        return list(takewhile(lambda path: path.startswith(start), islice(self._inside, first, None)))
 
     def _rows_of_others(self, files: list[str], suffix: str) -> list[Row]:
         """Rows of the folder's table that are of none of these files; none if they are not to be kept."""
@@ -205,7 +241,8 @@ class FolderRunner:
                 work["row"] = self._failure("network", work, error)
         return work
 
-    def _finish(self, work: Item, shown: Progress) -> None:
+    def _row(self, work: Item) -> Row:
+        """What a scan has come to, after its outputs are in place and the journal knows them."""
         case, item = self.dataset.data[work["number"]], work["item"]
         unread = _failed("read", item["failed"]) if "failed" in item else None
         if "skipped" in item:
@@ -214,8 +251,7 @@ class FolderRunner:
         row["seconds"] = round(time.perf_counter() - work["begun"], 2)
         if self.journal is not None:
             self._write_down(self.journal, case, work, row)
-        self._add(case, row)
-        shown.update()
+        return row
 
     def _write_down(self, journal: Journal, case: Item, work: Item, row: Row) -> None:
         """What a scan came to goes into the journal; what no longer holds is taken away."""
