@@ -8,6 +8,7 @@ import json
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,9 @@ ATTENTION = (
 )
 ORDER = ("failed", "flagged", "ok", "skipped")
 PAGE_SCANS = 40  # with pictures and volumes, about half a megabyte each
+# Of an archive, the scans most worth looking at: no browser shows a table of a million rows.
+PICTURED, LISTED = 1000, 5000
+NAMED = 100  # scans with the same message, by name
 
 
 class FolderReport:
@@ -110,9 +114,10 @@ def write_report(
 ) -> Path:
     """Put the page together from the rows and from what ``report_cases`` of the folder keeps of every scan.
 
-    Pieces are read and written one at a time: memory does not grow with the number of scans. The first page has the
+    Pieces are read and written one at a time: memory does not grow with the number of images. The first page has the
     table of all scans and the images of those most worth looking at; the images of the others, ``PAGE_SCANS`` on each,
-    are on ``report-2.html`` and so on.
+    are on ``report-2.html`` and so on. Of more than ``LISTED`` scans, the table has those most worth looking at, and of
+    more than ``PICTURED``, the images; every scan is counted.
 
     Args:
         folder: the output folder; gets ``report.html``.
@@ -125,10 +130,15 @@ def write_report(
         the first page.
     """
     folder = Path(folder)
-    with_pictures = [pair for pair in _by_interest(rows) if pair[1]["status"] in ("ok", "flagged")]
+    ordered = _by_interest(rows)
+    with_pictures = list(islice((pair for pair in ordered if pair[1]["status"] in ("ok", "flagged")), PICTURED))
     parts = [with_pictures[start : start + PAGE_SCANS] for start in range(0, len(with_pictures), PAGE_SCANS)] or [[]]
+    common = _common(rows, facts, parts)
     for number in range(len(parts), 0, -1):  # the first page last: it leads to the others
-        _write_page(folder, rows, facts, limit_mb, parts, number)
+        first = {"attention": _attentions(rows), "unlisted": max(len(rows) - LISTED, 0)} if number == 1 else {}
+        listed = ordered[:LISTED] if number == 1 else parts[number - 1]
+        values = {**common, "attention": [], "unlisted": 0, **first, **_of_page(listed, parts, number, common)}
+        _write_page(folder, values, limit_mb, parts, number)
     for old in folder.glob("report-*.html"):
         if old.name not in {page_name(number + 1) for number in range(len(parts))}:
             old.unlink(missing_ok=True)
@@ -142,8 +152,7 @@ def page_name(number: int) -> str:
 
 def _write_page(
     folder: Path,
-    rows: Sequence[Mapping[str, Any]],
-    facts: Mapping[str, Any],
+    values: Mapping[str, Any],
     limit_mb: float,
     parts: Sequence[Sequence[tuple[int, Mapping[str, Any]]]],
     page: int,
@@ -154,7 +163,7 @@ def _write_page(
         temporary.open("w", encoding="utf-8", errors="backslashreplace") as stream,
     ):
         size = 0
-        for piece in _pieces(folder, rows, facts, parts, page):
+        for piece in _pieces(folder, values, parts[page - 1]):
             size += stream.write(piece)
         # Pictures of all scans before the volumes of some: the page shows what is most worth looking at for its size.
         for number, row in shown:
@@ -166,15 +175,11 @@ def _write_page(
 
 
 def _pieces(
-    folder: Path,
-    rows: Sequence[Mapping[str, Any]],
-    facts: Mapping[str, Any],
-    parts: Sequence[Sequence[tuple[int, Mapping[str, Any]]]],
-    page: int,
+    folder: Path, values: Mapping[str, Any], pictured: Sequence[tuple[int, Mapping[str, Any]]]
 ) -> Iterator[str]:
     environment = Environment(loader=FileSystemLoader(VIEWER), autoescape=True, undefined=StrictUndefined)
-    yield from environment.get_template("page.html.jinja").generate(_values(rows, facts, parts, page))
-    for number, row in parts[page - 1]:
+    yield from environment.get_template("page.html.jinja").generate(values)
+    for number, row in pictured:
         kept = _kept(folder, row)
         if kept is None:
             continue
@@ -215,15 +220,12 @@ def _by_interest(rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, Mapping[s
     return sorted(numbered, key=interest)
 
 
-def _values(
+def _common(
     rows: Sequence[Mapping[str, Any]],
     facts: Mapping[str, Any],
     parts: Sequence[Sequence[tuple[int, Mapping[str, Any]]]],
-    page: int,
 ) -> dict[str, Any]:
-    """What the template shows; it escapes every text."""
-    places = {number: page_name(place) for place, part in enumerate(parts, 1) for number, _ in part}
-    listed = _by_interest(rows) if page == 1 else parts[page - 1]
+    """What the template shows on every page; it escapes every text."""
     weights = ", ".join(f"{name} {digest[:12]}" for name, digest in facts.get("weights", {}).items())
     known = [f"ichseg {facts['ichseg']}", facts["finished"], _time(facts), weights]
     columns = [name for name in HEADINGS if any(row.get(name) not in (None, "") for row in rows) or name == "status"]
@@ -233,21 +235,31 @@ def _values(
         "counts": [(status, sum(row["status"] == status for row in rows)) for status in ORDER],
         "bleeding": sum((row.get("volume_ml") or 0) > 0 for row in rows),
         "facts": [text for text in known if text],
-        "attention": [kind for kind in (_attention(rows, *one) for one in ATTENTION) if kind["count"] and page == 1],
-        "pages": [
-            {
-                "file": page_name(n),
-                "here": n == page,
-                "text": _range(n, len(part)),
-            }
-            for n, part in enumerate(parts, 1)
-        ],
+        "names": columns,
+        "places": {number: page_name(place) for place, part in enumerate(parts, 1) for number, _ in part},
+        "unpictured": sum(row["status"] in ("ok", "flagged") for row in rows) - sum(map(len, parts)),
         "columns": [{"heading": HEADINGS[name][0], "number": HEADINGS[name][1]} for name in columns],
+    }
+
+
+def _of_page(
+    listed: Sequence[tuple[int, Mapping[str, Any]]],
+    parts: Sequence[Sequence[tuple[int, Mapping[str, Any]]]],
+    page: int,
+    common: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What the template shows on one page alone."""
+    places, columns = common["places"], common["names"]
+    return {
+        "pages": [
+            {"file": page_name(n), "here": n == page, "text": _range(n, len(part))} for n, part in enumerate(parts, 1)
+        ],
         "rows": (
-            _row(number, row, columns, "" if places.get(number) == page_name(page) else places.get(number, ""))
+            _row(number, row, columns, "" if places.get(number) == page_name(page) else places.get(number, ""),
+                 opens=number in places)
             for number, row in listed
         ),
-    }
+    }  # fmt: skip
 
 
 def _range(page: int, count: int) -> str:
@@ -266,6 +278,10 @@ def _time(facts: Mapping[str, Any]) -> str:
     return told
 
 
+def _attentions(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [kind for kind in (_attention(rows, *one) for one in ATTENTION) if kind["count"]]
+
+
 def _attention(rows: Sequence[Mapping[str, Any]], status: str, title: str, style: str) -> dict[str, Any]:
     chosen = [row for row in rows if row["status"] == status]
     by_message: dict[str, list[str]] = {}
@@ -273,17 +289,25 @@ def _attention(rows: Sequence[Mapping[str, Any]], status: str, title: str, style
         message = row.get("message", "").removeprefix(f"{Path(row['file']).name}: ")
         message = "; ".join(part for part in message.split("; ") if not part.startswith(NOTE)) or message
         by_message.setdefault(_text(message), []).append(_text(row["case"]))
-    return {"title": title, "style": style, "count": len(chosen), "messages": list(by_message.items())}
+    most = sorted(by_message.items(), key=lambda pair: -len(pair[1])) if len(by_message) > NAMED else by_message.items()
+    messages = [(message, _named(cases)) for message, cases in islice(most, NAMED)]
+    if unsaid := len(by_message) - len(messages):
+        messages.append((f"and {unsaid} other messages; see results.csv", []))
+    return {"title": title, "style": style, "count": len(chosen), "messages": messages}
 
 
-def _row(number: int, row: Mapping[str, Any], columns: Sequence[str], page: str) -> dict[str, Any]:
+def _named(cases: list[str]) -> list[str]:
+    rest = len(cases) - NAMED
+    return [*cases[:NAMED], f"and {rest} more"] if rest > 0 else cases
+
+
+def _row(number: int, row: Mapping[str, Any], columns: Sequence[str], page: str, opens: bool) -> dict[str, Any]:
     cells = []
     for name in columns:
         value = row.get(name)
         shown = "" if value is None else f"{value:.2f}" if isinstance(value, float) else _text(value)
         style = f"status-{row['status']}" if name == "status" else "number" if HEADINGS[name][1] else name
         cells.append({"style": style, "text": shown})
-    opens = row["status"] in ("ok", "flagged")
     return {"number": number, "opens": opens, "cells": cells, "page": page, "name": _text(row["case"])}
 
 
