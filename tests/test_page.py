@@ -299,14 +299,14 @@ def test_an_archive_shows_what_is_most_worth_looking_at(out, tmp_path, monkeypat
     copy = shutil.copytree(out, tmp_path / "out")
     rows = [json.loads(line) for line in (out / "results.jsonl").read_text(encoding="utf-8").splitlines()]
     (failed,) = (row for row in rows if row["status"] == "failed")
-    rows += [{**failed, "case": f"more_{n}", "file": f"more_{n}.nii.gz"} for n in range(3)]
+    rows += [{**failed, "case": f"more_{n}", "file": f"{n}.nii.gz", "message": f"{n}.nii.gz: torn"} for n in range(3)]
     for name, limit in (("LISTED", 5), ("PICTURED", 1), ("NAMED", 2)):
         monkeypatch.setattr(f"ichseg.report.page.{name}", limit)
     page = write_report(copy, rows, json.loads((out / "report.json").read_text())).read_text(encoding="utf-8")
     assert page.count("<tr") - 1 == 5 and "2 more are in results.csv" in page
     assert page.count('id="picture-') == page.count("<tr data-open") == 1, "what has no pictures does not open"
     assert "Of the scans most worth looking at; 2 have no images here." in page
-    assert "Failed: no mask (4)" in page and "and 2 more</b>" in page, "all are counted, some are named"
+    assert "Failed: no mask (4)" in page and "and 1 more</b>: torn" in page, "all are counted, some are named"
 
 
 def test_notes_are_no_reason_to_look(out, tmp_path):
