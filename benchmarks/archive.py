@@ -45,7 +45,9 @@ def main() -> None:
     sizes = (max(options.scans // 10, 10), options.scans)
     found = []
     for size in sizes:
-        made = subprocess.run([sys.executable, __file__, "--only", str(size)], capture_output=True, check=True, text=True)
+        made = subprocess.run(
+            [sys.executable, __file__, "--only", str(size)], capture_output=True, check=True, text=True
+        )
         found.append(json.loads(made.stdout.splitlines()[-1]))
     small, large = found
     growth = {

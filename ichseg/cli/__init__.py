@@ -18,13 +18,14 @@ from ichseg.errors import INTERRUPTED, USAGE, first_cause, is_set_up, one_line
 from ichseg.progress import never_stop_printing
 from ichseg.version import __version__
 
-COMMANDS = ("demo", "segment", "listen", "pacs", "status", "measure", "merge", "prepare", "train", "train-classifier",
-            "pseudo-label", "train-segmenter", "evaluate", "experiment", "compare", "check", "convert-weights",
-            "export")  # fmt: skip
+COMMANDS = ("demo", "segment", "listen", "pacs", "estimate", "status", "measure", "merge", "prepare", "train",
+            "train-classifier", "pseudo-label", "train-segmenter", "evaluate", "experiment", "compare", "check",
+            "convert-weights", "export")  # fmt: skip
 EXAMPLES = """examples:
   ichseg demo                                        try it on phantoms, in about a minute
   ichseg segment SCANS MASKS                         segment hemorrhage in a folder of NIfTI or DICOM scans
   ichseg listen SPOOL --send-to PACS@HOST:PORT       segment what a PACS or scanner sends, and send results back
+  ichseg estimate SCANS                              hours, memory and money for a folder of scans
   ichseg status MASKS                                how far the runs of a folder have come
   ichseg measure MASKS                               volume in mL, lesions and ABC/2 of masks
   ichseg check BUNDLE                                examine a bundle, config, datalist or weights first

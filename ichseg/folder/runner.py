@@ -151,7 +151,7 @@ class FolderRunner:
                 self._add(self.dataset.data[number], row)
                 shown.update()
 
-            (self.engine or FolderRunner._do_here)(self, todo, take)
+            (self.engine or FolderRunner.do_here)(self, todo, take)
         self.results.write()
         if not suffix:
             remove_parts(self.output_dir)
@@ -159,7 +159,7 @@ class FolderRunner:
             logger.info("%s: also contains masks of %d scans that are not in this input, such as %s; not in the table",
                         self.output_dir, len(gone), gone[0])  # fmt: skip
 
-    def _do_here(self, todo: list[int], take: Callable[[int, Row], None]) -> None:
+    def do_here(self, todo: list[int], take: Callable[[int, Row], None]) -> None:
         """Do some scans in this process."""
         run = run_overlapped if self.overlap else run_in_turn
         run(todo, self._read, self._work, lambda work: take(work["number"], self._row(work)))
@@ -173,7 +173,7 @@ class FolderRunner:
         """
         self.dataset.data, self._inputs = cases, {*inputs, *(os.path.realpath(str(case["image"])) for case in cases)}
         rows: dict[int, Row] = {}
-        self._do_here(list(range(len(cases))), rows.__setitem__)
+        self.do_here(list(range(len(cases))), rows.__setitem__)
         return [rows[number] for number in range(len(cases))]
 
     def inputs_below(self, case: str) -> list[str]:

@@ -1,0 +1,161 @@
+"""What a folder of scans will cost, from a few of them."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from ichseg.bundle import BundleParts, given_values
+from ichseg.errors import IchsegError
+from ichseg.folder.runner import FolderRunner
+from ichseg.folder.scans import Inputs, list_scans
+
+SURE = 2.0  # standard errors on either side of an estimate
+HOUR, GIB = 3600.0, 2.0**30
+
+
+def estimate(
+    scans: Inputs,
+    overrides: Mapping[str, Any] | None = None,
+    sample: int = 10,
+    machines: int = 1,
+    price: float = 0.0,
+    bundle: str = "ich_segmentation",
+    config: str = "inference.yaml",
+) -> dict[str, Any]:
+    """Segment some scans of a folder into a folder that is thrown away, and reckon what all of them take.
+
+    Args:
+        scans: as for :func:`ichseg.folder.list_scans`.
+        overrides: of the config, see :func:`ichseg.bundle.run_bundle`.
+        sample: how many scans to measure, spread evenly over the sizes of the files.
+        machines: like this one, that share the work.
+        price: of one of them for an hour, in any currency.
+        bundle, config: what segments.
+
+    Returns:
+        what was measured (``scans``, ``sample``, ``failed``, ``list_s``, ``start_s``, ``scan_s``, ``spread_s``,
+        ``peak_mib``, ``input_gib``, ``output_mib_per_scan``) and what follows (``machine_hours`` with ``low`` and
+        ``high``, ``hours``, ``cost``, ``output_gib``).
+
+    Raises:
+        IchsegError: no scan is there, or none of the sample could be segmented.
+    """
+    if sample < 1 or machines < 1 or price < 0:
+        raise IchsegError("sample and machines must be at least 1, and price must not be negative")
+    with tempfile.TemporaryDirectory(prefix="ichseg-estimate-") as folder:
+        output, begun = Path(folder), time.perf_counter()
+        cases = [case for case in list_scans(scans, output) if "skip" not in case]
+        if not cases:
+            raise IchsegError(f"{scans}: no scan to measure")
+        listed, sizes = time.perf_counter(), [_bytes(case) for case in cases]
+        order = sorted(range(len(cases)), key=lambda number: sizes[number])
+        count = min(sample, len(cases))
+        chosen = [cases[order[(2 * place + 1) * len(cases) // (2 * count)]] for place in range(count)]
+        first = cases[order[len(cases) // 2]]
+        begun_start = time.perf_counter()
+        given = given_values(bundle, config, {**(overrides or {}), "output_dir": output / "first"}, ())
+        _run(bundle, config, {**given, "dataset::data": [first]})  # loads the model, and fills caches
+        started = time.perf_counter()
+        given["output_dir"] = output / "masks"
+        runner, seconds = _run(bundle, config, {**given, "dataset::data": chosen})
+        done = [row for row in runner.results.rows if row["status"] in ("ok", "flagged")]
+        if not done:
+            raise IchsegError(f"{runner.results.rows[0]['message']}; none of {count} scans could be segmented")
+        written = sum(path.stat().st_size for path in (output / "masks").rglob("*") if path.is_file())
+        mean = statistics.fmean(seconds)
+        spread = statistics.stdev(seconds) if len(seconds) > 1 else mean
+        start = max(started - begun_start - mean, 0.0)
+        return {
+            "scans": len(cases), "sample": count, "failed": count - len(done), "list_s": round(listed - begun, 2),
+            "start_s": round(start, 1), "scan_s": round(mean, 3), "spread_s": round(spread, 3),
+            "peak_mib": _peak_mib(), "input_gib": round(sum(sizes) / GIB, 3),
+            "output_mib_per_scan": round(written / count / 2**20, 3),
+            **reckoned(len(cases), mean, spread / count**0.5, start, machines, price),
+            "output_gib": round(written / count * len(cases) / GIB, 3),
+        }  # fmt: skip
+
+
+def reckoned(
+    scans: int, scan_s: float, error_s: float, start_s: float, machines: int = 1, price: float = 0.0
+) -> dict[str, Any]:
+    """Machine hours, hours and cost of many scans.
+
+    Args:
+        scans: how many.
+        scan_s, error_s: seconds of a scan and their standard error.
+        start_s: seconds until a machine's first scan.
+        machines: that share the work.
+        price: of a machine for an hour.
+    """
+    low, middle, high = (
+        (scans * max(scan_s + side * SURE * error_s, 0.0) + machines * start_s) / HOUR for side in (-1, 0, 1)
+    )
+    return {
+        "machine_hours": round(middle, 4), "low": round(low, 4), "high": round(high, 4), "machines": machines,
+        "hours": round(middle / machines, 4), "price": price, "cost": round(middle * price, 4),
+    }  # fmt: skip
+
+
+def estimate_text(found: Mapping[str, Any]) -> str:
+    """The same to read."""
+    lines = [
+        f"{found['scans']} scans, {found['input_gib']:.2f} GiB, listed in {found['list_s']} s",
+        f"{found['sample']} measured, {found['failed']} of them failed",
+        f"a scan takes {found['scan_s']:.2f} s (standard deviation {found['spread_s']:.2f}) and "
+        f"{found['output_mib_per_scan']:.2f} MiB of disk, starting {found['start_s']} s, memory "
+        f"{found['peak_mib']} MiB",
+        f"all of them: {_time(found['machine_hours'])} on one machine like this one "
+        f"({_time(found['low'])} to {_time(found['high'])}), {found['output_gib']:.2f} GiB written",
+    ]
+    if found["machines"] > 1:
+        lines.append(f"on {found['machines']} of them: {_time(found['hours'])}")
+    if found["price"]:
+        lines.append(f"cost at {found['price']:g} for a machine and hour: {found['cost']:.3g}")
+    return "\n".join(lines)
+
+
+def _run(bundle: str, config: str, values: Mapping[str, Any]) -> tuple[FolderRunner, list[float]]:
+    """A runner that has run, and seconds from one finished scan to the next."""
+    runner: FolderRunner = BundleParts(bundle, config, values)["evaluator"]
+    times: list[float] = []
+
+    def timed(one: FolderRunner, todo: list[int], take: Callable[[int, Any], None]) -> None:
+        times.append(time.perf_counter())
+
+        def took(number: int, row: Any) -> None:
+            take(number, row)
+            times.append(time.perf_counter())
+
+        one.do_here(todo, took)
+
+    runner.engine, runner.keep_rows = timed, False
+    runner.run()
+    return runner, [after - before for before, after in pairwise(times)]
+
+
+def _bytes(case: Mapping[str, Any]) -> int:
+    path = Path(str(case["image"]))
+    return path.stat().st_size if path.is_file() else 0
+
+
+def _peak_mib() -> int | None:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(held / (2**20 if sys.platform == "darwin" else 2**10))
+
+
+def _time(hours: float) -> str:
+    """``3.2 h``, ``4.0 min`` or ``2.1 days``."""
+    if hours < 1:
+        return f"{hours * 60:.1f} min"
+    return f"{hours:.1f} h" if hours < 72 else f"{hours / 24:.1f} days"

@@ -1,0 +1,45 @@
+"""What a folder of scans will take."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from ichseg.cli import main
+from ichseg.errors import IchsegError
+from ichseg.folder.estimate import estimate, estimate_text, reckoned
+
+
+def test_arithmetic():
+    found = reckoned(3600, scan_s=2.0, error_s=0.1, start_s=36.0, machines=10, price=0.5)
+    assert found["machine_hours"] == pytest.approx(2.0 + 0.1)  # 7,200 s of scans, ten starts of 36 s
+    assert (found["low"], found["high"]) == pytest.approx((1.8 + 0.1, 2.2 + 0.1))
+    assert found["hours"] == pytest.approx(0.21) and found["cost"] == pytest.approx(1.05)
+
+
+def test_a_folder(phantoms, tmp_path, capsys):
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    for path in sorted((phantoms / "images").glob("*.nii.gz"))[:3]:
+        (scans / path.name).write_bytes(path.read_bytes())
+    (scans / "broken.nii.gz").write_bytes(b"no scan")
+    assert main(["estimate", str(scans), "--device", "cpu", "--sample", "4", "--machines", "2", "--price", "3",
+                 "--set", "size=64", "--json"]) == 0  # fmt: skip
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (found["scans"], found["sample"], found["failed"], found["machines"]) == (4, 4, 1, 2)
+    assert 0 < found["low"] <= found["machine_hours"] <= found["high"]
+    assert found["hours"] == pytest.approx(found["machine_hours"] / 2, abs=1e-4)
+    assert found["cost"] == pytest.approx(3 * found["machine_hours"], abs=1e-3)
+    assert found["output_mib_per_scan"] > 0 and sorted(p.name for p in scans.iterdir())[0] == "broken.nii.gz"
+    assert len(list(scans.iterdir())) == 4, "nothing is written beside the scans"
+    text = estimate_text(found)
+    assert "4 scans" in text and "on 2 of them" in text and "cost at 3" in text
+
+
+def test_what_cannot_be_estimated(tmp_path):
+    (tmp_path / "broken.nii.gz").write_bytes(b"no scan")
+    with pytest.raises(IchsegError, match="not a gzip file; none of 1 scans could be segmented"):
+        estimate(tmp_path, {"device_name": "cpu", "size": 64})
+    with pytest.raises(IchsegError, match="at least 1"):
+        estimate(tmp_path, sample=0)
