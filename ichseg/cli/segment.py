@@ -25,7 +25,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "input",
         metavar="INPUT",
         nargs="+",
-        help="folders of .nii, .nii.gz or DICOM files, single files, or zip archives of DICOM; subfolders are kept",
+        help="folders of .nii, .nii.gz or DICOM files, single files, zip archives of DICOM, or a table "
+        "(.csv, .parquet) whose column 'image' names files; subfolders are kept",
     )
     parser.add_argument("output", metavar="OUTPUT", help="folder for masks, results.csv and report.html")
     parser.add_argument("--weights", metavar="FILE", help="weight file (default: the model shipped with ichseg)")

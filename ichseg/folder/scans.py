@@ -14,6 +14,7 @@ from monai.data import MetaTensor
 from torch.utils.data import Dataset
 
 from ichseg.errors import NO_ROOM, IchsegError, NotAScan, ScanError, chain, first_cause, one_line
+from ichseg.folder.manifest import is_manifest, read_manifest
 from ichseg.io import find_masks, find_scans, scan_name
 from ichseg.io.folder import find_nifti_below
 from ichseg.io.geometry import SLABS, TILTED
@@ -37,7 +38,9 @@ def list_scans(folder: Inputs, exclude: str | Path | None = None, series: str = 
     :func:`ichseg.dicom.list_series`; the NIfTI files they become are written to ``exclude/scans`` when they are read.
 
     Args:
-        folder: a folder, a file, a pattern such as ``"scans/*_head.nii.gz"``, or a list of these.
+        folder: a folder, a file, a pattern such as ``"scans/*_head.nii.gz"``, a table that names files (see
+            :func:`ichseg.folder.manifest.read_manifest`), or a list of these. Files named by a table are not looked
+            for here: one that is not there fails when it is read.
         exclude: a folder to leave out, such as an output folder inside the input folder.
         series: which series of a DICOM study, see :func:`ichseg.dicom.choose`.
 
@@ -52,7 +55,9 @@ def list_scans(folder: Inputs, exclude: str | Path | None = None, series: str = 
         name = os.path.relpath(path.with_name(scan_name(path)), root) if root else scan_name(path)
         return {"case": name, "image": str(path)}
 
-    paths = sorted({path for one in inputs for path in _nifti_scans(one, exclude, bool(from_dicom))})
+    in_tables = {path for path in _in_tables(folder) if is_nifti(path)}
+    inputs = [one for one in inputs if one not in in_tables]
+    paths = sorted({path for one in inputs for path in _nifti_scans(one, exclude, bool(from_dicom))} | in_tables)
     doubles = copies(paths)
     scans = [{**case(path), **({"skip": doubles[path]} if path in doubles else {})} for path in paths]
     for one in inputs:
@@ -89,25 +94,33 @@ def scan_root(folder: Inputs) -> str:
     """The folder below which subfolders are kept: the input itself, the folder of a single file, or the one that holds
     several inputs; empty for files of different names, which keep none."""
     inputs = _inputs(folder)
-    if len(inputs) > 1 and all(path.is_file() for path in inputs):
+    if len(inputs) > 1 and all(path.is_file() or is_nifti(path) for path in inputs):
         names = [scan_name(path) for path in inputs]
         if len(set(names)) == len(names):
             return ""
-    roots = [str(path.parent if path.is_file() else path) for path in inputs]
+    roots = [str(path if path.is_dir() else path.parent) for path in inputs]
     return roots[0] if len(roots) == 1 else os.path.commonpath([Path(root).absolute() for root in roots])
 
 
 def names_files(folder: Inputs) -> bool:
-    """True if files were named and no folder: then OUTPUT may be filled by several runs."""
-    return all(path.is_file() for path in _inputs(folder))
+    """True if files were named and no folder or table: then OUTPUT may be filled by several runs."""
+    return not _in_tables(folder) and all(path.is_file() for path in _inputs(folder))
+
+
+def _in_tables(folder: Inputs) -> list[Path]:
+    """The files that tables among the inputs name."""
+    named = [folder] if isinstance(folder, str | Path) else list(folder)
+    return [path for one in named if is_manifest(Path(one)) for path in read_manifest(Path(one))]
 
 
 def _inputs(folder: Inputs) -> list[Path]:
-    """The files and folders that were named, patterns filled in."""
+    """The files and folders that were named, by tables too, patterns filled in."""
     named = [folder] if isinstance(folder, str | Path) else list(folder)
     found: list[Path] = []
     for one in named:
-        if not os.path.lexists(one) and glob.has_magic(str(one)):
+        if is_manifest(Path(one)):
+            found += read_manifest(Path(one))
+        elif not os.path.lexists(one) and glob.has_magic(str(one)):
             matches = sorted(glob.glob(str(one), recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern)
             if not matches:
                 raise IchsegError(f"{one}: no file matches this pattern")
