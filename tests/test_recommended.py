@@ -42,7 +42,7 @@ from ichseg.networks import (
     trained_segmenter,
 )
 from ichseg.presets import Plan, cross_validate, train_fold
-from ichseg.presets.join import HOLE_MM2, SPECK_ML, join_members, platt, touched_slices
+from ichseg.presets.join import HOLE_MM2, SPECK_ML, join_members, negatives_touched, platt, touched_slices
 from ichseg.report.case import case_pictures
 from ichseg.report.gallery import Judged, slice_gallery, to_the_back
 from ichseg.synthetic.implants import field_volume, implant_pool
@@ -251,7 +251,7 @@ def test_the_score_is_fitted_to_touch_few_slices_labeled_negative(packed, tmp_pa
     bleeds = 1 / (1 + np.exp(-(fitted.score_slope * scores + fitted.score_offset)))
     found = [touched_slices(pixels * bleeds[:, None, None] > t, packed) for t in join.THRESHOLDS]
     assert all((more >= less).all() for more, less in pairwise(found))  # which is why the search may halve its range
-    share = [float(touched[packed.labels == 0].mean()) for touched in found]
+    share = [negatives_touched(touched, packed) for touched in found]
     place = join.THRESHOLDS.index(fitted.threshold)
     assert share[place] <= join.MOST_NEGATIVES < share[place - 1]
     assert (fitted.min_volume_ml, fitted.fill_holes_mm2) == (SPECK_ML, HOLE_MM2)
@@ -260,6 +260,17 @@ def test_the_score_is_fitted_to_touch_few_slices_labeled_negative(packed, tmp_pa
     segmenter("context", [4, 8, 8]).load_state_dict(torch.load(weights, weights_only=True))
     with pytest.raises(IchsegError, match="with and without hemorrhage"):
         join.fit_score(weights, replace(packed, labels=np.zeros_like(packed.labels)), "cpu")
+
+
+def test_one_odd_scan_does_not_set_the_threshold_for_all(packed):
+    negative = packed.labels <= 0
+    first = packed.scan(0)
+    touched = np.zeros(len(packed), bool)
+    touched[first] = True  # a head that is marked from end to end
+    share = negative[first].sum() / negative.sum()
+    assert negatives_touched(touched, packed) == pytest.approx(0.1 * share)
+    assert negatives_touched(np.ones_like(touched), packed) == pytest.approx(0.1)
+    assert negatives_touched(~negative, packed) == 0.0, "positive slices do not count"
 
 
 # --- the pack ---------------------------------------------------------------------------------------------------------

@@ -36,6 +36,9 @@ from ichseg.progress import progress
 logger = logging.getLogger(__name__)
 # A negative slice that is touched costs trust: so many of them may be, on the scans the score is fitted on.
 MOST_NEGATIVES = 0.02
+# One scan that the network gets wrong from end to end, such as an infant's or an opened head, must not set the threshold
+# for all others: no more of its negative slices than this share count as touched.
+MOST_OF_A_SCAN = 0.1
 # Smaller lesions are left out: weak evidence over a large lesion is worth more than strong evidence at a point, so the
 # threshold can be the lower for it.
 SPECK_ML = 0.1
@@ -75,7 +78,8 @@ def fit_score(
     """Fit the probabilities of slice and scan and the threshold on slice labels, and write them into the weight file.
 
     Platt scaling of the scores that :class:`ichseg.transforms.SliceScoredProbability` uses; and the smallest threshold
-    (of .05 to .95) at which at most 2 % of the slices labeled negative are touched by a lesion that is not too small.
+    (of .05 to .95) at which at most 2 % of the slices labeled negative are touched by a lesion that is not too small;
+    of one scan at most a tenth of these slices counts.
 
     Args:
         weights: of the joined members.
@@ -106,7 +110,7 @@ def fit_score(
 
     def allowed(threshold: float) -> bool:
         touched = touched_slices(pixels * bleeds[:, None, None] > threshold, packed)
-        return bool(touched[~labels].mean() <= MOST_NEGATIVES)
+        return negatives_touched(touched, packed) <= MOST_NEGATIVES
 
     # What is touched at a threshold is touched at every smaller one.
     place = bisect_left(THRESHOLDS, True, key=allowed)
@@ -154,6 +158,16 @@ def touched_slices(masks: np.ndarray, packed: PackedScans) -> np.ndarray:
         kept = without_small_lesions(masks[where], np.diag([step, pixel, pixel, 1.0]), SPECK_ML, slice_axis=0)
         found[where] = kept.any(axis=(1, 2))
     return found
+
+
+def negatives_touched(touched: np.ndarray, packed: PackedScans) -> float:
+    """Share of the negative slices of a pack that are touched, where a scan counts with a tenth of its own at most."""
+    counted, every = 0.0, 0
+    for number in range(len(packed.cases)):
+        negative = packed.labels[packed.scan(number)] <= 0
+        counted += min(touched[packed.scan(number)][negative].sum(), MOST_OF_A_SCAN * negative.sum())
+        every += int(negative.sum())
+    return float(counted / every)
 
 
 @torch.no_grad()
