@@ -98,7 +98,9 @@ class DaskEngine:
         if not todo:
             return
         journal: Journal = runner.journal
-        inputs = sorted({str(Path(str(case["image"])).parent) for case in runner.dataset.data[:1]})
+        first = runner.dataset.data[todo[0]]
+        place = Path(str(first["dicom"]["place"] if "dicom" in first else first["image"]))
+        inputs = [str(folder) for folder in (place, place.parent) if folder.is_dir()][:1]
         work = Work(self.bundle, self.config, self.values, journal.run, (str(runner.output_dir), *inputs))
         size = max(1, min(self.batch, len(todo) // (2 * (self.workers or os.cpu_count() or 1))))
         waiting = deque(todo[start : start + size] for start in range(0, len(todo), size))
