@@ -36,7 +36,7 @@ from ichseg.progress import progress
 logger = logging.getLogger(__name__)
 # A negative slice that is touched costs trust: so many of them may be, on the scans the score is fitted on.
 MOST_NEGATIVES = 0.02
-# One scan that the network gets wrong from end to end, such as an opened head, must not set the threshold for all others:
+# One scan that the network gets wrong from end to end, such as an opened head, must not set the threshold for all:
 # no more of its negative slices than this share count as touched.
 MOST_OF_A_SCAN = 0.1
 # Smaller lesions are left out: weak evidence over a large lesion is worth more than strong evidence at a point, so the
