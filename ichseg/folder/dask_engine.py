@@ -24,7 +24,7 @@ from ichseg.provenance import network_hash, value_hash
 logger = logging.getLogger(__name__)
 
 BATCH = 4  # scans in a task: few, so that a lost worker or a slow one costs little
-AHEAD = 2  # tasks per worker that are sent out: one that runs and one that waits beside it
+AHEAD = 2  # tasks per worker that are sent out: one that runs and the next one
 PATIENCE_S = 300.0  # for a scheduler that is restarted or a share that is gone
 LOOK_S = 2.0
 GPU = "GPU"  # the resource by which workers say that they have one
@@ -56,7 +56,7 @@ class DaskEngine:
     """Does the scans of a :class:`ichseg.folder.FolderRunner` on Dask workers.
 
     Every worker process loads the model once, writes the outputs where this process would, and keeps a journal of its
-    own beside that of the run; workers need the same ichseg and the same paths. A worker that is lost costs the scans
+    own in the output folder; workers need the same ichseg and the same paths. A worker that is lost costs the scans
     it had at hand, which another does again; a scan that takes several workers with it fails.
 
     Args:
