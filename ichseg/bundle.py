@@ -95,7 +95,9 @@ class BundleParts:
             raise (ours[0] if ours else cause if isinstance(cause, ValueError) else error) from None
 
 
-def run_bundle(bundle: str, config: str, overrides: Mapping[str, Any], settings: Sequence[str] = ()) -> None:
+def run_bundle(
+    bundle: str, config: str, overrides: Mapping[str, Any], settings: Sequence[str] = (), overlays: Sequence[str] = ()
+) -> None:
     """Start a bundle's config through monai.bundle.
 
     Args:
@@ -103,6 +105,7 @@ def run_bundle(bundle: str, config: str, overrides: Mapping[str, Any], settings:
         overrides: values in place of the config's; None leaves it. Paths are ``Path``: of text, MONAI takes ``#`` for
             a separator of keys.
         settings: ``KEY=VALUE`` of the command line.
+        overlays: configs of the bundle that are laid over the first.
     """
     root, given = bundle_folder(bundle), given_values(bundle, config, overrides, settings)
     with warnings.catch_warnings():
@@ -113,7 +116,7 @@ def run_bundle(bundle: str, config: str, overrides: Mapping[str, Any], settings:
             if name.split(".")[0] in ("monai", "ignite"):
                 logging.getLogger(name).setLevel(logging.CRITICAL)
         run(
-            config_file=str(config_file(bundle, config)),
+            config_file=[str(config_file(bundle, name)) for name in (config, *overlays)],
             meta_file=str(root / "configs" / "metadata.json"),
             logging_file=False,  # type: ignore[arg-type]  # "" and None mean the default file
             **given,

@@ -531,34 +531,6 @@ def test_slice_labels_train_the_segmenter_too(phantoms, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("bundle", "config"),
-    [
-        ("ich_slice_classification", "train.yaml"),
-        ("ich_segmentation", "train_paper.yaml"),
-        ("ich_segmentation", "train.yaml"),
-    ],
-)
-def test_training_in_two_processes(bundle, config, phantoms, tmp_path):
-    """The multi-GPU overlay, on the CPU with gloo where there is no GPU."""
-    folder = bundle_folder(bundle)
-    words = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "monai.bundle", "run"]
-    words += ["--config_file", f"['configs/{config}','configs/multi_gpu_train.yaml']", "--dataset_dir", str(phantoms)]
-    words += ["--output_dir", str(tmp_path), "--epochs", "1", "--batch_size", "4", "--val_folds", "[4]"]
-    if bundle == "ich_slice_classification":
-        words += ["--size", "64", "--implant_probability", "0.5"]
-    elif config == "train_paper.yaml":
-        words += ["--size", "64", "--supervision", "masks"]
-    else:  # the weight file says the size
-        words += ["--weights", str(segmenter_file(tmp_path / "start.pt"))]
-    done = subprocess.run(
-        [sys.executable, *words], cwd=folder, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert (tmp_path / "model.pt").is_file() and len((tmp_path / "history.csv").read_text().splitlines()) == 2
-
-
-@pytest.mark.slow
 def test_mistyped_overrides_are_refused(tmp_path, capsys):
     overlay = tmp_path / "own.yaml"
     overlay.write_text("my_key: 1\n")

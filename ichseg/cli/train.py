@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from ichseg.cli.options import datalist_option, given, progress, training_options
@@ -13,6 +14,7 @@ HELP = "Train a preset from slice labels, then segment and evaluate the held-out
 EXAMPLE = """ichseg train --datalist DATA/datalist.json --output runs/recommended
   ichseg train --datalist DATA/datalist.json --output runs/crossed --cross-validate --precision bf16
   ichseg train --datalist DATA/datalist.json --output runs/paper --preset paper --device cuda
+  torchrun --nproc_per_node=4 -m ichseg train --datalist DATA/datalist.json --output runs/four --batch-size 4
   ichseg train --datalist DATA/datalist.json --output runs/two --members 2 --member 0 &
   ichseg train --datalist DATA/datalist.json --output runs/two --members 2 --member 1 & wait
   ichseg train --datalist DATA/datalist.json --output runs/two --members 2"""
@@ -70,8 +72,15 @@ def run(args: argparse.Namespace) -> int:
         check_folds(args.datalist, training=args.train_folds, validation=args.val_folds, test=args.test_folds)
     overrides = given(args, "size", "epochs", "batch_size")
     check_numbers({**overrides, "num_workers": args.workers})
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1 and "LOCAL_RANK" in os.environ  # started by torchrun
+    if several and (args.preset != PRESETS[0] or (args.cross_validate and args.fold is None)):
+        raise IchsegError(f"torchrun trains --preset {PRESETS[0]}; of --cross-validate, one --fold at a time")
     from ichseg.presets import Plan, cross_validate, train_fold, train_preset
 
+    if several:
+        from ichseg.training import join_process_group
+
+        join_process_group()
     plan = Plan(
         datalist=Path(args.datalist).resolve(),
         output=Path(args.output).resolve(),
@@ -91,10 +100,14 @@ def run(args: argparse.Namespace) -> int:
     )
     if args.cross_validate:
         every = {scan["fold"] for scan in scans if "fold" in scan}
-        alone = args.fold is not None
-        made = train_fold(args.preset, plan, every, args.fold) if alone else cross_validate(args.preset, plan, every)
-        print(f"wrote {made}")
-        return DONE
-    made = train_preset(args.preset, plan)
-    print(f"wrote {made}" if args.member is not None else f"wrote {made} and {plan.output / 'results'}")
+        one = args.fold is not None
+        made = train_fold(args.preset, plan, every, args.fold) if one else cross_validate(args.preset, plan, every)
+    else:
+        made = train_preset(args.preset, plan)
+    alone = args.cross_validate or args.member is not None
+    print(f"wrote {made}" if alone else f"wrote {made} and {plan.output / 'results'}")
+    if several:
+        from ichseg.training import exit_at_once
+
+        exit_at_once()
     return DONE

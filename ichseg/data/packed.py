@@ -15,6 +15,7 @@ from ichseg.data.arrays import read_arrays, write_arrays
 from ichseg.data.slices import neighbors, slice_labels_in_order, slices_first
 from ichseg.errors import IchsegError, one_line
 from ichseg.io import USUAL_STEP_MM, spacing_mm
+from ichseg.processes import made_once
 from ichseg.progress import progress as with_progress
 
 # What 0 and 255 stand for: air can be told from fat, bone from blood, and half a gray level is a quarter HU.
@@ -151,14 +152,18 @@ def pack_scans(
     known = [(scan["image"], scan.get("slice_labels"), scan.get("fold")) for scan in data]
     files = [Path(scan["image"]).stat() for scan in data]
     made_of = [FORMAT, about, known, [(stat.st_size, stat.st_mtime_ns) for stat in files]]
-    found = read_arrays(file, made_of)
-    if found is not None:
-        packed = PackedScans(cases=found[0], **found[1])
-    else:
+
+    def read() -> PackedScans | None:
+        found = read_arrays(file, made_of)
+        return None if found is None else PackedScans(cases=found[0], **found[1])
+
+    def make() -> PackedScans:
         packed = _packed(data, transform)
         arrays = {name: value for name, value in vars(packed).items() if name != "cases"}
         write_arrays(file, made_of, packed.cases, arrays)
-    return packed.of_folds(folds)
+        return packed
+
+    return made_once(read, make).of_folds(folds)
 
 
 def _packed(data: Sequence[dict[str, Any]], transform: Callable[[dict[str, Any]], dict[str, Any]]) -> PackedScans:

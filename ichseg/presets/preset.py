@@ -18,7 +18,9 @@ from ichseg.evaluation import evaluate_masks, evaluate_slices
 from ichseg.io import write_csv
 from ichseg.networks import segmenter_settings
 from ichseg.presets.join import fit_reference, fit_score, join_members
+from ichseg.processes import is_rank_zero, place_and_count
 from ichseg.provenance import Record, file_hash, value_hash
+from ichseg.training import only_first_process_goes_on
 
 logger = logging.getLogger(__name__)
 
@@ -161,6 +163,7 @@ def _fold_plans(name: str, plan: Plan, folds: Iterable[int]) -> dict[int, Plan]:
 # What the plan itself decides: settings that changed it would train on scans that are held out, or twice the same.
 DECIDED = ("bundle_root", "cache_dir", "datalist", "dataset_dir", "output_dir", "seed", "train_folds", "val_folds")
 OF_THE_MACHINE = ("bundle_root", "cuda_graphs", "device_name", "num_workers")
+SEVERAL_PROCESSES = "multi_gpu_train.yaml"  # laid over a training config
 # What --set reaches.
 CONFIGS = {"recommended": "train_recommended.yaml", "paper": "train_paper.yaml"}
 
@@ -169,7 +172,8 @@ def _claim(name: str, plan: Plan, way: str) -> None:
     """Two presets, or two ways of holding scans out, must not share a folder: their masks and figures would mix."""
     record = Record(plan.output, {"preset": name, "scans": way})
     record.check()
-    record.write()
+    if is_rank_zero():
+        record.write()
 
 
 def _check(name: str, plan: Plan) -> None:
@@ -190,6 +194,7 @@ def recommended(plan: Plan) -> Path:
         folder = plan.output / f"member_{member}"
         overrides = {**training_values(plan, folder), "cache_dir": plan.shared, "seed": plan.seed + member}
         files.append(trained(CONFIGS["recommended"], folder, overrides, plan.settings))
+    only_first_process_goes_on()
     if plan.member is not None:
         return files[0]
     made = segmenter_settings(files[0])
@@ -317,12 +322,18 @@ def trained(
         {key: Path(value).name if key in ("image", "label") else value for key, value in scan.items()}
         for scan in load_datalist(overrides["datalist"])
     ]
+    processes = place_and_count()[1]
+    if processes > 1:  # each with a batch of its own
+        made_of["processes"] = processes
+        overrides = {**overrides, "finalize": []}  # more may come
     record = Record(folder, {**made_of, "datalist": value_hash(scans), **({"inputs": {**inputs}} if inputs else {})})
     if record.check(begun=(folder / "checkpoint.pt").is_file()) and weights.is_file():
         return weights
-    record.write()
-    run_bundle(bundle, config, overrides, list(settings))
-    record.write(complete=True)
+    if is_rank_zero():
+        record.write()
+    run_bundle(bundle, config, overrides, list(settings), [SEVERAL_PROCESSES] if processes > 1 else [])
+    if is_rank_zero():
+        record.write(complete=True)
     return weights
 
 

@@ -4,10 +4,17 @@ from ichseg.training.augment import Augmentation
 from ichseg.training.checkpoint import TrainingCheckpoint
 from ichseg.training.context_loss import ContextLoss
 from ichseg.training.cuda_graphs import GraphedInferer
-from ichseg.training.distributed import exit_at_once, is_rank_zero, join_process_group, leave_process_group
+from ichseg.training.distributed import (
+    WholeBatchLoss,
+    data_parallel,
+    exit_at_once,
+    join_process_group,
+    leave_process_group,
+    only_first_process_goes_on,
+)
 from ichseg.training.fit import FitSettings, checked_start, fit
 from ichseg.training.head_first import HeadFirst
-from ichseg.training.history import EpochHistory, PrintMetrics
+from ichseg.training.history import EpochBar, EpochHistory, PrintMetrics
 from ichseg.training.implant_loss import ImplantLoss, batch_with_mask
 from ichseg.training.judge import judged_pool
 from ichseg.training.masked import PrepareMasked, ReplaceWeights, run_folder, slices_of
@@ -22,6 +29,7 @@ __all__ = [
     "Augmentation",
     "ClipGradients",
     "ContextLoss",
+    "EpochBar",
     "EpochHistory",
     "FitSettings",
     "GraphedInferer",
@@ -36,16 +44,18 @@ __all__ = [
     "SliceMixture",
     "TrainingCheckpoint",
     "WeakSegmentationLoss",
+    "WholeBatchLoss",
     "batch_with_mask",
     "checked_start",
+    "data_parallel",
     "exit_at_once",
     "fit",
-    "is_rank_zero",
     "join_process_group",
     "judged_pool",
     "leave_process_group",
     "logits_and_labels",
     "lower_is_better",
+    "only_first_process_goes_on",
     "poly_decay",
     "run_folder",
     "score_and_label",

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ichseg.processes import place_and_count
+
 BONE = 0.97  # of the window
 LOWEST_CLIP = 0.75
 
@@ -51,9 +53,11 @@ class Augmentation:
     def __call__(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 3, H, W) in [0, 1] and (B, 1, H, W) masks, -1 where unknown -> the same, changed alike."""
         n, device = len(image), image.device
+        # In a process group every process draws for the whole batch and takes what is its own.
+        place, processes = place_and_count()
 
         def between(low: float, high: float) -> Tensor:
-            return torch.empty(n, device=device).uniform_(low, high)
+            return torch.empty(n * processes, device=device).uniform_(low, high)[place::processes]
 
         angle = between(-self._much("turn"), self._much("turn")).deg2rad()
         first = 1 + between(-self._much("scale"), self._much("scale"))
@@ -77,7 +81,7 @@ class Augmentation:
         shining = between(-much / 3, much) * (between(0, 1) < 0.5)
         image = image + shining[:, None, None, None] * _halo(image)
         noisy = between(0, self._much("noise")) * (between(0, 1) < 0.5)
-        grain = torch.randn_like(image)
+        grain = torch.randn(n * processes, *image.shape[1:], device=device)[place::processes]
         smooth = 3 * _mean3(grain)  # of unit variance again
         grain = torch.where((between(0, 1) < 0.5)[:, None, None, None], smooth, grain)
         image = image + noisy[:, None, None, None] * grain

@@ -17,8 +17,8 @@ from torch import nn
 from ichseg.errors import IchsegError
 from ichseg.io import atomic_path
 from ichseg.networks import read_checkpoint, save_weights
+from ichseg.processes import is_rank_zero
 from ichseg.provenance import difference
-from ichseg.training.distributed import is_rank_zero
 
 logger = logging.getLogger(__name__)
 CHECKPOINT, MODEL = "checkpoint.pt", "model.pt"

@@ -8,14 +8,15 @@ import logging
 import sys
 import time
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from ignite.engine import Engine, Events
+from ignite.handlers import ProgressBar
 from torch.utils.tensorboard import SummaryWriter
 
 from ichseg.io import write_text
-from ichseg.training.distributed import is_rank_zero
+from ichseg.processes import is_rank_zero
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +80,14 @@ class EpochHistory:
         writer.writeheader()
         writer.writerows([*rows, row])
         write_text(self.path, table.getvalue())
+
+
+class EpochBar(ProgressBar):
+    """Ignite's progress bar, in the first of the processes only."""
+
+    def attach(self, engine: Engine, *args: Any, **kwargs: Any) -> Any:
+        """See ``ignite.handlers.ProgressBar``."""
+        return super().attach(engine, *args, **kwargs) if is_rank_zero() else None
 
 
 class PrintMetrics:

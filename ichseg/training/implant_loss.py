@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ichseg.networks.supervision import DeeplySupervised
+from ichseg.training.distributed import whole_batch
 
 
 class ImplantLoss(nn.Module):
@@ -35,9 +36,12 @@ class ImplantLoss(nn.Module):
         mask = target["mask"]
         known = mask.flatten(1).amin(dim=1) >= 0
         # The heads take part in every loss, if only by nothing: distributed training waits for their gradients.
-        loss = loss + sum(0.0 * predicted.sum() for predicted in self._network[0].mask_logits)
+        predictions = self._network[0].mask_logits
+        if len(predictions[0]) < len(logits):  # the logits are those of all processes
+            predictions = [whole_batch(predicted) for predicted in predictions]
+        loss = loss + sum(0.0 * predicted.sum() for predicted in predictions)
         if self.weight and known.any():
-            for predicted in self._network[0].mask_logits:
+            for predicted in predictions:
                 height, width = predicted.shape[-2:]
                 share = nn.functional.adaptive_avg_pool2d(mask[known], (height, width))
                 loss = loss + self.weight * nn.functional.binary_cross_entropy_with_logits(

@@ -16,6 +16,7 @@ from ichseg.errors import IchsegError
 from ichseg.networks import SegmenterSettings, read_settings, slice_scores, trained_segmenter
 from ichseg.progress import progress
 from ichseg.synthetic.implants.pool import ImplantPool
+from ichseg.training.distributed import of_first_process
 
 logger = logging.getLogger(__name__)
 BATCH = 16
@@ -63,6 +64,7 @@ def judged_pool(
         for start in progress(range(0, len(pool), BATCH), "judging implants")
     ])  # fmt: skip
     stays = (scores <= limit) | (np.random.default_rng(seed).uniform(size=len(scores)) < keep)
+    stays = of_first_process(stays, device)  # another device may round a score to the other side of the limit
     told = int(stays.sum()), len(pool), int((scores > limit).sum()), limit
     logger.info("%d of %d implanted slices kept: %d score above %.2f", *told)
     if not stays.any():

@@ -16,9 +16,9 @@ from ichseg.errors import IchsegError
 from ichseg.io import atomic_path
 from ichseg.networks import read_checkpoint
 from ichseg.networks.weights import without_subnormals
+from ichseg.processes import is_rank_zero
 from ichseg.provenance import difference
 from ichseg.training.checkpoint import CHECKPOINT, MODEL
-from ichseg.training.distributed import is_rank_zero
 
 logger = logging.getLogger(__name__)
 BEFORE = "model_before.pt"

@@ -13,6 +13,7 @@ from ichseg.anatomy import intracranial_mask
 from ichseg.data.packed import PackedScans, gray, hounsfield
 from ichseg.data.slices import NEIGHBOR_MM
 from ichseg.errors import IchsegError
+from ichseg.processes import place_and_count
 from ichseg.synthetic.implants.pool import BACK, ImplantPool
 from ichseg.synthetic.implants.surgery import draw_surgery
 
@@ -25,10 +26,12 @@ class SliceMixture(IterableDataset):
     What each teaches: an implant, the exact outline; a negative slice, that nothing there is hemorrhage, whatever it
     looks like; a positive slice, that something is, though nobody says where.
 
+    In a process group each process gets its part of a batch of ``batch_size`` times the number of processes.
+
     Args:
         packed: the training scans.
         pool: implants into them.
-        batch_size: slices a batch.
+        batch_size: slices a batch (of one process).
         batches: a pass over this data set, that is, an epoch.
         implant_share, positive_share: of a batch; the rest are real slices without hemorrhage.
         masks: index of a packed slice -> (H, W) bool, of :func:`ichseg.data.pack_masks`; without one, the mask of a
@@ -57,11 +60,13 @@ class SliceMixture(IterableDataset):
         surgery_share: float = 0.0,
         subtypes: np.ndarray | None = None,
     ) -> None:
-        self.counts = round(batch_size * implant_share), round(batch_size * positive_share)
-        self.negatives = batch_size - sum(self.counts)
+        self.place, self.processes = place_and_count()
+        whole = batch_size * self.processes
+        self.counts = round(whole * implant_share), round(whole * positive_share)
+        self.negatives = whole - sum(self.counts)
         if min(self.counts) < 0 or self.negatives < 1:
             raise IchsegError(
-                f"a batch of {batch_size} with implant_share {implant_share} and positive_share {positive_share} "
+                f"a batch of {whole} with implant_share {implant_share} and positive_share {positive_share} "
                 "leaves no slice without hemorrhage"
             )
         self.packed, self.pool, self.batches, self.masks = packed, pool, batches, masks or {}
@@ -100,29 +105,32 @@ class SliceMixture(IterableDataset):
 
     def _batch(self, rng: np.random.Generator) -> dict[str, torch.Tensor]:
         implants, positives = self.counts
-        images: list[np.ndarray] = []
-        masks: list[np.ndarray] = []
-        subtypes: list[np.ndarray] = []
-        for place in rng.integers(len(self.pool), size=implants):
-            image, mask = self.pool[int(place)]
-            images.append(image)
-            masks.append(mask.astype(np.int8))
-            if self.subtypes is not None:
-                subtypes.append(self.pool.subtypes(int(place)))
-        blank = np.zeros(self.packed.gray.shape[1:], np.int8)
-        for some, count, value in ((self.healthy, self.negatives, False), (self.bleeding, positives, True)):
-            for index in rng.choice(some, count) if count else ():
-                image = self.packed.gray[list(self.packed.with_neighbors(int(index)))]
-                if not value and self.surgery_share and rng.uniform() < self.surgery_share:
-                    image = self._operated(image, int(index), rng)
-                images.append(image)
-                masks.append(self._truth(int(index)) if value else blank)
-                if self.subtypes is not None:
-                    subtypes.append(self.subtypes[int(index)])
-        label = np.repeat(np.array([1, 0, 1], np.float32), [implants, self.negatives, positives])
+        # All processes draw the same, and each makes its own part.
+        drawn: list[tuple[str, int]] = [("implant", int(p)) for p in rng.integers(len(self.pool), size=implants)]
+        for kind, some, count in (("healthy", self.healthy, self.negatives), ("bleeding", self.bleeding, positives)):
+            drawn += [(kind, int(index)) for index in (rng.choice(some, count) if count else ())]
+        seeds = rng.integers(2**63, size=len(drawn)) if self.surgery_share else np.zeros(len(drawn), np.int64)
+        mine = list(zip(drawn, seeds.tolist(), strict=True))[self.place :: self.processes]
+        images, masks = zip(*(self._slice(kind, index, seed) for (kind, index), seed in mine), strict=True)
         batch = {
             "image": torch.from_numpy(np.stack(images)),
             "mask": torch.from_numpy(np.stack(masks))[:, None],
-            "label": torch.from_numpy(label),
+            "label": torch.tensor([float(kind != "healthy") for (kind, _), _ in mine]),
         }
-        return batch if self.subtypes is None else {**batch, "subtypes": torch.from_numpy(np.stack(subtypes))}
+        if self.subtypes is None:
+            return batch
+        subtypes = [self.pool.subtypes(i) if kind == "implant" else self.subtypes[i] for (kind, i), _ in mine]
+        return {**batch, "subtypes": torch.from_numpy(np.stack(subtypes))}
+
+    def _slice(self, kind: str, index: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """(3, H, W) uint8 and (H, W) int8: a slice with its neighbors, and its mask."""
+        if kind == "implant":
+            image, mask = self.pool[index]
+            return image, mask.astype(np.int8)
+        image = self.packed.gray[list(self.packed.with_neighbors(index))]
+        if kind == "bleeding":
+            return image, self._truth(index)
+        rng = np.random.default_rng(seed)
+        if self.surgery_share and rng.uniform() < self.surgery_share:
+            image = self._operated(image, index, rng)
+        return image, np.zeros(self.packed.gray.shape[1:], np.int8)

@@ -15,6 +15,7 @@ from ichseg.data.arrays import read_arrays, write_arrays
 from ichseg.data.packed import PackedScans, gray, hounsfield
 from ichseg.data.packed_subtypes import bits_of, of_bits
 from ichseg.errors import IchsegError
+from ichseg.processes import made_once
 from ichseg.progress import progress as with_progress
 from ichseg.synthetic.implants.implant import SMALLEST_MM2, implant_volume
 from ichseg.synthetic.implants.surgery import draw_surgery
@@ -129,14 +130,16 @@ def _of_fold(packed: PackedScans, fold: int, drawn: _Drawn, workers: int, folder
     sums = [zlib.crc32(np.ascontiguousarray(array).tobytes()) for array in known]
     made_of = [FORMAT, packed.cases, packed.gray.shape, sums, drawn.per_scan, drawn.seed, float(drawn.surgery_share)]
     file = None if folder is None else Path(folder) / f"implants_{fold}.npz"
-    implants = None if file is None else _read(file, made_of)
-    if implants is None:
+
+    def make() -> list[Implant]:
         own = torch.Generator().manual_seed(drawn.seed)  # torch's own numbers stay as they are, drawn or read
         jobs: DataLoader = DataLoader(drawn, batch_size=None, num_workers=workers, generator=own)
         implants = [one for one in with_progress(jobs, f"drawing implants, fold {fold}") if one is not None]
-        if file is not None and implants:
+        if file is not None:
             _write(file, made_of, implants)
-    return implants
+        return implants
+
+    return make() if file is None else made_once(lambda: _read(file, made_of), make)
 
 
 class _Drawn(Dataset):
@@ -182,10 +185,10 @@ class _Drawn(Dataset):
 def _write(file: Path, made_of: Any, implants: list[Implant]) -> None:
     rows = [[one.scan, *one.corner, *one.gray.shape, len(one.slices)] for one in implants]
     arrays = {
-        "gray": np.concatenate([one.gray.ravel() for one in implants]),
-        "mask": np.packbits(np.concatenate([one.mask.ravel() for one in implants])),
-        "subtypes": np.concatenate([one.subtypes for one in implants]),
-        "slices": np.concatenate([one.slices for one in implants]),
+        "gray": np.concatenate([np.zeros(0, np.uint8), *(one.gray.ravel() for one in implants)]),
+        "mask": np.packbits(np.concatenate([np.zeros(0, bool), *(one.mask.ravel() for one in implants)])),
+        "subtypes": np.concatenate([np.zeros(0, np.uint8), *(one.subtypes for one in implants)]),
+        "slices": np.concatenate([np.zeros(0, np.int64), *(one.slices for one in implants)]),
     }
     write_arrays(file, made_of, rows, arrays, compress=False)
 
