@@ -16,6 +16,7 @@ EXAMPLE = """ichseg segment SCANS MASKS
   ichseg segment SCANS/a*.nii.gz MORE/b.nii.gz MASKS
   ichseg segment DICOM_FOLDER MASKS
   ichseg segment study.zip MASKS --series all
+  ichseg segment s3://BUCKET/SCANS s3://BUCKET/MASKS
   ichseg segment SCANS MASKS --shard auto                              (in every job of a job array)
   ichseg segment SCANS MASKS --engine dask --scheduler tcp://HOST:8786"""
 
@@ -26,9 +27,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="INPUT",
         nargs="+",
         help="folders of .nii, .nii.gz or DICOM files, single files, zip archives of DICOM, or a table "
-        "(.csv, .parquet) whose column 'image' names files; subfolders are kept",
+        "(.csv, .parquet) whose column 'image' names files; subfolders are kept. Or URLs of NIfTI files, such as "
+        "s3://BUCKET/SCANS",
     )
-    parser.add_argument("output", metavar="OUTPUT", help="folder for masks, results.csv and report.html")
+    parser.add_argument(
+        "output", metavar="OUTPUT", help="folder, or URL of one, for masks, results.csv and report.html"
+    )
     parser.add_argument("--weights", metavar="FILE", help="weight file (default: the model shipped with ichseg)")
     parser.add_argument(
         "--threshold", type=float, help="threshold for the probability of hemorrhage (default: stored with the weights)"
@@ -38,6 +42,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--save-probabilities", action="store_true", help="also write NAME_probability.nii.gz (float32)"
     )
+    parser.add_argument("--parquet", action="store_true", help="also write results.parquet")
     parser.add_argument("--no-report", action="store_true", help="do not write report.html or its images")
     parser.add_argument("--overwrite", action="store_true", help="redo every scan, even those already done")
     parser.add_argument(
@@ -66,13 +71,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--workers", type=int, metavar="N",
         help="with --engine dask and no --scheduler: worker processes (default: one for each core)",
     )  # fmt: skip
+    parser.add_argument(
+        "--work-dir", metavar="DIR",
+        help="with URLs: where scans and masks lie while they are at work (default: the folder for temporary files)",
+    )  # fmt: skip
     backend_option(parser)
     run_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     from ichseg.bundle import run_bundle, weight_file
+    from ichseg.folder.remote import is_remote
     from ichseg.io.folder import check_output_folder
+    from ichseg.io.urls import is_url
     from ichseg.overrides import check_numbers
 
     check_numbers({"size": args.size, "batch_size": args.batch_size, "workers": args.workers})
@@ -84,7 +95,13 @@ def run(args: argparse.Namespace) -> int:
         raise IchsegError("--shard and --engine dask both divide the work; use one of them")
     if args.scheduler and args.workers:
         raise IchsegError("--workers is of a cluster on this machine; --scheduler has workers of its own")
-    check_output_folder(args.output)
+    remote = is_url(args.output) or any(map(is_remote, args.input))
+    if remote and on_dask:
+        raise IchsegError("--engine dask needs folders that all workers see; with URLs, divide the work by --shard")
+    if args.work_dir and not remote:
+        raise IchsegError("--work-dir is for inputs and outputs that are URLs")
+    if not is_url(args.output):
+        check_output_folder(args.output)
     inputs = [Path(one).absolute() for one in args.input]  # a link keeps its name
     weights = weight_file(args.weights).resolve()
     overrides = {
@@ -95,6 +112,7 @@ def run(args: argparse.Namespace) -> int:
         "min_volume_ml": args.min_volume,
         "save_probabilities": args.save_probabilities,
         "report": not args.no_report,
+        "parquet": args.parquet,
         "overwrite": args.overwrite,
         "shard": args.shard,
         "series": args.series,
@@ -113,6 +131,10 @@ def run(args: argparse.Namespace) -> int:
 
         on_gpu = args.device.startswith(("cuda", "gpu"))
         run_on_dask(*what, scheduler=args.scheduler, workers=args.workers, on_gpu=on_gpu)
+    elif remote:
+        from ichseg.folder.remote import run_remote
+
+        run_remote(*what, inputs=args.input, output=args.output, work_dir=args.work_dir)
     else:
         run_bundle(*what)
     return DONE

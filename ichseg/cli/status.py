@@ -14,14 +14,21 @@ SHOWN = 10
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("output", metavar="OUTPUT", help="the output folder of 'ichseg segment'")
+    parser.add_argument("output", metavar="OUTPUT", help="the output folder of 'ichseg segment', or its URL")
     parser.add_argument("--json", action="store_true", help="one JSON line with everything, failed files included")
 
 
 def run(args: argparse.Namespace) -> int:
     from ichseg.folder.status import FINISHED, as_values, read_status, status_table
+    from ichseg.io.urls import is_url
 
-    parts = read_status(args.output)
+    if is_url(args.output):
+        from ichseg.folder.remote import brought_here
+
+        with brought_here(args.output) as (here, _):
+            parts = read_status(here)
+    else:
+        parts = read_status(args.output)
     failed = [file for part in parts for file in part.failed]
     if args.json:
         print(json.dumps(as_values(parts)))

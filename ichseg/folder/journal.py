@@ -10,15 +10,19 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from ichseg.errors import IchsegError
 from ichseg.folder.shard import Shard
 from ichseg.io.atomic import remove_leftovers
 from ichseg.io.folder import is_own_mask
 from ichseg.io.nifti import is_nifti
+from ichseg.io.urls import REMOTE
 from ichseg.provenance import file_hash, value_hash
 from ichseg.version import __version__
+
+if TYPE_CHECKING:
+    from ichseg.folder.remote import Elsewhere
 
 try:
     import fcntl
@@ -60,6 +64,7 @@ class Journal:
         self.records: dict[str, list[dict[str, Any]]] = {}
         self.written: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)  # output -> how it was left
         self.begun: set[str] = set()  # outputs that a run began to write and may not have recorded
+        self.elsewhere: Elsewhere | None = None  # outputs that are not here but in object storage
         self._stream: TextIO | None = None
 
     @contextlib.contextmanager
@@ -103,12 +108,18 @@ class Journal:
     def identity(self, item: Mapping[str, Any]) -> dict[str, Any]:
         """What a case is made of: size and SHA-256 of its image, and the rest of its data dictionary.
 
+        Of an image in object storage, the version takes the place of the hash: no need to fetch it.
+
         Raises:
             OSError: the image cannot be read.
         """
+        rest = value_hash({str(key): value for key, value in item.items() if key not in ("image", REMOTE)})
+        if REMOTE in item:
+            if "version" not in item[REMOTE]:
+                raise FileNotFoundError(item[REMOTE]["url"])
+            return {"bytes": item[REMOTE]["bytes"], "sha256": item[REMOTE]["version"], "item": rest}
         image = Path(str(item["image"]))
-        rest = {str(key): value for key, value in item.items() if key != "image"}
-        return {"bytes": image.stat().st_size, "sha256": file_hash(image), "item": value_hash(rest)}
+        return {"bytes": image.stat().st_size, "sha256": file_hash(image), "item": rest}
 
     def done(self, item: Mapping[str, Any]) -> dict[str, Any] | None:
         """The row of an earlier run that still holds for this case, or None."""
@@ -116,7 +127,7 @@ class Journal:
         if self.overwrite or not records:
             return None
         try:
-            size = Path(str(item["image"])).stat().st_size
+            size = item[REMOTE].get("bytes") if REMOTE in item else Path(str(item["image"])).stat().st_size
             if not any(r["input"]["bytes"] == size and self._intact(r) for r in records):
                 return None
             now = self.identity(item)
@@ -135,13 +146,23 @@ class Journal:
         kept = {name: {"bytes": p.stat().st_size, "sha256": file_hash(p)} for name, p in sorted(names.items())}
         self._append({"case": item["case"], "run": self.run, "input": identity, "outputs": kept, "row": row})
         self.begun.difference_update(kept)
+        if self.elsewhere is not None:
+            self.elsewhere.fresh += kept
+
+    def note_stored(self, stored: Mapping[str, tuple[int, str]]) -> None:
+        """Write down under which versions outputs have gone to object storage."""
+        if stored:
+            self._append({"stored": stored})
 
     def other_cases(self, items: Sequence[Mapping[str, Any]]) -> list[str]:
         """Names of cases that are not among ``items`` and whose outputs are still there."""
         known = {str(item["case"]) for item in items}
         others = {case: [name for record in records for name in record["outputs"]]
                   for case, records in self.records.items() if case not in known}  # fmt: skip
-        return sorted(case for case, names in others.items() if any((self.folder / name).is_file() for name in names))
+        there = self.elsewhere.files if self.elsewhere is not None else ()
+        return sorted(
+            case for case, names in others.items() if any(n in there or (self.folder / n).is_file() for n in names)
+        )
 
     def withdraw(self, item: Mapping[str, Any], identity: Mapping[str, Any]) -> list[str]:
         """Remove what earlier runs made of another input of a case that has now failed: it would look finished.
@@ -157,7 +178,9 @@ class Journal:
                 continue
             for name, kept in record["outputs"].items():
                 if self._same(name, kept):
-                    (self.folder / name).unlink()
+                    (self.folder / name).unlink(missing_ok=True)
+                    if self.elsewhere is not None:
+                        self.elsewhere.remove(name)
                     removed.append(name)
         return removed
 
@@ -177,6 +200,8 @@ class Journal:
             path.replace(kept)
             moved = os.path.relpath(kept, self.folder)
             logger.warning("%s: edited or not written by ichseg; kept as %s", path, kept.name)
+        elif self.elsewhere is not None:
+            moved = self.elsewhere.make_way(name, name in self.begun or bool(self.written[name]))
         if name not in self.begun:
             self._append({"begun": name})  # a run that is killed now knows the file for its own
             self.begun.add(name)
@@ -203,7 +228,7 @@ class Journal:
         try:
             return path.stat().st_size == kept["bytes"] and file_hash(path) == kept["sha256"]
         except OSError:
-            return False
+            return self.elsewhere is not None and self.elsewhere.has(name, kept["bytes"])
 
     def _read(self) -> None:
         """Take in all journals of the folder: what is no whole line of ours does not count."""
@@ -217,6 +242,8 @@ class Journal:
                     continue  # a line that a killed run did not finish
                 if whole and "begun" in record:
                     self.begun.add(record["begun"])
+                elif whole and "stored" in record and self.elsewhere is not None:
+                    self.elsewhere.stored |= {n: (int(v[0]), str(v[1])) for n, v in record["stored"].items()}
                 elif whole and "case" in record and all(map(_inside, record["outputs"])):
                     self._take(record)
 

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ichseg.io import write_text
+from ichseg.errors import IchsegError
+from ichseg.io import atomic_path, write_text
 from ichseg.metrics.measures import MEASURES
 
 NOTE = "note: "  # before what is good to know and no reason to look at a scan
@@ -36,6 +37,7 @@ COLUMNS = (
 TEXT_COLUMNS = ("case", "status", "probability", *MEASURES[:-2], "message")
 # Writing the tables may take this share of a run's time, not more: they grow with it.
 WRITING_SHARE = 0.05
+ROWS_AT_ONCE = 10_000
 
 
 class Results:
@@ -94,6 +96,29 @@ class Results:
         self._written = time.monotonic()
         self._took = self._written - started
 
+    def write_parquet(self) -> Path:
+        """Write ``results.parquet``: the columns of the table, numbers as numbers, and null where there is nothing.
+
+        Returns:
+            the file.
+
+        Raises:
+            IchsegError: pyarrow is not installed.
+        """
+        pyarrow, parquet = parquet_package(self.folder)
+        kinds = {"lesions": pyarrow.int64(), "largest_slice": pyarrow.int64(), PRIORITY: pyarrow.int64(),
+                 "reused": pyarrow.bool_(), **{name: pyarrow.bool_() for name in MEASURES[-2:]}}  # fmt: skip
+        kinds |= {name: pyarrow.string() for name in ("case", "status", "subtypes", "side", "stage", "message", "file")}
+        schema = pyarrow.schema([(name, kinds.get(name, pyarrow.float64())) for name in COLUMNS])
+        path = self.folder / f"{self.name}.parquet"
+        with atomic_path(path) as temporary, parquet.ParquetWriter(temporary, schema) as writer:
+            rows = prioritized(self.rows)
+            for start in range(0, len(rows), ROWS_AT_ONCE):
+                some = rows[start : start + ROWS_AT_ONCE]
+                columns = {name: [_plain_cell(row.get(name)) for row in some] for name in COLUMNS}
+                writer.write_table(pyarrow.table(columns, schema))
+        return path
+
     def count(self, status: str) -> int:
         """How many rows have a status."""
         return sum(row["status"] == status for row in self._rows)
@@ -111,6 +136,23 @@ class Results:
         lines = [[*shown], *([str(_cell(row.get(name, ""))) for name in shown] for row in self.rows)]
         widths = [max(len(line[n]) for line in lines) for n in range(len(shown))]
         return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def parquet_package(what: str | Path) -> tuple[Any, Any]:
+    """``pyarrow`` and ``pyarrow.parquet``.
+
+    Args:
+        what: needs them.
+
+    Raises:
+        IchsegError: not installed.
+    """
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        raise IchsegError(f'{what}: Parquet needs a package: pip install "ichseg[parquet]"') from None
+    return pyarrow, parquet
 
 
 def prioritized(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -153,6 +195,13 @@ def _cell(value: Any) -> Any:
     if isinstance(value, dict):  # probabilities by name
         return ", ".join(f"{name} {share:.2f}" for name, share in value.items())
     return f"'{value}" if isinstance(value, str) and value[:1] in "=+-@\t\r" and value else value
+
+
+def _plain_cell(value: Any) -> Any:
+    """A cell of a Parquet file: probabilities by name as JSON, names that are no UTF-8 readable."""
+    if isinstance(value, dict):
+        return json.dumps(value)
+    return _encodable(value) if isinstance(value, str) else value
 
 
 def _encodable(text: str) -> str:

@@ -20,11 +20,12 @@ from ichseg.errors import NO_ROOM, SOME_FAILED, ScanError, Stopped, first_cause,
 from ichseg.folder.journal import Journal
 from ichseg.folder.memory import return_freed_memory
 from ichseg.folder.parts import remove_parts
-from ichseg.folder.results import NOTE, SCORES, Results, read_rows
+from ichseg.folder.results import NOTE, SCORES, Results, parquet_package, read_rows
 from ichseg.folder.scans import ScanDataset
 from ichseg.folder.threads import run_in_turn, run_overlapped
 from ichseg.io import slice_axis
 from ichseg.io.folder import check_output_folder
+from ichseg.io.urls import source_of
 from ichseg.metrics import measure_mask
 from ichseg.progress import Progress, never_stop_printing, progress
 from ichseg.provenance import describe, file_hash, network_hash
@@ -59,6 +60,7 @@ class FolderRunner:
         engine: called with the runner, the numbers of the scans to be done, and a function that takes a scan's number
             and its row; does the scans elsewhere, see :class:`ichseg.folder.dask_engine.DaskEngine`. None does them
             here.
+        parquet: write ``results.parquet`` at the end as well.
     """
 
     def __init__(
@@ -74,13 +76,15 @@ class FolderRunner:
         keep_rows: bool = False,
         summarize: Callable[[FolderRunner], Path | None] | None = None,
         engine: Callable[[FolderRunner, list[int], Callable[[int, Row], None]], None] | None = None,
+        parquet: bool = False,
     ) -> None:
         self.dataset, self.inferer, self.postprocessing = dataset, inferer, postprocessing
         self.device = torch.device(device)
         self.network = network.to(self.device).eval()
         self.output_dir, self.journal, self.overlap, self.summarize = Path(output_dir), journal, overlap, summarize
-        self.seconds, self.keep_rows, self.engine = 0.0, keep_rows, engine
+        self.seconds, self.keep_rows, self.engine, self.parquet = 0.0, keep_rows, engine, parquet
         self.results = Results(self.output_dir)
+        self.told_folder = ""  # where people find the results, if not in output_dir
         self._inputs: set[str] = set()
         self._inside: list[str] = []  # those of them that are below the output folder
         self._kept: list[Row] = []
@@ -93,6 +97,8 @@ class FolderRunner:
         """
         started = time.perf_counter()
         check_output_folder(self.output_dir)
+        if self.parquet:
+            parquet_package(self.output_dir)  # before the work, not after it
         never_stop_printing()
         return_freed_memory()
         try:
@@ -102,16 +108,21 @@ class FolderRunner:
                 with self.journal.opened(self.settings(), network_hash(self.network)):
                     self._run()
             self.seconds = time.perf_counter() - started
+            if self.parquet:
+                self.results.write_parquet()
             page = None if self.summarize is None else self.summarize(self)
         except OSError as error:
             raise _stopped(self.output_dir, error) from None
-        logger.info("%s -> %s", self.results.summary(), self.results.path)
+        logger.info("%s -> %s", self.results.summary(), self._told(self.results.path))
         if page is not None:
-            logger.info("report: %s", page)
+            logger.info("report: %s", self._told(page))
         elif self.journal is not None and self.journal.shard.count > 1:
             logger.info("how far all parts are: ichseg status %s; for one table: ichseg merge %s",
-                        self.output_dir, self.output_dir)  # fmt: skip
+                        *2 * [self.told_folder or self.output_dir])  # fmt: skip
         return self.results.rows
+
+    def _told(self, path: Path) -> str:
+        return f"{self.told_folder.rstrip('/')}/{path.name}" if self.told_folder else str(path)
 
     def settings(self) -> dict[str, Any]:
         """What the outputs depend on besides the network: the steps as they were built, by config or by overrides."""
@@ -136,7 +147,7 @@ class FolderRunner:
         self._inputs = {os.path.realpath(str(case["image"])) for case in self.dataset.data if "skip" not in case}
         below = os.path.realpath(self.output_dir) + os.sep
         self._inside = sorted(path for path in self._inputs if path.startswith(below))
-        order = [str(self.dataset.data[n]["image"]) for n in mine]
+        order = [source_of(self.dataset.data[n]) for n in mine]
         self._kept = self._rows_of_others(order, suffix)
         order += [row["file"] for row in self._kept]
         self.results = Results(self.output_dir, sorted(order) if self._kept else order, f"results{suffix}")
@@ -157,7 +168,7 @@ class FolderRunner:
             remove_parts(self.output_dir)
         if self.journal is not None and not self.keep_rows and (gone := self.journal.other_cases(self.dataset.data)):
             logger.info("%s: also contains masks of %d scans that are not in this input, such as %s; not in the table",
-                        self.output_dir, len(gone), gone[0])  # fmt: skip
+                        self.told_folder or self.output_dir, len(gone), gone[0])  # fmt: skip
 
     def do_here(self, todo: list[int], take: Callable[[int, Row], None]) -> None:
         """Do some scans in this process."""
@@ -201,7 +212,7 @@ class FolderRunner:
         taken = {row["case"]: row["file"] for row in self._kept if row["status"] != "failed"}
         for number in progress(mine, "checking existing results", leave=False):
             case = self.dataset.data[number]
-            name, image = case["case"], str(case["image"])
+            name, image = case["case"], source_of(case)
             if "skip" in case:
                 self._add(case, {"status": "skipped", "stage": "list", "message": case["skip"]})
             # a.nii and a.nii.gz would write the same output: the second must not replace the first.
@@ -308,13 +319,13 @@ class FolderRunner:
         return _failed(stage, message)
 
     def _add(self, case: Item, row: Row) -> None:
-        file, message = str(case["image"]), row.get("message", "")
+        file, message = source_of(case), row.get("message", "")
         row = {"case": case["case"], **row, "file": file}
         if row["status"] == "failed":
             why = _without_path(message, case)
             made = "dicom" not in case or (row["stage"] != "list" and Path(file).is_file())
-            where = Path(file if made else case["dicom"]["place"])
-            row["message"] = f"{where.name}: {why}"  # where it lies stands under "file"
+            where = file if made else str(case["dicom"]["place"])
+            row["message"] = f"{Path(where).name}: {why}"  # where it lies stands under "file"
             tqdm.write(f"failed: {where}: {why}")
         self.results.add(row)
 

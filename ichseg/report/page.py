@@ -18,6 +18,7 @@ from markupsafe import Markup
 
 from ichseg.folder.results import NOTE, prioritized
 from ichseg.io import atomic_path, write_text
+from ichseg.io.folder import MASK_POSTFIXES
 from ichseg.report.case import FOLDER
 from ichseg.version import __version__
 
@@ -143,6 +144,16 @@ def write_report(
         if old.name not in {page_name(number + 1) for number in range(len(parts))}:
             old.unlink(missing_ok=True)
     return folder / page_name(1)
+
+
+def shown_files(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Names, within the output folder, of the files that :func:`write_report` reads."""
+    done = (row for _, row in _by_interest(prioritized(rows)) if row["status"] in ("ok", "flagged"))
+    return [
+        name
+        for row in islice(done, PICTURED)
+        for name in (f"{FOLDER}/{row['case']}.json", f"{row['case']}{MASK_POSTFIXES[0]}.nii.gz")
+    ]
 
 
 def page_name(number: int) -> str:
