@@ -484,7 +484,7 @@ OTHER = {
                       "crf_bilateral_weight": 9, "crf_backend": "exact", "score_first": True, "precision": "bf16"},
 }  # fmt: skip
 BESIDE = {"bundle_root", "dataset_dir", "weights", "folds", "maps_dir", "batch_size", "device_name", "precision_check",
-          "overwrite", "shard", "size_limit_gib", "series"}  # fmt: skip
+          "overwrite", "shard", "size_limit_gib", "series", "parquet"}  # fmt: skip
 
 
 @pytest.mark.parametrize(("bundle", "name"), [("ich_segmentation", "inference.yaml"),
