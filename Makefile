@@ -1,11 +1,12 @@
 # make demo    install into .venv and segment four phantoms with the shipped model
 # make test    install into .venv, lint, check types, run the tests
+# make coverage    the tests, and which lines they reach
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test install lint clean
+.PHONY: demo test coverage install lint clean
 
 demo: install
 	$(BIN)/ichseg demo --output demo_output
@@ -14,6 +15,9 @@ test: install lint
 	@# The tests' second opinion on the dense CRF compiles with g++; without one those tests are skipped.
 	@$(BIN)/python -c "import pydensecrf" 2>/dev/null || $(BIN)/python -m pip install --quiet pydensecrf2==1.1 \
 		|| echo "pydensecrf2 did not install (no g++?): its comparison is skipped"
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+coverage: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile --cov=ichseg --cov-report=term:skip-covered
 
 lint: install

@@ -18,7 +18,7 @@ from ichseg.networks.lite_unet import imagenet_file
 from ichseg.presets import Plan
 
 RUN = [name for name in METHODS if name != "ma2025_pretrained" or imagenet_file() is not None]
-BUDGET = ["--size", "96", "--epochs", "1", "--device", "cpu"]
+BUDGET = ["--size", "64", "--epochs", "1", "--device", "cpu"]
 
 
 def table(output):
@@ -69,7 +69,7 @@ def test_again_nothing_is_made(compared, capsys):
     assert main(["compare", "--datalist", datalist, "--output", str(output), *BUDGET, *methods_]) == 0
     assert {file: file.stat().st_mtime_ns for file in (output / "trained").rglob("*.pt")} == before
     assert [row["method"] for row in table(output)] == ["psa", "hu_rule"]
-    assert main(["compare", "--datalist", datalist, "--output", str(output), *BUDGET[2:], "--size", "64"]) == 2
+    assert main(["compare", "--datalist", datalist, "--output", str(output), *BUDGET[2:], "--size", "96"]) == 2
     assert "size" in capsys.readouterr().err
 
 
