@@ -76,7 +76,7 @@ def test_masks_and_rows_are_those_of_a_folder(bucket, scans, weights, tmp_path, 
     assert main(["segment", str(scans), str(tmp_path / "masks"), *options]) == 1
     with caplog.at_level(logging.INFO, "ichseg"):
         assert main(["segment", f"{bucket}/scans", f"{bucket}/masks", *options, "--work-dir", str(tmp_path)]) == 1
-    assert "1 objects are no NIfTI files" in caplog.text and f"report: {bucket}/masks/report.html" in caplog.text
+    assert "left out 1 objects" in caplog.text and f"report: {bucket}/masks/report.html" in caplog.text
     for mask in (tmp_path / "masks").rglob("*_ich.nii.gz"):
         assert read(f"{bucket}/masks/{mask.relative_to(tmp_path / 'masks')}") == mask.read_bytes()
     here = (tmp_path / "masks" / "results.jsonl").read_text()

@@ -31,6 +31,7 @@ from ichseg.folder.manifest import ENDINGS, is_manifest, names_in, names_urls
 from ichseg.folder.parts import PART_FILE, merge_parts
 from ichseg.folder.results import Results
 from ichseg.folder.status import Part
+from ichseg.io.folder import MASK_POSTFIXES, PROBABILITY_POSTFIX
 from ichseg.io.nifti import is_nifti, scan_name
 from ichseg.io.urls import REMOTE, is_url
 from ichseg.progress import progress
@@ -42,6 +43,7 @@ PIECE = re.compile(r"(journal(?:-\d+of\d+)?)-\d{8}T\d{6}-[0-9a-f]{8}-\d{6}\.piec
 # Under which names the kinds of storage tell the version of an object, those that listings leave out or change last.
 VERSIONS = ("ETag", "etag", "md5Hash", "content_md5", "generation", "LastModified", "last_modified", "created",
             "modified", "mtime")  # fmt: skip
+TABLES_S = 60.0  # between tables on the way
 TRIES, WAIT_S = 3, 2.0
 AT_ONCE = 8  # transfers
 # Sent when the run has ended, not with the scans.
@@ -67,15 +69,18 @@ class Store:
             self.fs, self.root = fsspec.core.url_to_fs(url.rstrip("/"))
         except (ImportError, ValueError) as error:
             raise IchsegError(f"{url}: {one_line(error)}") from None
-        self.url, self.scheme = url.rstrip("/"), url.split("://")[0]
+        self.url = url.rstrip("/")
 
     def files(self) -> dict[str, tuple[int, str]]:
         """Every object below, by its name relative to the folder: bytes and version. Nothing there: none."""
         self.fs.invalidate_cache()
         found = _told(self.url, lambda: self.fs.find(self.root, withdirs=False, detail=True))
-        below = self.root.rstrip("/") + "/"
-        # A folder's name may also be that of an empty object that stands for it.
-        return {path[len(below) :]: _identity(info) for path, info in found.items() if path.startswith(below)}
+        below = self.root.rstrip("/") + "/"  # this alone is an object that stands for the folder
+        return {
+            path[len(below) :]: _identity(info)
+            for path, info in found.items()
+            if path.startswith(below) and path != below
+        }
 
     def info(self, name: str = "") -> tuple[int, str] | None:
         """Bytes and version of an object; None if there is none."""
@@ -89,9 +94,9 @@ class Store:
     def fetch(self, name: str, file: Path) -> None:
         """An object as a file, whole or not at all."""
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(f"{file.name}.part")
-        _again(lambda: self.fs.get_file(self.path(name), str(partial)))
-        partial.replace(file)
+        unfinished = file.with_name(f"{file.name}.part")
+        _again(lambda: self.fs.get_file(self.path(name), str(unfinished)))
+        unfinished.replace(file)
 
     def send(self, file: Path, name: str) -> tuple[int, str]:
         """A file as an object; returns its bytes and version."""
@@ -190,12 +195,12 @@ def list_remote(inputs: Sequence[str], folder: Path) -> list[dict[str, Any]]:
         others = 0
         for name, (size, version) in store.files().items():
             one = f"{store.url}/{name}"
-            if not is_nifti(name):
-                others += 1
-            elif not scan_name(name).endswith(("_ich", "_probability")):
+            if is_nifti(name) and not scan_name(name).endswith((*MASK_POSTFIXES, PROBABILITY_POSTFIX)):
                 found[one] = {"url": one, "bytes": size, "version": version}
+            else:
+                others += 1
         if others:
-            logger.warning("%s: %d objects are no NIfTI files and were left out", store.url, others)
+            logger.warning("%s: left out %d objects that are no NIfTI files, or masks", store.url, others)
     if not found:
         raise IchsegError(f"{', '.join(named)}: no .nii or .nii.gz objects there")
     scans = []
@@ -285,6 +290,7 @@ class RemoteEngine:
     def __init__(self, output: Elsewhere | None = None) -> None:
         self.output, self._pieces = output, 0
         self.known = 0  # bytes of the journal that storage has
+        self._tables_at = time.monotonic() + TABLES_S
         # Sorted by name, the pieces of all runs are in the order of time.
         self._name = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:8]}"
 
@@ -317,6 +323,10 @@ class RemoteEngine:
         runner.journal.note_stored(self.output.send(runner.output_dir, names))
         for name in names:
             (runner.output_dir / name).unlink()
+        began = time.monotonic()
+        if began > self._tables_at:  # they grow with the run: no more than a twentieth of its time
+            self.output.send(runner.output_dir, [path.name for path in runner.output_dir.glob("results*.jsonl")])
+            self._tables_at = time.monotonic() + max(TABLES_S, 20 * (time.monotonic() - began))
 
     def _send_journal(self, runner: Any) -> None:
         path = runner.journal.path
@@ -379,7 +389,7 @@ def run_remote(
         here = work / "masks" if is_url(output) else Path(output).resolve()
         elsewhere = None
         if is_url(output):
-            elsewhere = Elsewhere(Store(output), Store(output).files())
+            elsewhere = Elsewhere(store := Store(output), store.files())
             here.mkdir()
             _fetch_all(elsewhere, _pieces(elsewhere.files), here, "fetching the journal", as_journal=True)
         values = given_values(bundle, config, {**overrides, "output_dir": here}, settings)
@@ -420,7 +430,7 @@ def brought_here(url: str) -> Iterator[tuple[Path, Elsewhere]]:
         the folder, gone afterward; and the one in storage.
     """
     with tempfile.TemporaryDirectory(prefix="ichseg-") as folder:
-        here, elsewhere = Path(folder), Elsewhere(Store(url), Store(url).files())
+        here, elsewhere = Path(folder), Elsewhere(store := Store(url), store.files())
         tables = [name for name in elsewhere.files if any(fnmatch(name, pattern) for pattern in TABLES[1:])]
         _fetch_all(elsewhere, tables, here, "fetching tables")
         _fetch_all(elsewhere, _pieces(elsewhere.files), here, "fetching the journal", as_journal=True)
