@@ -37,7 +37,7 @@ class ImplantLoss(nn.Module):
         known = mask.flatten(1).amin(dim=1) >= 0
         # The heads take part in every loss, if only by nothing: distributed training waits for their gradients.
         predictions = self._network[0].mask_logits
-        if len(predictions[0]) < len(logits):  # the logits are those of all processes
+        if predictions and len(predictions[0]) < len(logits):  # the logits are those of all processes
             predictions = [whole_batch(predicted) for predicted in predictions]
         loss = loss + sum(0.0 * predicted.sum() for predicted in predictions)
         if self.weight and known.any():
