@@ -76,10 +76,9 @@ def run(args: argparse.Namespace) -> int:
     if several and (args.preset != PRESETS[0] or (args.cross_validate and args.fold is None)):
         raise IchsegError(f"torchrun trains --preset {PRESETS[0]}; of --cross-validate, one --fold at a time")
     from ichseg.presets import Plan, cross_validate, train_fold, train_preset
+    from ichseg.training import exit_at_once, is_lost_process, join_process_group
 
     if several:
-        from ichseg.training import join_process_group
-
         join_process_group()
     plan = Plan(
         datalist=Path(args.datalist).resolve(),
@@ -98,16 +97,19 @@ def run(args: argparse.Namespace) -> int:
         precision=args.precision,
         progress=progress,
     )
-    if args.cross_validate:
-        every = {scan["fold"] for scan in scans if "fold" in scan}
-        one = args.fold is not None
-        made = train_fold(args.preset, plan, every, args.fold) if one else cross_validate(args.preset, plan, every)
-    else:
-        made = train_preset(args.preset, plan)
+    try:
+        if args.cross_validate:
+            every = {scan["fold"] for scan in scans if "fold" in scan}
+            one = args.fold is not None
+            made = train_fold(args.preset, plan, every, args.fold) if one else cross_validate(args.preset, plan, every)
+        else:
+            made = train_preset(args.preset, plan)
+    except RuntimeError as error:
+        if several and is_lost_process(error):
+            raise IchsegError("another process of this training has ended; see what it said") from None
+        raise
     alone = args.cross_validate or args.member is not None
     print(f"wrote {made}" if alone else f"wrote {made} and {plan.output / 'results'}")
     if several:
-        from ichseg.training import exit_at_once
-
         exit_at_once()
     return DONE

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 
-from ichseg.errors import IchsegError
+from ichseg.errors import IchsegError, chain
 from ichseg.processes import is_rank_zero, place_and_count
 
 
@@ -70,6 +70,11 @@ def exit_at_once() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
+
+
+def is_lost_process(error: BaseException) -> bool:
+    """True for what is raised when another process of the group has ended."""
+    return any(isinstance(link, dist.DistError) or "by peer" in str(link) for link in chain(error))
 
 
 def only_first_process_goes_on() -> None:
