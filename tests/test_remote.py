@@ -13,6 +13,8 @@ import pytest
 from conftest import segmenter_file
 
 from ichseg.cli import main
+from ichseg.errors import IchsegError
+from ichseg.folder import remote
 
 fsspec = pytest.importorskip("fsspec")
 
@@ -76,7 +78,7 @@ def test_masks_and_rows_are_those_of_a_folder(bucket, scans, weights, tmp_path, 
     assert main(["segment", str(scans), str(tmp_path / "masks"), *options]) == 1
     with caplog.at_level(logging.INFO, "ichseg"):
         assert main(["segment", f"{bucket}/scans", f"{bucket}/masks", *options, "--work-dir", str(tmp_path)]) == 1
-    assert "left out 1 objects" in caplog.text and f"report: {bucket}/masks/report.html" in caplog.text
+    assert "skipped 1 object" in caplog.text and f"report: {bucket}/masks/report.html" in caplog.text
     for mask in (tmp_path / "masks").rglob("*_ich.nii.gz"):
         assert read(f"{bucket}/masks/{mask.relative_to(tmp_path / 'masks')}") == mask.read_bytes()
     here = (tmp_path / "masks" / "results.jsonl").read_text()
@@ -89,7 +91,7 @@ def test_masks_and_rows_are_those_of_a_folder(bucket, scans, weights, tmp_path, 
 
 def test_another_machine_goes_on_and_an_edited_mask_is_kept(bucket, weights, monkeypatch, caplog):
     """Interrupted after one of several chunks; then a mask is edited by hand, and a scan is replaced."""
-    from ichseg.folder import FolderRunner, remote
+    from ichseg.folder import FolderRunner
 
     monkeypatch.setattr(remote, "CHUNK", 2)
     words = ["segment", f"{bucket}/scans", f"{bucket}/masks", "--weights", str(weights), "--device", "cpu"]
@@ -128,7 +130,7 @@ def test_another_machine_goes_on_and_an_edited_mask_is_kept(bucket, weights, mon
 
 
 def test_sent_but_not_yet_told_is_no_strangers_file(bucket, weights, monkeypatch):
-    """The process ends between sending masks and telling the journal so: they are made again, not put aside."""
+    """The process ends between sending masks and telling their versions: what they hold tells whose they are."""
     from ichseg.folder.journal import Journal
 
     words = ["segment", f"{bucket}/scans", f"{bucket}/masks", "--weights", str(weights), "--device", "cpu"]
@@ -143,7 +145,8 @@ def test_sent_but_not_yet_told_is_no_strangers_file(bucket, weights, monkeypatch
     assert sum(name.endswith("_ich.nii.gz") for name in fs.find("/bucket/masks")) == 5
     assert main(words) == 1
     rows = [json.loads(line) for line in read(f"{bucket}/masks/results.jsonl").splitlines()]
-    assert not any(row.get("reused") for row in rows)
+    assert sum(bool(row.get("reused")) for row in rows) == 5
+    assert main([*words, "--threshold", "0.9"]) == 1  # made again, over what is there
     assert not any(".bak" in name for name in fs.find("/bucket/masks"))
 
 
@@ -229,3 +232,65 @@ def test_an_s3_server(s3, scans, weights, tmp_path, capsys):
     refused = [*words[:4], "s3://no-such-bucket/masks", *words[5:]]
     done = subprocess.run([sys.executable, *refused], capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "s3://no-such-bucket/masks" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_back_to_former_settings_and_other_divisions(bucket, weights):
+    """What is in storage counts by what it holds: not by which run has sent something of that name last."""
+    fs = fsspec.filesystem("memory")
+    words = ["segment", f"{bucket}/scans", f"{bucket}/masks", "--weights", str(weights), "--device", "cpu"]
+    made = {}
+    for threshold in ("0.4", "0.6", "0.4"):
+        assert main([*words, "--threshold", threshold]) == 1
+        masks = {n: fs.cat(n) for n in fs.find("/bucket/masks") if n.endswith("_ich.nii.gz")}
+        assert made.setdefault(threshold, masks) == masks
+    assert made["0.4"] != made["0.6"]
+    for shard in ("1/2", "2/2", "1/3"):
+        main([*words, "--threshold", "0.4", "--shard", shard])
+    rows = read(f"{bucket}/masks/results-1of2.jsonl") + read(f"{bucket}/masks/results-2of2.jsonl")
+    assert sum(bool(json.loads(line).get("reused")) for line in rows.splitlines()) == 5
+    assert not any(".bak" in name for name in fs.find("/bucket/masks"))
+
+
+def test_a_run_that_did_not_end_takes_no_tables_of_parts_away(bucket, weights, monkeypatch):
+    from ichseg.folder import FolderRunner
+
+    words = ["segment", f"{bucket}/scans", f"{bucket}/masks", "--weights", str(weights), "--device", "cpu"]
+    for shard in ("1/2", "2/2"):
+        main([*words, "--shard", shard])
+    fs = fsspec.filesystem("memory")
+    fs.pipe("/bucket/masks/report-cards/mine.html", b"not ours")
+    before = {name: fs.cat(name) for name in fs.find("/bucket/masks") if "of2." in name}
+
+    def interrupted(self, mine):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FolderRunner, "_sort_out", interrupted)
+        assert main(words) == 130
+    assert {name: fs.cat(name) for name in fs.find("/bucket/masks") if "of2." in name} == before
+    assert main(words) == 1
+    assert not any("results-" in name for name in fs.find("/bucket/masks"))
+    assert fs.cat("/bucket/masks/report-cards/mine.html") == b"not ours"
+
+
+def test_names_with_brackets_and_names_that_lead_out(bucket, weights, tmp_path, caplog):
+    fs = fsspec.filesystem("memory")
+    scan = fs.cat("/bucket/scans/phantom_000.nii.gz")
+    for name in ("scan[1]", "scan1", "a b#c%20"):
+        fs.pipe(f"/bucket/odd/{name}.nii.gz", scan)
+    words = ["segment", f"{bucket}/odd", f"{bucket}/masks", "--weights", str(weights), "--device", "cpu"]
+    assert main(words) == 0
+    mask = fs.cat_file("/bucket/masks/scan1_ich.nii.gz")
+    fs.pipe("/bucket/masks/scan[1]_ich.nii.gz", b"corrected by hand")
+    assert main(words) == 0
+    assert fs.cat_file("/bucket/masks/scan[1]_ich.nii.gz.bak") == b"corrected by hand"
+    assert fs.cat_file("/bucket/masks/scan1_ich.nii.gz") == fs.cat_file("/bucket/masks/scan[1]_ich.nii.gz") == mask
+
+    found = {"/bucket/odd/../../out.nii.gz": {"name": "x", "size": 1}, "/bucket/odd/in.nii.gz": {"size": 1}}
+    store = remote.Store(f"{bucket}/odd")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(store.fs, "find", lambda *args, **kwargs: found)
+        assert list(store.files()) == ["in.nii.gz"]
+    (tmp_path / "list.csv").write_text(f"image\n{bucket}/odd/scan1.nii.gz\n{bucket}/odd/../../out.nii.gz\n")
+    with pytest.raises(IchsegError, match="leads out"):
+        remote.list_remote([str(tmp_path / "list.csv")], tmp_path)

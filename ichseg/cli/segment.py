@@ -73,7 +73,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--work-dir", metavar="DIR",
-        help="with URLs: where scans and masks lie while they are at work (default: the folder for temporary files)",
+        help="with URLs: folder for scans and masks while they are processed (default: the one for temporary files)",
     )  # fmt: skip
     backend_option(parser)
     run_options(parser)

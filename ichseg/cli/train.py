@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     check_numbers({**overrides, "num_workers": args.workers})
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1 and "LOCAL_RANK" in os.environ  # started by torchrun
     if several and (args.preset != PRESETS[0] or (args.cross_validate and args.fold is None)):
-        raise IchsegError(f"torchrun trains --preset {PRESETS[0]}; of --cross-validate, one --fold at a time")
+        raise IchsegError(f"with torchrun, use --preset {PRESETS[0]}; with --cross-validate, add --fold K")
     from ichseg.presets import Plan, cross_validate, train_fold, train_preset
     from ichseg.training import exit_at_once, is_lost_process, join_process_group
 
@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
             made = train_preset(args.preset, plan)
     except RuntimeError as error:
         if several and is_lost_process(error):
-            raise IchsegError("another process of this training has ended; see what it said") from None
+            raise IchsegError("another process of this training has ended; see what it said") from error
         raise
     alone = args.cross_validate or args.member is not None
     print(f"wrote {made}" if alone else f"wrote {made} and {plan.output / 'results'}")

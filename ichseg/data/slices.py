@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from monai.data.utils import set_rnd
 from torch.utils.data import Dataset, WeightedRandomSampler
 
 from ichseg.errors import IchsegError, one_line
 from ichseg.io import scan_name, slice_axis
+from ichseg.processes import place_and_count
 from ichseg.progress import progress as with_progress
 
 NEIGHBOR_MM = 5.0  # a neighbor is this far away, however thin the slices are
@@ -119,6 +121,12 @@ class SliceDataset(Dataset):
             unmasked += unknown
             self.index += [(scan.get("case", scan_name(scan["image"])), i) for i in stored]
         self.images, self.labels, self.unmasked = torch.cat(images), torch.cat(labels), torch.tensor(unmasked)
+
+    def set_random_state(self, seed: int) -> None:
+        """Called by MONAI's DataLoader: random numbers of the transforms, others in each process of a training."""
+        seed += 1009 * place_and_count()[0]
+        for value in vars(self).values():
+            seed = set_rnd(value, seed)
 
     def _read(
         self, scan: dict[str, Any], transform: Callable

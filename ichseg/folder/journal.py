@@ -127,7 +127,9 @@ class Journal:
         if self.overwrite or not records:
             return None
         try:
-            size = item[REMOTE].get("bytes") if REMOTE in item else Path(str(item["image"])).stat().st_size
+            if REMOTE in item and not item[REMOTE].get("version"):
+                return None  # storage that does not say whether it is still the same
+            size = item[REMOTE]["bytes"] if REMOTE in item else Path(str(item["image"])).stat().st_size
             if not any(r["input"]["bytes"] == size and self._intact(r) for r in records):
                 return None
             now = self.identity(item)
@@ -149,8 +151,8 @@ class Journal:
         if self.elsewhere is not None:
             self.elsewhere.fresh += kept
 
-    def note_stored(self, stored: Mapping[str, tuple[int, str]]) -> None:
-        """Write down under which versions outputs have gone to object storage."""
+    def note_stored(self, stored: Mapping[str, Sequence[str]]) -> None:
+        """Write down under which versions outputs have gone to object storage: name -> version, SHA-256."""
         if stored:
             self._append({"stored": stored})
 
@@ -201,7 +203,7 @@ class Journal:
             moved = os.path.relpath(kept, self.folder)
             logger.warning("%s: edited or not written by ichseg; kept as %s", path, kept.name)
         elif self.elsewhere is not None:
-            moved = self.elsewhere.make_way(name, name in self.begun or bool(self.written[name]))
+            moved = self.elsewhere.make_way(name, [kept["sha256"] for kept in self.written[name]])
         if name not in self.begun:
             self._append({"begun": name})  # a run that is killed now knows the file for its own
             self.begun.add(name)
@@ -228,7 +230,7 @@ class Journal:
         try:
             return path.stat().st_size == kept["bytes"] and file_hash(path) == kept["sha256"]
         except OSError:
-            return self.elsewhere is not None and self.elsewhere.has(name, kept["bytes"])
+            return self.elsewhere is not None and self.elsewhere.has(name, kept)
 
     def _read(self) -> None:
         """Take in all journals of the folder: what is no whole line of ours does not count."""
@@ -243,8 +245,9 @@ class Journal:
                 if whole and "begun" in record:
                     self.begun.add(record["begun"])
                 elif whole and "stored" in record and self.elsewhere is not None:
-                    self.elsewhere.stored |= {n: (int(v[0]), str(v[1])) for n, v in record["stored"].items()}
-                elif whole and "case" in record and all(map(_inside, record["outputs"])):
+                    for name, (version, digest) in record["stored"].items():
+                        self.elsewhere.hashes[name][version] = digest
+                elif whole and "case" in record and all(map(inside, record["outputs"])):
                     self._take(record)
 
     def _take(self, record: dict[str, Any]) -> None:
@@ -318,7 +321,7 @@ def _run_hash(network: str, settings: Mapping[str, Any]) -> str:
     return value_hash({"ichseg": __version__, "network": network, "settings": settings})
 
 
-def _inside(name: str) -> bool:
+def inside(name: str) -> bool:
     """True if a name stays within the folder it is relative to."""
     return not Path(name).is_absolute() and ".." not in Path(name).parts
 

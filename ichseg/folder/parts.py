@@ -12,7 +12,7 @@ from ichseg.errors import IchsegError
 from ichseg.folder.results import Results, is_row
 from ichseg.folder.status import FINISHED, NOT_STARTED, Part, read_parts
 
-PART_FILE = re.compile(r"(results-\d+of\d+\.(jsonl|csv)|report-\d+of\d+\.json)")
+PART_FILE = re.compile(r"(results-\d+of\d+\.(jsonl|csv|parquet)|report-\d+of\d+\.json)")
 PART = re.compile(r"results-(\d+)of(\d+)\.jsonl")
 
 

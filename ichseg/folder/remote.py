@@ -15,18 +15,19 @@ import tempfile
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ichseg.bundle import BundleParts, given_values
-from ichseg.errors import IchsegError, one_line
+from ichseg.errors import NO_ROOM, IchsegError, one_line
+from ichseg.folder.journal import inside
 from ichseg.folder.manifest import ENDINGS, is_manifest, names_in, names_urls
 from ichseg.folder.parts import PART_FILE, merge_parts
 from ichseg.folder.results import Results
@@ -35,18 +36,23 @@ from ichseg.io.folder import MASK_POSTFIXES, PROBABILITY_POSTFIX
 from ichseg.io.nifti import is_nifti, scan_name
 from ichseg.io.urls import REMOTE, is_url
 from ichseg.progress import progress
+from ichseg.provenance import file_hash
 
 logger = logging.getLogger(__name__)
 
 CHUNK = 16  # scans that are fetched, segmented and sent together
 PIECE = re.compile(r"(journal(?:-\d+of\d+)?)-\d{8}T\d{6}-[0-9a-f]{8}-\d{6}\.piece")
 # Under which names the kinds of storage tell the version of an object, those that listings leave out or change last.
-VERSIONS = ("ETag", "etag", "md5Hash", "content_md5", "generation", "LastModified", "last_modified", "created",
-            "modified", "mtime")  # fmt: skip
+VERSIONS = ("ETag", "etag", "md5Hash", "content_md5", "Content-MD5", "generation", "LastModified", "last_modified",
+            "Last-Modified", "created", "modified", "modificationTime", "modify", "mtime")  # fmt: skip
 TABLES_S = 60.0  # between tables on the way
+# Storage without folders: their names need not be made first, and making them would make buckets.
+FLAT = frozenset(("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oss", "memory"))
 TRIES, WAIT_S = 3, 2.0
 AT_ONCE = 8  # transfers
 # Sent when the run has ended, not with the scans.
+PAGE = re.compile(r"report(-\d+)?\.html")
+TOLD = re.compile(r"results[^/]*\.jsonl|report[^/]*\.json")  # what status and merge read
 TABLES = ("results*.csv", "results*.jsonl", "results*.parquet", "report*.json", "report*.html")
 
 
@@ -70,6 +76,8 @@ class Store:
         except (ImportError, ValueError) as error:
             raise IchsegError(f"{url}: {one_line(error)}") from None
         self.url = url.rstrip("/")
+        kinds = {self.fs.protocol} if isinstance(self.fs.protocol, str) else set(self.fs.protocol)
+        self.flat = bool(kinds & FLAT)
 
     def files(self) -> dict[str, tuple[int, str]]:
         """Every object below, by its name relative to the folder: bytes and version. Nothing there: none."""
@@ -79,7 +87,7 @@ class Store:
         return {
             path[len(below) :]: _identity(info)
             for path, info in found.items()
-            if path.startswith(below) and path != below
+            if path.startswith(below) and path != below and inside(path[len(below) :])
         }
 
     def info(self, name: str = "") -> tuple[int, str] | None:
@@ -98,17 +106,26 @@ class Store:
         _again(lambda: self.fs.get_file(self.path(name), str(unfinished)))
         unfinished.replace(file)
 
+    def sha256(self, name: str) -> str:
+        """Of an object, which is fetched for it."""
+        with tempfile.TemporaryDirectory() as folder:
+            self.fetch(name, Path(folder) / "object")
+            return file_hash(Path(folder) / "object")
+
     def send(self, file: Path, name: str) -> tuple[int, str]:
         """A file as an object; returns its bytes and version."""
+        if not self.flat:
+            self.fs.makedirs(posixpath.dirname(self.path(name)), exist_ok=True)
         _again(lambda: self.fs.put_file(str(file), self.path(name)))
         made = self.info(name)
         if made is None or made[0] != file.stat().st_size:
-            raise IchsegError(f"{self.url}/{name}: was written, but is not there whole")
+            raise IchsegError(f"{self.url}/{name}: the upload is incomplete")
         return made
 
     def rename(self, name: str, new: str) -> None:
-        """Another name for an object."""
-        self.fs.mv(self.path(name), self.path(new))
+        """Another name for an object; not ``mv``, for which brackets in names are patterns."""
+        self.fs.cp_file(self.path(name), self.path(new))
+        self.fs.rm_file(self.path(name))
 
     def changed(self, name: str) -> float | None:
         """When an object was written, in seconds; None where storage does not say."""
@@ -186,29 +203,44 @@ def list_remote(inputs: Sequence[str], folder: Path) -> list[dict[str, Any]]:
     if len(same) < 3:  # nothing in common but the kind of storage
         raise IchsegError(f"{named[0]}, {named[-1]}: inputs in several places; run them one by one")
     found: dict[str, dict[str, Any]] = {}
-    for url in named:
-        if is_nifti(url):
-            about = _told(url, Store(url).info)
-            found[url] = {"url": url, **({} if about is None else {"bytes": about[0], "version": about[1]})}
-            continue
+    for url in (one for one in named if not is_nifti(one)):
         store = Store(url)
         others = 0
         for name, (size, version) in store.files().items():
-            one = f"{store.url}/{name}"
             if is_nifti(name) and not scan_name(name).endswith((*MASK_POSTFIXES, PROBABILITY_POSTFIX)):
-                found[one] = {"url": one, "bytes": size, "version": version}
+                one = f"{store.url}/{name}"
+                found[one] = {"url": one, "bytes": size, "version": version, "store": store, "name": name}
             else:
                 others += 1
         if others:
-            logger.warning("%s: left out %d objects that are no NIfTI files, or masks", store.url, others)
+            logger.warning("%s: skipped %d object(s): masks or not NIfTI", store.url, others)
+    alone = [url for url in named if is_nifti(url)]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        jobs = [pool.submit(_look, url) for url in alone]
+        for job in progress(jobs, "looking at scans", leave=False) if jobs else ():
+            found[job.result()["url"]] = job.result()
     if not found:
         raise IchsegError(f"{', '.join(named)}: no .nii or .nii.gz objects there")
     scans = []
     for url, about in sorted(found.items()):
         name = url[len(root) :].lstrip("/")
+        if not inside(name):
+            raise IchsegError(f"{url}: its name leads out of the folder of all scans")
         case = posixpath.join(posixpath.dirname(name), scan_name(name))
-        scans.append({"case": case, "image": str(folder / name), REMOTE: about})
+        why = {"broken": about.pop("broken")} if "broken" in about else {}
+        scans.append({"case": case, "image": str(folder / name), REMOTE: about, **why})
     return scans
+
+
+def _look(url: str) -> dict[str, Any]:
+    """What is known of one scan; one that cannot be reached fails when its turn comes."""
+    store = Store(url)
+    try:
+        about = _again(store.info)
+    except Exception as error:  # every kind of storage has errors of its own
+        return {"url": url, "store": store, "name": "", "broken": f"cannot be reached ({one_line(error)})"}
+    known = {} if about is None else {"bytes": about[0], "version": about[1]}
+    return {"url": url, "store": store, "name": "", **known}
 
 
 def _of_table(table: str) -> list[str]:
@@ -229,28 +261,42 @@ class Elsewhere:
     Attributes:
         store: the folder.
         files: its objects, see :meth:`Store.files`.
-        stored: name -> bytes and version of what runs have sent, told by their journals.
+        hashes: name -> version -> SHA-256 of what runs have sent, told by their journals.
         fresh: outputs that are written here and not sent yet.
     """
 
     store: Store
     files: dict[str, tuple[int, str]]
-    stored: dict[str, tuple[int, str]] = field(default_factory=dict)
+    hashes: defaultdict[str, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))
     fresh: list[str] = field(default_factory=list)
 
-    def has(self, name: str, size: int) -> bool:
-        """True if a run's output is there as it was sent."""
-        return name in self.files and self.files[name] == self.stored.get(name) and self.files[name][0] == size
+    def sha256(self, name: str) -> str:
+        """Of an object; it is fetched only if no run has told under which version it was sent."""
+        version = self.files[name][1]
+        if version not in self.hashes[name]:
+            found = _told(f"{self.store.url}/{name}", lambda: self.store.sha256(name))
+            if not version:
+                return found
+            self.hashes[name][version] = found
+        return self.hashes[name][version]
 
-    def make_way(self, name: str, begun: bool) -> str | None:
-        """Rename an object that no run has sent; returns its new name, or None if nothing is in the way.
+    def has(self, name: str, kept: Mapping[str, Any]) -> bool:
+        """True if an output is there as it was recorded."""
+        return name in self.files and self.files[name][0] == kept["bytes"] and self.sha256(name) == kept["sha256"]
+
+    def make_way(self, name: str, hashes: Container[str]) -> str | None:
+        """Rename an object that no run has made; returns its new name, or None if nothing is in the way.
 
         Args:
             name: of the object.
-            begun: a run has sent it, or was about to; it may not have told its version.
+            hashes: SHA-256 of what runs have recorded under this name.
         """
-        known = self.stored.get(name)
-        if name not in self.files or (begun if known is None else self.files[name] == known):
+        now = _told(f"{self.store.url}/{name}", lambda: self.store.info(name))  # somebody may edit it at any time
+        if now is None:
+            self.files.pop(name, None)
+            return None
+        self.files[name] = now
+        if self.sha256(name) in hashes:
             return None
         number = 1
         while (kept := f"{name}.bak{number if number > 1 else ''}") in self.files:
@@ -273,7 +319,6 @@ class Elsewhere:
         with ThreadPoolExecutor(AT_ONCE) as pool:
             sent = dict(zip(names, pool.map(one, names), strict=True))
         self.files |= sent
-        self.stored |= sent
         return sent
 
 
@@ -310,18 +355,26 @@ class RemoteEngine:
                     if REMOTE in data[number]:
                         Path(data[number]["image"]).unlink(missing_ok=True)
                 self._send(runner)
-        if self.output is not None:
-            self._send_journal(runner)
+        self._send_journal(runner)
 
     def _send(self, runner: Any) -> None:
-        """First what the journal says, then the outputs: what is not there after all is made again."""
+        """First what the journal says, then the outputs, then their versions.
+
+        What is not there after all is made again; what nobody has told the version of is known by its hash.
+        """
         if self.output is None:
             return
         self._send_journal(runner)
         names = [name for name in self.output.fresh if (runner.output_dir / name).is_file()]
         self.output.fresh.clear()
-        runner.journal.note_stored(self.output.send(runner.output_dir, names))
+        sent = self.output.send(runner.output_dir, names)
+        versions = {name: [sent[name][1], file_hash(runner.output_dir / name)] for name in names if sent[name][1]}
+        runner.journal.note_stored(versions)
+        self._send_journal(runner)
         for name in names:
+            if name in versions:
+                version, digest = versions[name]
+                self.output.hashes[name][version] = digest
             (runner.output_dir / name).unlink()
         began = time.monotonic()
         if began > self._tables_at:  # they grow with the run: no more than a twentieth of its time
@@ -330,10 +383,12 @@ class RemoteEngine:
 
     def _send_journal(self, runner: Any) -> None:
         path = runner.journal.path
+        if self.output is None or not path.is_file():
+            return
         with path.open("rb") as stream:
             stream.seek(self.known)
             piece = stream.read()
-        if self.output is None or not piece:
+        if not piece:
             return
         self._pieces += 1
         name = f"{path.stem}-{self._name}-{self._pieces:06d}.piece"
@@ -347,16 +402,24 @@ class RemoteEngine:
         from ichseg.report.page import shown_files
 
         if self.output is not None:
-            _fetch_all(
-                self.output, shown_files(runner.results.rows), runner.output_dir, "fetching images for the report"
-            )
+            names = shown_files(runner.results.rows)
+            _fetch_all(self.output, names, runner.output_dir, "fetching images for the report")
 
-    def send_tables(self, runner: Any) -> None:
-        """What is written at the end, and takes the place of what an earlier run wrote."""
-        if self.output is not None:
-            if runner.journal.path.is_file():
-                self._send_journal(runner)
-            send_tables(self.output, runner.output_dir, whole=runner.journal.shard.count == 1)
+    def send_tables(self, runner: Any, ended: bool) -> None:
+        """What is written at the end, or was until an interruption.
+
+        Args:
+            runner: that has written them.
+            ended: and has come to its end: then tables of parts and pages of an earlier run go, as they do in a folder.
+        """
+        if self.output is None:
+            return
+        self._send_journal(runner)
+        names = {path.name for pattern in TABLES for path in runner.output_dir.glob(pattern)}
+        self.output.send(runner.output_dir, sorted(names))
+        for name in list(self.output.files) if ended and runner.journal.shard.count == 1 else ():
+            if (PAGE.fullmatch(name) or PART_FILE.fullmatch(name)) and name not in names:
+                self.output.remove(name)
 
 
 def run_remote(
@@ -374,7 +437,7 @@ def run_remote(
         bundle, config, overrides, settings: as there; ``dataset_dir`` and ``output_dir`` are set here.
         inputs: files and folders, all of them URLs or none.
         output: folder, or URL of one.
-        work_dir: scans and outputs lie below it while they are at work; None: where temporary files go.
+        work_dir: for scans and outputs while they are processed; None: where temporary files go.
 
     Raises:
         IchsegError: storage that cannot be reached, or inputs of both kinds.
@@ -382,6 +445,8 @@ def run_remote(
     kinds = {is_remote(one) for one in inputs}
     if len(kinds) > 1:
         raise IchsegError(f"{', '.join(inputs)}: files of this machine and of object storage; run them one by one")
+    if work_dir is not None and not Path(work_dir).is_dir():
+        raise IchsegError(f"--work-dir {work_dir}: no such folder")
     with tempfile.TemporaryDirectory(prefix="ichseg-", dir=work_dir) as folder:
         work = Path(folder).resolve()
         scans = list_remote(inputs, work / "scans") if kinds == {True} else None
@@ -392,6 +457,7 @@ def run_remote(
             elsewhere = Elsewhere(store := Store(output), store.files())
             here.mkdir()
             _fetch_all(elsewhere, _pieces(elsewhere.files), here, "fetching the journal", as_journal=True)
+            _fetch_all(elsewhere, ["results.jsonl"] if all(map(is_nifti, inputs)) else [], here, "fetching the table")
         values = given_values(bundle, config, {**overrides, "output_dir": here}, settings)
         values["dataset_dir"] = work / "scans"
         if scans is None:
@@ -399,6 +465,7 @@ def run_remote(
             values["dataset_dir"] = paths[0] if len(paths) == 1 else paths
         else:
             values["dataset::data"] = []
+            values["evaluator::keep_rows"] = all(map(is_nifti, inputs))  # as of files that are named one by one
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             runner = BundleParts(bundle, config, values)["evaluator"]
@@ -415,10 +482,12 @@ def run_remote(
                 return summarize(runner)
 
             runner.summarize = fetched
+            ended = False
             try:
                 runner.run()
+                ended = True
             finally:
-                engine.send_tables(runner)
+                engine.send_tables(runner, ended)
             runner.exit_if_failed()
 
 
@@ -431,10 +500,13 @@ def brought_here(url: str) -> Iterator[tuple[Path, Elsewhere]]:
     """
     with tempfile.TemporaryDirectory(prefix="ichseg-") as folder:
         here, elsewhere = Path(folder), Elsewhere(store := Store(url), store.files())
-        tables = [name for name in elsewhere.files if any(fnmatch(name, pattern) for pattern in TABLES[1:])]
+        tables = [name for name in elsewhere.files if TOLD.fullmatch(name)]
         _fetch_all(elsewhere, tables, here, "fetching tables")
         _fetch_all(elsewhere, _pieces(elsewhere.files), here, "fetching the journal", as_journal=True)
-        yield here, elsewhere
+        try:
+            yield here, elsewhere
+        except IchsegError as error:
+            raise IchsegError(str(error).replace(str(here), url)) from None
 
 
 def merge_remote(url: str, parquet: bool = False) -> tuple[Results, list[Part]]:
@@ -448,23 +520,10 @@ def merge_remote(url: str, parquet: bool = False) -> tuple[Results, list[Part]]:
         merge_report(here, results)
         if parquet:
             results.write_parquet()
-        send_tables(elsewhere, here, whole=False)
+        # Not the tables of parts: they may have grown meanwhile.
+        names = ["results.csv", "results.jsonl", "report.json", *(["results.parquet"] if parquet else [])]
+        elsewhere.send(here, [*names, *sorted(path.name for path in here.glob("report*.html"))])
     return results, unfinished
-
-
-def send_tables(elsewhere: Elsewhere, folder: Path, whole: bool) -> None:
-    """Tables and reports of a folder take the place of those in storage.
-
-    Args:
-        elsewhere, folder: to and from.
-        whole: those of parts in storage are removed where there are none here.
-    """
-    names = sorted({path.name for pattern in TABLES for path in folder.glob(pattern)})
-    elsewhere.send(folder, names)
-    for name in list(elsewhere.files):
-        old = fnmatch(name, "report-*.html") or PART_FILE.fullmatch(name)
-        if whole and old and name not in names:
-            elsewhere.remove(name)
 
 
 def _pieces(files: Mapping[str, Any]) -> list[str]:
@@ -493,9 +552,12 @@ def _fetch(case: dict[str, Any]) -> None:
     about = case.get(REMOTE)
     if about is None:
         return
+    if "broken" in case:
+        return
     try:
-        Store(about["url"]).fetch("", Path(case["image"]))
-        case.pop("broken", None)
+        about["store"].fetch(about["name"], Path(case["image"]))
     except Exception as error:  # every kind of storage has errors of its own
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            raise
         gone = isinstance(error, FileNotFoundError)
         case["broken"] = "not found" if gone else f"cannot be fetched ({one_line(error)})"

@@ -322,13 +322,15 @@ def trained(
         {key: Path(value).name if key in ("image", "label") else value for key, value in scan.items()}
         for scan in load_datalist(overrides["datalist"])
     ]
-    processes = place_and_count()[1]
-    if processes > 1:  # each with a batch of its own
+    made_of |= {"datalist": value_hash(scans), **({"inputs": {**inputs}} if inputs else {})}
+    begun, processes = (folder / "checkpoint.pt").is_file(), place_and_count()[1]
+    if Record(folder, made_of, optional=("processes",)).check(begun) and weights.is_file():
+        return weights
+    if processes > 1:  # each with a batch of its own: what they began, as many go on with
         made_of["processes"] = processes
         overrides = {**overrides, "finalize": []}  # more may come
-    record = Record(folder, {**made_of, "datalist": value_hash(scans), **({"inputs": {**inputs}} if inputs else {})})
-    if record.check(begun=(folder / "checkpoint.pt").is_file()) and weights.is_file():
-        return weights
+    record = Record(folder, made_of)
+    record.check(begun)
     if is_rank_zero():
         record.write()
     run_bundle(bundle, config, overrides, list(settings), [SEVERAL_PROCESSES] if processes > 1 else [])

@@ -74,7 +74,7 @@ def exit_at_once() -> None:
 
 def is_lost_process(error: BaseException) -> bool:
     """True for what is raised when another process of the group has ended."""
-    return any(isinstance(link, dist.DistError) or "by peer" in str(link) for link in chain(error))
+    return any(words in str(link) for link in chain(error) for words in ("by peer", "remote process exited"))
 
 
 def only_first_process_goes_on() -> None:
