@@ -19,6 +19,7 @@ from typing import Any
 from ichseg.bundle import BundleParts, given_values
 from ichseg.errors import IchsegError
 from ichseg.folder.journal import Journal, WorkerJournal
+from ichseg.folder.memory import return_freed_memory
 from ichseg.provenance import network_hash, value_hash
 
 logger = logging.getLogger(__name__)
@@ -265,6 +266,7 @@ def do_work(
 
 def _start(work: Work) -> Any:
     warnings.simplefilter("ignore")  # what MONAI warns of when it is imported
+    return_freed_memory()
     runner = BundleParts(work.bundle, work.config, {**work.values, "dataset::data": []})["evaluator"]
     journal = WorkerJournal(runner.journal, f"{socket.gethostname()}-{os.getpid()}")
     journal.join(runner.settings(), network_hash(runner.network))
