@@ -268,6 +268,8 @@ def _start(work: Work) -> Any:
     warnings.simplefilter("ignore")  # what MONAI warns of when it is imported
     return_freed_memory()
     runner = BundleParts(work.bundle, work.config, {**work.values, "dataset::data": []})["evaluator"]
+    # A worker with one thread has one core, unless the work is a GPU's: reading beside it would take another worker's.
+    runner.overlap = runner.overlap and (runner.device.type != "cpu" or _threads() > 1)
     journal = WorkerJournal(runner.journal, f"{socket.gethostname()}-{os.getpid()}")
     journal.join(runner.settings(), network_hash(runner.network))
     if journal.run != work.run:
@@ -277,6 +279,13 @@ def _start(work: Work) -> Any:
         )
     runner.journal = journal
     return runner
+
+
+def _threads() -> int:
+    """Of this Dask worker."""
+    from distributed import get_worker
+
+    return int(get_worker().state.nthreads)
 
 
 def _there(folders: Sequence[str]) -> bool:
