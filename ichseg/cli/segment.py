@@ -81,7 +81,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from ichseg.bundle import run_bundle, weight_file
-    from ichseg.folder.remote import is_remote
+    from ichseg.folder.remote_scans import is_remote
     from ichseg.io.folder import check_output_folder
     from ichseg.io.urls import is_url
     from ichseg.overrides import check_numbers
