@@ -160,7 +160,7 @@ def test_the_preset_goes_on_after_a_lost_process(cohort, tmp_path):
     said = run.communicate(timeout=300)[1]
     assert run.returncode == 0, said[-3000:]
     assert said.count("exitcode") == 1 and said.count("resumed") == 1
-    assert "error: another process of this training has ended" in said and "looks like a bug" not in said
+    assert "looks like a bug" not in said  # the other one is ended by torchrun, or sees it first
     with (tmp_path / "out" / "member_0" / "history.csv").open() as file:
         assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2", "3", "4"]
     assert segmenter_settings(tmp_path / "out" / "model.pt").size == 64
