@@ -268,7 +268,7 @@ def _start(work: Work) -> Any:
     warnings.simplefilter("ignore")  # what MONAI warns of when it is imported
     return_freed_memory()
     runner = BundleParts(work.bundle, work.config, {**work.values, "dataset::data": []})["evaluator"]
-    # A worker with one thread has one core, unless the work is a GPU's: reading beside it would take another worker's.
+    # With one thread a worker has one core: reading the next scan meanwhile would slow down the worker beside it.
     runner.overlap = runner.overlap and (runner.device.type != "cpu" or _threads() > 1)
     journal = WorkerJournal(runner.journal, f"{socket.gethostname()}-{os.getpid()}")
     journal.join(runner.settings(), network_hash(runner.network))

@@ -97,13 +97,16 @@ class Elsewhere:
     def remove(self, name: str) -> None:
         """Remove an object, if it is there."""
         if self.files.pop(name, None) is not None:
-            told(f"{self.store.url}/{name}", lambda: self.store.fs.rm_file(self.store.path(name)))
+            told(f"{self.store.url}/{name}", lambda: self.store.remove(name))
 
     def send(self, folder: Path, names: Sequence[str]) -> dict[str, tuple[int, str]]:
-        """Send files of a folder; returns bytes and version of each."""
+        """Send files of a folder, and remember what they hold; returns bytes and version of each."""
 
         def one(name: str) -> tuple[int, str]:
-            return told(f"{self.store.url}/{name}", lambda: self.store.send(folder / name, name))
+            made = told(f"{self.store.url}/{name}", lambda: self.store.send(folder / name, name))
+            if made[1]:
+                self.hashes[name][made[1]] = file_hash(folder / name)
+            return made
 
         with ThreadPoolExecutor(AT_ONCE) as pool:
             sent = dict(zip(names, pool.map(one, names), strict=True))
@@ -157,13 +160,11 @@ class RemoteEngine:
         names = [name for name in self.output.fresh if (runner.output_dir / name).is_file()]
         self.output.fresh.clear()
         sent = self.output.send(runner.output_dir, names)
-        versions = {name: [sent[name][1], file_hash(runner.output_dir / name)] for name in names if sent[name][1]}
-        runner.journal.note_stored(versions)
+        hashes = self.output.hashes
+        told_versions = {name: (version, hashes[name][version]) for name, (_, version) in sent.items() if version}
+        runner.journal.note_stored(told_versions)
         self._send_journal(runner)
         for name in names:
-            if name in versions:
-                version, digest = versions[name]
-                self.output.hashes[name][version] = digest
             (runner.output_dir / name).unlink()
         began = time.monotonic()
         if began > self._tables_at:  # they grow with the run: no more than a twentieth of its time
@@ -187,10 +188,10 @@ class RemoteEngine:
         self.known += len(piece)
 
     def fetch_shown(self, runner: Any) -> None:
-        """Files that the report shows and that are not here."""
+        """Files that the report shows and that are not here; parts of a folder have no report."""
         from ichseg.report.page import shown_files
 
-        if self.output is not None:
+        if self.output is not None and runner.journal.shard.count == 1:
             names = shown_files(runner.results.rows)
             _fetch_all(self.output, names, runner.output_dir, "fetching images for the report")
 
@@ -261,13 +262,14 @@ def run_remote(
             if scans is not None:
                 runner.dataset.data = scans
             runner.engine = engine = RemoteEngine(elsewhere)
-            runner.journal.elsewhere, runner.told_folder = elsewhere, output
+            runner.journal.elsewhere, runner.told_folder = elsewhere, output if is_url(output) else ""
             if runner.journal.path.is_file():
                 engine.known = runner.journal.path.stat().st_size
             summarize = runner.summarize
 
             def fetched(runner: Any) -> Path | None:
-                engine.fetch_shown(runner)
+                if summarize.enabled:
+                    engine.fetch_shown(runner)
                 return summarize(runner)
 
             runner.summarize = fetched

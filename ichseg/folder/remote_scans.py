@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import posixpath
 import tempfile
 from collections.abc import Sequence
@@ -44,9 +45,7 @@ def list_remote(inputs: Sequence[str], folder: Path) -> list[dict[str, Any]]:
     """
     named = [url for one in inputs for url in (_of_table(one) if one.lower().endswith(ENDINGS) else [one.rstrip("/")])]
     roots = [(posixpath.dirname(url) if is_nifti(url) else url).split("/") for url in named]
-    same = [parts[0] for parts in zip(*roots, strict=False) if len(set(parts)) == 1]
-    # What is equal by chance after the first difference does not count.
-    same = next(same[:n] for n in range(len(same), -1, -1) if all(parts[:n] == same[:n] for parts in roots))
+    same = os.path.commonprefix(roots)  # noqa: RUF071 (of lists, part by part; a path would lose double slashes)
     root = "/".join(same)
     if len(same) < 3:  # nothing in common but the kind of storage
         raise IchsegError(f"{named[0]}, {named[-1]}: inputs in several places; run them one by one")
@@ -92,7 +91,7 @@ def _look(url: str) -> dict[str, Any]:
 
 
 def _of_table(table: str) -> list[str]:
-    """The URLs that a table names; of one in object storage, relative names are beside it."""
+    """The URLs that a table names; relative ones are relative to the URL of the table."""
     if not is_url(table):
         return names_in(Path(table))
     with tempfile.TemporaryDirectory() as folder:
@@ -104,9 +103,7 @@ def _of_table(table: str) -> list[str]:
 def fetch_scan(case: dict[str, Any]) -> None:
     """A scan as a file; one that cannot be fetched is marked, and fails when its turn comes."""
     about = case.get(REMOTE)
-    if about is None:
-        return
-    if "broken" in case:
+    if about is None or "broken" in case:
         return
     try:
         about["store"].fetch(about["name"], Path(case["image"]))

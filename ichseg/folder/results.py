@@ -198,7 +198,7 @@ def _cell(value: Any) -> Any:
 
 
 def _plain_cell(value: Any) -> Any:
-    """A cell of a Parquet file: probabilities by name as JSON, names that are no UTF-8 readable."""
+    """A cell of a Parquet file: probabilities by name as JSON, and names that are not UTF-8 in a readable form."""
     if isinstance(value, dict):
         return json.dumps(value)
     return _encodable(value) if isinstance(value, str) else value

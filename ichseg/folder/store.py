@@ -92,6 +92,10 @@ class Store:
     def rename(self, name: str, new: str) -> None:
         """Another name for an object; not ``mv``, for which brackets in names are patterns."""
         self.fs.cp_file(self.path(name), self.path(new))
+        self.remove(name)
+
+    def remove(self, name: str) -> None:
+        """Remove an object."""
         self.fs.rm_file(self.path(name))
 
     def changed(self, name: str) -> float | None:
@@ -110,13 +114,13 @@ def _identity(info: Mapping[str, Any]) -> tuple[int, str]:
     """Bytes and version."""
     for key in VERSIONS:
         if (value := info.get(key)) is not None:
-            told = value.timestamp() if isinstance(value, datetime) else value  # listings and objects differ in this
-            return int(info["size"] or 0), str(told).strip('"')
+            plain = value.timestamp() if isinstance(value, datetime) else value  # listings and objects differ in this
+            return int(info["size"] or 0), str(plain).strip('"')
     return int(info["size"] or 0), ""
 
 
 def again(act: Callable[[], Any]) -> Any:
-    """Networks have bad moments."""
+    """What an act on storage gives, tried a few times: networks have bad moments."""
     for left in range(TRIES - 1, -1, -1):
         try:
             return act()
@@ -129,7 +133,8 @@ def again(act: Callable[[], Any]) -> Any:
 
 
 def told(url: str, act: Callable[[], Any]) -> Any:
-    """
+    """What an act on storage gives, tried again as :func:`again` does.
+
     Raises:
         IchsegError: one line with the URL.
     """
