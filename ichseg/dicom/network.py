@@ -20,7 +20,8 @@ from ichseg.errors import IchsegError
 from ichseg.version import __version__
 
 logger = logging.getLogger(__name__)
-SUCCESS, OUT_OF_RESOURCES, CANNOT_UNDERSTAND, NOT_AUTHORIZED = 0x0000, 0xA700, 0xC000, 0x0124
+SUCCESS, OUT_OF_RESOURCES, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xC000
+UNKNOWN_CALLER = (1, 1, 3)  # permanently; by the service user; calling AE title not recognized (PS3.8, 9.3.4)
 ADDRESS = re.compile(r"(?P<aet>[^@:]{1,16})@(?P<host>[^@]+):(?P<port>\d{1,5})")
 TIMEOUT_SECONDS = 60
 PURPOSE = "the DICOM network"
@@ -269,13 +270,11 @@ class Listener:
         entity = _entity(self.aet)
         entity.require_called_aet = True
         entity.maximum_associations = self.most_associations
-        if self.allowed:
-            entity.require_calling_aet = sorted({one.split("@")[0] for one in self.allowed})
         syntaxes = dicom_package("pynetdicom", PURPOSE).ALL_TRANSFER_SYNTAXES
         for kind in (CT, *ENHANCED_CT):
             entity.add_supported_context(kind, syntaxes)
         entity.add_supported_context("1.2.840.10008.1.1")
-        handlers = [(events.EVT_C_STORE, self._store), (events.EVT_ACCEPTED, self._accepted)]
+        handlers = [(events.EVT_C_STORE, self._store), (events.EVT_REQUESTED, self._requested)]
         context = None if self.security is None else self.security.context(server=True)
         try:
             return entity.start_server((self.host, self.port), block=False, evt_handlers=handlers, ssl_context=context)
@@ -284,15 +283,17 @@ class Listener:
         except OSError as error:
             raise IchsegError(f"--host {self.host} --port {self.port}: {error.strerror or error}") from None
 
-    def _accepted(self, event: Any) -> None:
+    def _requested(self, event: Any) -> None:
         if not self._may_call(event.assoc):
             logger.warning("refused a caller that is not on the allow-list (%s)", event.assoc.requestor.address)
-            event.assoc.abort()
+            event.assoc.acse.send_reject(*UNKNOWN_CALLER)  # before it is accepted: nothing can be sent in between
+            event.assoc.kill()
 
     def _may_call(self, association: Any) -> bool:
         if not self.allowed:
             return True
-        title, host = association.requestor.ae_title, association.requestor.address
+        title = association.requestor.primitive.calling_ae_title.strip()
+        host = association.requestor.address
         for one in self.allowed:
             name, _, wanted = one.partition("@")
             if name == title and (not wanted or host in _addresses(wanted)):
@@ -300,8 +301,6 @@ class Listener:
         return False
 
     def _store(self, event: Any) -> int:
-        if not self._may_call(event.assoc):
-            return NOT_AUTHORIZED
         pydicom = dicom_package("pydicom", PURPOSE)
         try:
             data = event.encoded_dataset()
@@ -324,7 +323,7 @@ def _addresses(host: str) -> frozenset[str]:
     """A host as callers are known by."""
     try:
         return frozenset({host, *(str(found[4][0]) for found in socket.getaddrinfo(host, None))})
-    except OSError:
+    except (OSError, UnicodeError):  # no such host, or no host's name
         return frozenset({host})
 
 
