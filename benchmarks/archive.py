@@ -5,13 +5,15 @@
 
 Scans, masks and pictures are made-up files of a few bytes, so that what is measured is the bookkeeping: listing a
 folder, the journal, the table while a run goes on, resuming (every input and output is read and compared), joining
-four parts, the status of a folder, and the report. Seconds of each step, MiB that it added at most, and the exponent
-with which the seconds grow (1: linear).
+four parts, the status of a folder, the report, and a run on a Dask worker that takes no time for a scan (also the MiB
+that its scheduler took). Seconds of each step, MiB that it added at most, and the exponent with which the seconds grow
+(1: linear).
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
@@ -21,10 +23,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
-from measuring import commit, machine, memory_of, processor_times, steal_share
+from measuring import commit, kib_of, machine, memory_of, processor_times, steal_share
 
 MEASURED = {"volume_ml": 3.2, "lesions": 2, "largest_ml": 2.9, "largest_slice": 7, "side": "left", "a_cm": 2.1,
             "b_cm": 1.8, "c_cm": 1.5, "abc2_ml": 2.8, "over_30_ml": False, "over_60_ml": False}  # fmt: skip
@@ -117,6 +120,52 @@ def steps(work: Path, count: int) -> Iterator[tuple[str, tuple[float, float | No
         (masks / "report_cases" / f"{case}.json").write_text(json.dumps(PICTURE))
     facts = {"ichseg": "0", "finished": "", "seconds": 1.0, "device": "cpu", "weights": {}}
     yield "report", measured(lambda: write_report(masks, rows, facts))
+    with dask_processes(work) as (scheduler, file):
+        run_on_dask(file, masks, items[:8], rows)  # imports what it needs
+        before = kib_of(scheduler)
+        yield "on Dask", measured(lambda: run_on_dask(file, masks, items, rows))
+        yield "on Dask, the scheduler", (0.0, round((kib_of(scheduler) - before) / 2**10, 1))
+
+
+@contextlib.contextmanager
+def dask_processes(work: Path) -> Iterator[tuple[int, str]]:
+    """Process number of a scheduler that has one worker, and the file that says where it is."""
+    file, environment = str(work / "scheduler.json"), {**os.environ, "OMP_NUM_THREADS": "1"}
+    commands = (
+        ["scheduler", "--port", "0", "--no-dashboard"],
+        ["worker", "--nthreads", "1", "--no-nanny", "--no-dashboard"],
+    )
+    started = []
+    try:
+        for words in commands:
+            command = [sys.executable, "-m", "dask", *words, "--scheduler-file", file]
+            started.append(subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, cwd=work))
+            time.sleep(5)
+        yield started[0].pid, file
+    finally:
+        for process in reversed(started):
+            process.terminate()
+            process.wait()
+
+
+def run_on_dask(file: str, masks: Path, items: list[dict[str, Any]], rows: list[dict[str, Any]]) -> None:
+    """What the process that was started does with all scans of a new run."""
+    from ichseg.folder import Journal, Results, dask_engine
+
+    row = rows[0]
+
+    def no_work(_work: Any, cases: list[dict[str, Any]], *_: Any) -> list[dict[str, Any]]:
+        return [{**row, "case": case["case"], "file": case["image"]} for case in cases]
+
+    dask_engine.do_work = no_work
+    engine = dask_engine.DaskEngine("bundle", "inference", {}, file, workers=1)
+    runner = SimpleNamespace(journal=Journal(masks), dataset=SimpleNamespace(data=items), output_dir=masks,
+                             inputs_below=lambda _: [])  # fmt: skip
+    table = Results(masks, [item["image"] for item in items])
+    engine(runner, list(range(len(items))), lambda _, row: table.add(row))
+    table.write()
+    if len(table.rows) != len(items):
+        raise SystemExit("a scan got no row")
 
 
 def measured(step: Callable[[], Any]) -> tuple[float, float | None]:

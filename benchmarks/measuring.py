@@ -107,6 +107,12 @@ def commit() -> str:
     return found.stdout.strip() or "unknown"
 
 
+def kib_of(process: int) -> int:
+    """What a process holds now; 0 where Linux does not say it."""
+    status = Path(f"/proc/{process}/status")
+    return _kib(status.read_text(), "VmRSS") if status.exists() else 0
+
+
 def _kib(status: str, name: str) -> int:
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith(f"{name}:"))
 

@@ -12,14 +12,13 @@ import hashlib
 import json
 import os
 import random
-import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
 from broken_files import AFFINE, CASES, head, image
+from forked import run_module, start_module
 
 POSTFIX = "_ich.nii.gz"
 
@@ -39,25 +38,25 @@ def fill(folder: Path, good: int, broken: int) -> None:
 
 def command(scans: Path, masks: Path) -> list[str]:
     """The run under test."""
-    return [sys.executable, "-m", "ichseg", "segment", str(scans), str(masks), "--device", "cpu", "--size", "64"]
+    return ["ichseg", "segment", str(scans), str(masks), "--device", "cpu", "--size", "64"]
 
 
 def run(scans: Path, masks: Path) -> int:
     """An undisturbed run; returns its exit code."""
-    quiet = subprocess.DEVNULL
-    return subprocess.run(command(scans, masks), stdout=quiet, stderr=quiet, check=False).returncode
+    return run_module(command(scans, masks)).returncode
 
 
 def run_and_kill(scans: Path, masks: Path, after: float, lines: int) -> bool:
     """Start a run and kill it ``after`` seconds past the first ``lines`` new lines of its journal; True if it lived."""
     journal = masks / "journal.jsonl"
     held = count(journal)
-    with subprocess.Popen(command(scans, masks), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        while process.poll() is None and count(journal) < held + lines:
-            time.sleep(0.005)
-        time.sleep(after)
-        lived = process.poll() is None
-        process.send_signal(signal.SIGKILL)
+    process = start_module(command(scans, masks))
+    while process.is_alive() and count(journal) < held + lines:
+        time.sleep(0.005)
+    time.sleep(after)
+    lived = process.is_alive()
+    process.kill()
+    process.join()
     return lived
 
 

@@ -7,14 +7,13 @@ import gc
 import json
 import math
 import re
-import subprocess
-import sys
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from conftest import classifier_file, segmenter_file, sequence_file, swin_file
+from forked import run_module
 from monai.bundle import ConfigParser, ConfigWorkflow, verify_net_in_out
 
 from ichseg.bundle import BundleParts, bundle_folder, config_values, guard_bundle_run, parse_settings, run_bundle
@@ -178,11 +177,11 @@ def test_shipped_weights_fit_and_are_small():
 @pytest.mark.slow
 def test_ckpt_export_as_documented_by_monai(tmp_path):
     root = bundle_folder("ich_segmentation")
-    words = ["-m", "monai.bundle", "ckpt_export", "network_def", "--filepath", str(tmp_path / "model.ts")]
+    words = ["monai.bundle", "ckpt_export", "network_def", "--filepath", str(tmp_path / "model.ts")]
     words += ["--ckpt_file", str(root / "models" / "model.pt")]
     words += ["--meta_file", str(root / "configs" / "metadata.json")]
     words += ["--config_file", str(root / "configs" / "inference.yaml")]
-    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False, cwd=tmp_path)
+    done = run_module(words, tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     image = torch.rand(1, 3, 64, 64)
     plain = BundleParts("ich_segmentation", "inference.yaml", {"device_name": "cpu"})["network"].eval()
@@ -214,9 +213,9 @@ def test_three_faces_read_the_settings_in_the_weight_file(architecture, config, 
     scans = phantoms / "images"
     assert main(["segment", str(scans), str(tmp_path / "cli"), "--weights", str(weights), "--device", "cpu"]) == 0
     root = bundle_folder("ich_segmentation")
-    words = ["-m", "monai.bundle", "run", "--config_file", str(root / "configs" / config), "--bundle_root", str(root)]
+    words = ["monai.bundle", "run", "--config_file", str(root / "configs" / config), "--bundle_root", str(root)]
     words += ["--weights", str(weights), "--dataset_dir", str(scans), "--output_dir", str(tmp_path / "bundle")]
-    done = subprocess.run([sys.executable, *words, "--device_name", "cpu"], capture_output=True, text=True, check=False)
+    done = run_module([*words, "--device_name", "cpu"])
     assert done.returncode == 0, done.stderr[-2000:]
     marked = 0
     for file in sorted((tmp_path / "cli").glob("*_ich.nii.gz")):
@@ -566,8 +565,7 @@ def test_mistyped_overrides_are_refused(tmp_path, capsys):
 def monai_run(bundle, config, folder, *words):
     """``python -m monai.bundle run`` of one config, started in a folder."""
     file = bundle_folder(bundle) / "configs" / config
-    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(file), *words]
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
+    return run_module(["monai.bundle", "run", "--config_file", str(file), *words], folder)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 from conftest import segmenter_file
+from forked import run_module, start_module
 
 from ichseg.bundle import bundle_folder
 from ichseg.networks import segmenter_settings
@@ -68,16 +69,25 @@ def trained(name: str, processes: int, phantoms: Path, out: Path) -> tuple[dict[
         start = out.parent / "start.pt"
         own["init_weights"] = str(start if start.is_file() else segmenter_file(start))
     files = [str(folder / "configs" / config)]
-    words = ["-m", "monai.bundle", "run"]
     if processes > 1:
-        words = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", *words]
         files.append(str(folder / "configs" / "multi_gpu_train.yaml"))
     elif name != "recommended":
         own |= ALONE
     files.append(str(out.parent / f"{processes}.yaml"))
     Path(files[-1]).write_text(yaml.safe_dump(own))
-    words += ["--bundle_root", str(folder), "--config_file", str(files), "--logging_file", "False"]
-    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=300, check=False)
+    words = [
+        "monai.bundle",
+        "run",
+        "--bundle_root",
+        str(folder),
+        "--config_file",
+        str(files),
+        "--logging_file",
+        "False",
+    ]
+    if processes > 1:
+        words = ["torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "-m", *words]
+    done = run_module(words)
     assert done.returncode == 0, done.stderr[-3000:]
     (line,) = csv.DictReader((out / "history.csv").open())
     return torch.load(out / "checkpoint.pt", weights_only=True)["network"], line
@@ -128,9 +138,11 @@ leave_process_group()
 def test_a_step_of_two_processes_is_exact(tmp_path):
     (tmp_path / "step.py").write_text(STEP)
     for count in (1, 2):
-        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"] if count == 2 else []
-        words = [*launch, str(tmp_path / "step.py"), str(count), str(tmp_path / f"{count}.pt")]
-        subprocess.run([sys.executable, *words], check=True, capture_output=True, timeout=300)
+        words = [str(tmp_path / "step.py"), str(count), str(tmp_path / f"{count}.pt")]
+        if count == 1:
+            subprocess.run([sys.executable, *words], check=True, capture_output=True, timeout=300)
+        else:
+            run_module(["torch.distributed.run", "--standalone", "--nproc_per_node=2", *words]).check_returncode()
     (loss, gradients, buffers), (its, other, statistics) = (
         torch.load(tmp_path / f"{n}.pt", weights_only=True) for n in (1, 2)
     )
@@ -145,20 +157,19 @@ def test_a_step_of_two_processes_is_exact(tmp_path):
 @pytest.mark.slow
 def test_the_preset_goes_on_after_a_lost_process(cohort, tmp_path):
     """``ichseg train`` by torchrun: one process is killed after an epoch, all start again from its checkpoint."""
-    words = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--max-restarts=1", "-m", "ichseg",
-             "train", "--datalist", str(cohort), "--output", str(tmp_path / "out"), "--epochs", "4",
+    words = ["torch.distributed.run", "--standalone", "--nproc_per_node=2", "--max-restarts=1", "-m", "ichseg", "train",
+              "--datalist", str(cohort), "--output", str(tmp_path / "out"), "--epochs", "4",
              "--batch-size", "4", "--size", "64", "--workers", "0", "--set", "architecture=context",
              "--set", "implants_per_scan=2", "--set", "steps_per_epoch=10"]  # fmt: skip
-    run = subprocess.Popen([sys.executable, *words], stderr=subprocess.PIPE, text=True)
+    run = start_module(words, err=tmp_path / "said")
     limit = time.time() + 300
-    while (
-        not (tmp_path / "out" / "member_0" / "checkpoint.pt").is_file() and run.poll() is None and time.time() < limit
-    ):
+    while not (tmp_path / "out" / "member_0" / "checkpoint.pt").is_file() and run.is_alive() and time.time() < limit:
         time.sleep(0.02)
     children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
     os.kill(int(children[-1]), signal.SIGKILL)
-    said = run.communicate(timeout=300)[1]
-    assert run.returncode == 0, said[-3000:]
+    run.join(300)
+    said = (tmp_path / "said").read_text()
+    assert run.exitcode == 0, said[-3000:]
     assert said.count("exitcode") == 1 and said.count("resumed") == 1
     assert "looks like a bug" not in said  # the other one is ended by torchrun, or sees it first
     with (tmp_path / "out" / "member_0" / "history.csv").open() as file:
@@ -166,5 +177,5 @@ def test_the_preset_goes_on_after_a_lost_process(cohort, tmp_path):
     assert segmenter_settings(tmp_path / "out" / "model.pt").size == 64
     assert (tmp_path / "out" / "results" / "detection.json").is_file()
     # What is finished, one process takes as it is.
-    alone = subprocess.run([sys.executable, *words[words.index("ichseg") - 1 :]], capture_output=True, text=True)
+    alone = run_module(words[words.index("ichseg") :])
     assert alone.returncode == 0 and "U-Net" not in alone.stderr

@@ -10,6 +10,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from forked import run_module
 from real_files import make, phantom, save
 
 import ichseg
@@ -25,8 +26,7 @@ def ran(tmp_path_factory):
     """Folder of scans, rows of the results by case, and what was printed."""
     folder = tmp_path_factory.mktemp("real")
     make(folder / "scans")
-    words = [sys.executable, "-m", "ichseg", "segment", str(folder / "scans"), str(folder / "masks"), "--device", "cpu"]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    done = run_module(["ichseg", "segment", str(folder / "scans"), str(folder / "masks"), "--device", "cpu"])
     assert done.returncode == 1, done.stderr  # three files that begin like DICOM and end there
     with (folder / "masks" / "results.csv").open(newline="") as stream:
         return folder, {row["case"]: row for row in csv.DictReader(stream)}, done.stderr

@@ -6,12 +6,11 @@ import hashlib
 import json
 import logging
 import shutil
-import subprocess
-import sys
 import time
 
 import pytest
 from conftest import segmenter_file
+from forked import run_module, start_module
 
 from ichseg.cli import main
 from ichseg.errors import IchsegError
@@ -209,15 +208,15 @@ def test_scans_of_this_machine_go_to_storage(bucket, scans, weights):
 def test_an_s3_server(s3, scans, weights, tmp_path, capsys):
     """From bucket to bucket in another process, killed on its way, and gone on with from a fresh one."""
     s3.put(str(scans), "bucket/scans", recursive=True)
-    words = ["-m", "ichseg", "segment", "s3://bucket/scans", "s3://bucket/masks", "--weights", str(weights)]
-    first = subprocess.Popen([sys.executable, *words], stderr=subprocess.PIPE)
+    words = ["ichseg", "segment", "s3://bucket/scans", "s3://bucket/masks", "--weights", str(weights)]
+    first = start_module(words)
     limit = time.time() + 120
     while not s3.glob("bucket/masks/*.piece") and time.time() < limit:  # as soon as something is sent
         s3.invalidate_cache()
         time.sleep(0.05)
     first.kill()
-    first.communicate()
-    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
+    first.join()
+    done = run_module(words)
     assert done.returncode == 1, done.stderr
     assert "s3://bucket/masks/report.html" in done.stderr
     assert main(["segment", str(scans), str(tmp_path / "masks"), "--weights", str(weights), "--device", "cpu"]) == 1
@@ -230,10 +229,9 @@ def test_an_s3_server(s3, scans, weights, tmp_path, capsys):
         (tmp_path / "masks" / "results.jsonl").read_text()
     )
     assert not any(".bak" in name for name in s3.find("bucket/masks"))
-    again = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
+    again = run_module(words)
     assert "5 ok (5 reused" in again.stderr or "(5 reused" in again.stderr
-    refused = [*words[:4], "s3://no-such-bucket/masks", *words[5:]]
-    done = subprocess.run([sys.executable, *refused], capture_output=True, text=True, check=False)
+    done = run_module([*words[:3], "s3://no-such-bucket/masks", *words[4:]])
     assert done.returncode == 2 and "s3://no-such-bucket/masks" in done.stderr and "Traceback" not in done.stderr
 
 

@@ -20,6 +20,7 @@ import pytest
 import torch
 from broken_files import AFFINE, head, image
 from conftest import as_usual, classifier_file
+from forked import start_module
 from kill_runs import compare
 
 from ichseg.bundle import BundleParts, bundle_folder, config_values
@@ -330,10 +331,11 @@ def test_parts_do_not_collide_and_join(scans, tmp_path, capsys):
     whole, out = tmp_path / "whole", tmp_path / "out"
     (scans / "broken.nii.gz").write_bytes(b"no scan")
     assert run(scans, whole) == 1
-    words = [sys.executable, "-m", "ichseg", "segment", str(scans), str(out), "--device", "cpu", "--size", "64"]
-    parts = [subprocess.Popen([*words, "--shard", f"{k}/2"], stderr=subprocess.DEVNULL) for k in (1, 2)]
-    codes = [part.wait() for part in parts]
-    assert sorted(codes) == [0, 1]
+    words = ["ichseg", "segment", str(scans), str(out), "--device", "cpu", "--size", "64"]
+    parts = [start_module([*words, "--shard", f"{k}/2"]) for k in (1, 2)]
+    for part in parts:
+        part.join()
+    assert sorted(part.exitcode for part in parts) == [0, 1]
     assert not (out / "results.csv").exists() and not (out / "report.html").exists()
     mine = [set(rows(out, f"results-{k}of2")) for k in (1, 2)]
     assert not mine[0] & mine[1] and mine[0] | mine[1] == set(rows(whole))

@@ -98,7 +98,8 @@ def compare(
             if one.untrained and known[name].learns_from == NOTHING:
                 continue
             rows.append(_row(one, name, known[name], implants))
-            _write(bench, rows)
+            _write_table(bench, rows)
+    _write_page(bench, rows)
     return rows
 
 
@@ -131,9 +132,12 @@ def _row(bench: Bench, name: str, method: Method, implants: Path | None) -> dict
     return row
 
 
-def _write(bench: Bench, rows: Sequence[dict[str, Any]]) -> None:
+def _write_table(bench: Bench, rows: Sequence[dict[str, Any]]) -> None:
+    write_csv(bench.plan.output / "comparison.csv", COLUMNS, rows)
+
+
+def _write_page(bench: Bench, rows: Sequence[dict[str, Any]]) -> None:
     output = bench.plan.output
-    write_csv(output / "comparison.csv", COLUMNS, rows)
     shown = ("title", "learns_from", "control", *FIGURES, "published", "note")
     sometimes = ("control", "note", "Dice of implants")
     shown = tuple(c for c in shown if c not in sometimes or any(row.get(c) not in ("", None) for row in rows))
