@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import runpy
+import socket
 import subprocess
 import sys
 import tempfile
@@ -33,6 +34,27 @@ def run_module(
         process.join()
         code = int(process.exitcode or 0)
         return subprocess.CompletedProcess(list(words), code, out.read_text(), err.read_text())
+
+
+def run_together(words: Sequence[str], count: int, cwd: Path | None = None) -> list[str]:
+    """``torchrun --nproc_per_node=COUNT -m WORDS``, without its agent; what each process says to the error stream."""
+    with socket.socket() as probe, tempfile.TemporaryDirectory() as folder:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+        probe.close()
+        common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count),
+                  "LOCAL_WORLD_SIZE": str(count), "OMP_NUM_THREADS": "1"}  # fmt: skip
+        said = [Path(folder, str(rank)) for rank in range(count)]
+        started = [
+            start_module(words, cwd, env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}, err=said[rank])
+            for rank in range(count)
+        ]
+        for process in started:
+            process.join()
+        told = [file.read_text() for file in said]
+        if any(process.exitcode for process in started):
+            raise RuntimeError("\n".join(told))
+        return told
 
 
 def start_module(

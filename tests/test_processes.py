@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ import pytest
 import torch
 import yaml
 from conftest import segmenter_file
-from forked import run_module, start_module
+from forked import run_module, run_together, start_module
 
 from ichseg.bundle import bundle_folder
 from ichseg.networks import segmenter_settings
@@ -85,10 +83,7 @@ def trained(name: str, processes: int, phantoms: Path, out: Path) -> tuple[dict[
         "--logging_file",
         "False",
     ]
-    if processes > 1:
-        words = ["torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "-m", *words]
-    done = run_module(words)
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_together(words, processes)
     (line,) = csv.DictReader((out / "history.csv").open())
     return torch.load(out / "checkpoint.pt", weights_only=True)["network"], line
 
@@ -138,11 +133,7 @@ leave_process_group()
 def test_a_step_of_two_processes_is_exact(tmp_path):
     (tmp_path / "step.py").write_text(STEP)
     for count in (1, 2):
-        words = [str(tmp_path / "step.py"), str(count), str(tmp_path / f"{count}.pt")]
-        if count == 1:
-            subprocess.run([sys.executable, *words], check=True, capture_output=True, timeout=300)
-        else:
-            run_module(["torch.distributed.run", "--standalone", "--nproc_per_node=2", *words]).check_returncode()
+        run_together(["step", str(count), f"{count}.pt"], count, tmp_path)
     (loss, gradients, buffers), (its, other, statistics) = (
         torch.load(tmp_path / f"{n}.pt", weights_only=True) for n in (1, 2)
     )
