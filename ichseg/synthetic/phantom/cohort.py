@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,12 +77,12 @@ def phantom_scan(
     image = np.empty((size, size, slices), np.float32)
     label = np.zeros((size, size, slices), np.uint8)
     x0, y0 = np.meshgrid(right.astype(np.float32), front.astype(np.float32), indexing="ij")
-    x, y = np.cos(turn) * x0 + np.sin(turn) * y0, -np.sin(turn) * x0 + np.cos(turn) * y0
+    x, y = math.cos(turn) * x0 + math.sin(turn) * y0, -math.sin(turn) * x0 + math.cos(turn) * y0
     for index, z0 in enumerate(up):
         layers = []
         shares = {lesion.code: np.zeros((size, size), np.float32) for lesion in lesions}
         for offset in (-1 / 3, 0, 1 / 3):
-            points = (x, y, (z0 + offset * step[2] + np.sin(tilt) * y).astype(np.float32))
+            points = (x, y, (z0 + offset * step[2] + math.sin(tilt) * y).astype(np.float32))
             hu = head.hounsfield(points)
             for lesion in lesions:
                 filled = lesion.paint(hu, points, head)

@@ -81,11 +81,15 @@ class PhantomHead:
             parts.append(ellipsoid(points, (side * 43, 12, -6), (20, width, 16), side * -0.35))
         return np.maximum.reduce(parts)
 
-    def sulcus(self, points: Points, depth: np.ndarray) -> np.ndarray:
-        """Share of a voxel that is a sulcus: winding gaps that fade out ``SULCI_MM`` below the surface."""
+    def sulcus(self, points: Points, depth: np.ndarray, folds: np.ndarray | None = None) -> np.ndarray:
+        """Share of a voxel that is a sulcus: winding gaps that fade out ``SULCI_MM`` below the surface.
+
+        Args:
+            folds: the field ``sulci`` at the points, where it is known.
+        """
         gap = 0.22 + 0.22 * self.atrophy
         fade = np.clip(1 - depth / SULCI_MM, 0, 1)
-        return np.clip(1 - np.abs(self.sulci(points)) / gap, 0, 1) * fade
+        return np.clip(1 - np.abs(self.sulci(points) if folds is None else folds) / gap, 0, 1) * fade
 
     def hounsfield(self, points: Points) -> np.ndarray:
         """HU at points, without noise."""
@@ -104,7 +108,8 @@ class PhantomHead:
         paint(share(depth + self.skull_mm), bone + 60 * self.marrow(points))
         paint(share(depth), CSF)
         surface = 1.0 + 1.8 * self.atrophy
-        cortex = share(depth - surface - CORTEX_MM - 1.5 * self.sulci(points), 1.5)
+        folds = self.sulci(points)
+        cortex = share(depth - surface - CORTEX_MM - 1.5 * folds, 1.5)
         # Deep gray matter: caudate and lentiform nuclei, thalami.
         nuclei = np.maximum.reduce(
             [ellipsoid(points, (s * a, b, c), r) for s in (-1, 1) for a, b, c, r in (
@@ -114,7 +119,7 @@ class PhantomHead:
         # Beam hardening: brain next to thick bone looks a little denser.
         tissue = tissue + 4.0 * np.exp(-np.clip(depth, 0, None) / 6)
         paint(share(depth - surface), tissue)
-        paint(self.sulcus(points, depth) * share(depth), CSF)
+        paint(self.sulcus(points, depth, folds) * share(depth), CSF)
         paint(share(self.cisterns(points)), CSF)
         paint(share(self.ventricles(points)), CSF)
         falx = share(0.7 - np.abs(x)) * share(depth) * np.clip((np.hypot(y / 70, z / 60 - 0.1) - 0.62) * 8, 0, 1)
@@ -132,6 +137,8 @@ class PhantomHead:
 
     def _skull_base(self, points: Points, depth: np.ndarray, paint) -> None:
         """Petrous ridges, the sphenoid body with its air, and the orbital roofs, in the lowest slices."""
+        if points[2].min() > -30:  # all of it lies below
+            return
         inside = share(depth + self.skull_mm)
         for side in (-1, 1):
             paint(share(ellipsoid(points, (side * 36, -16, -52), (30, 8, 13), side * 0.6)) * inside, 950.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -113,12 +114,12 @@ class PhantomLesion:
         u, v = self.place
         angle = -0.7 + 1.6 * u
         z = 28 * v - 6
-        shrink = np.sqrt(max(1 - (z / head.radii[2]) ** 2, 0.05))
+        shrink = math.sqrt(max(1 - (z / head.radii[2]) ** 2, 0.05))
         center = (
-            self.side * head.radii[0] * shrink * np.cos(angle),
-            head.radii[1] * shrink * np.sin(angle),
+            self.side * head.radii[0] * shrink * math.cos(angle),
+            head.radii[1] * shrink * math.sin(angle),
             z,
         )
         thick, wide = 9 + 14 * self.size, 22 + 12 * self.size
-        turn = float(np.arctan2(center[1] / head.radii[1] ** 2, center[0] / head.radii[0] ** 2))
+        turn = math.atan2(center[1] / head.radii[1] ** 2, center[0] / head.radii[0] ** 2)
         return np.minimum(head.depth(points), ellipsoid(points, center, (thick, wide, wide), turn))
