@@ -122,15 +122,16 @@ class DaskEngine:
         """Until nothing is left, or the scheduler is gone: what was sent to it then waits again."""
         sent: dict[Any, list[int]] = {}
         done = self._distributed.as_completed(loop=client.loop)
-        told = False
+        told, workers, asked = False, 0, 0.0
         try:
             while waiting or sent:
-                slots = AHEAD * max(len(client.scheduler_info(n_workers=-1)["workers"]), 1)
-                while waiting and len(sent) < slots:
+                if not workers or time.monotonic() - asked > LOOK_S:  # each time is a round trip
+                    workers, asked = len(client.scheduler_info(n_workers=-1)["workers"]), time.monotonic()
+                while waiting and len(sent) < AHEAD * max(workers, 1):
                     future = self._submit(client, work, waiting[0], runner)
                     sent[future] = waiting.popleft()
                     done.add(future)
-                if not told and not client.scheduler_info(n_workers=-1)["workers"]:
+                if not told and not workers:
                     logger.info("waiting for workers of %s", client.scheduler.address)
                     told = True
                 future = next(done)
