@@ -2,23 +2,30 @@
 
     python benchmarks/train_step.py --precision bf16                  # CPU
     python benchmarks/train_step.py --precision bf16 --device cuda    # with and without CUDA graphs, in turns
+    python benchmarks/train_step.py --profile                         # what a step spends its time on, on a CPU
 
-A step is all of it but drawing the batch: augmentation, the teacher, both passes, AdamW, the average of weights.
+A step is all of it but drawing the batch: augmentation, the teacher, both passes, AdamW, the average of weights. With
+--profile, the parts of a step in turns, the operators with the most time of their own, and the convolutions' arithmetic
+as a share of what this machine's matrix product reaches.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from measuring import commit, in_turns, machine, medians, processor_times, ratio, steal_share
+from torch.utils.flop_counter import FlopCounterMode
 
 from ichseg.bundle import BundleParts
 from ichseg.training import ClipGradients
+
+SHOWN = 12  # operators
 
 
 def main() -> None:
@@ -29,7 +36,10 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224, help="pixels per side (default: 224)")
     parser.add_argument("--steps", type=int, default=5, help="steps per timing (default: 5)")
     parser.add_argument("--rounds", type=int, default=5, help="timings per side (default: 5)")
+    parser.add_argument("--profile", action="store_true", help="also where the time of a step goes; on a CPU, in fp32")
     options = parser.parse_args()
+    if options.profile and (options.device, options.precision) != ("cpu", "fp32"):
+        parser.error("--profile is for the CPU and fp32")
     device, times = torch.device(options.device), processor_times()
     sides = {"as it is": step_of(options, False)}
     if device.type == "cuda":
@@ -39,6 +49,8 @@ def main() -> None:
     report |= {"precision": options.precision, "size": options.size, "ms": medians(seconds, options.steps)}
     if len(sides) > 1:
         report["ratio"] = ratio(seconds, *sides)
+    if options.profile:
+        report["profile"] = profiled(sides["as it is"], options.steps)
     print(json.dumps({**report, "steal": steal_share(times, processor_times())}))
 
 
@@ -68,6 +80,37 @@ def step_of(options: argparse.Namespace, graphs: bool) -> Callable[[], None]:
         average.update(engine)
 
     return step
+
+
+def profiled(step: Callable[[], None], steps: int) -> dict[str, Any]:
+    """Share of each operator's own time, and of the machine's arithmetic that the convolutions reach."""
+    with FlopCounterMode(display=False) as counter:
+        step()
+    flops = counter.get_total_flops()
+    with torch.profiler.profile() as seen:
+        for _ in range(steps):
+            step()
+    events = seen.key_averages()
+    whole = sum(event.self_cpu_time_total for event in events)
+    shares = {event.key: event.self_cpu_time_total / whole for event in events}
+    most = sorted(shares, key=lambda name: -shares[name])[:SHOWN]
+    conv = sum(event.self_cpu_time_total for event in events if "conv" in event.key) * 1e-6 / steps
+    return {
+        "shares": {name: round(shares[name], 3) for name in most},
+        "convolutions_gflop_per_step": round(flops / 1e9, 1),
+        "convolutions_gflop_per_s": round(flops / conv / 1e9, 1),
+        "matrix_product_gflop_per_s": round(peak() / 1e9, 1),
+    }
+
+
+def peak() -> float:
+    """FLOP a second of a large matrix product."""
+    a, seconds = torch.rand(2048, 2048), []
+    for _ in range(8):
+        started = time.perf_counter()
+        a @ a
+        seconds.append(time.perf_counter() - started)
+    return 2 * 2048**3 / min(seconds)
 
 
 def repeated(step: Callable[[], None], times: int) -> Callable[[], None]:
