@@ -15,10 +15,10 @@ test: install lint
 	@# The tests' second opinion on the dense CRF compiles with g++; without one those tests are skipped.
 	@$(BIN)/python -c "import pydensecrf" 2>/dev/null || $(BIN)/python -m pip install --quiet pydensecrf2==1.1 \
 		|| echo "pydensecrf2 did not install (no g++?): its comparison is skipped"
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 coverage: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile --cov=ichseg --cov-report=term:skip-covered
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov=ichseg --cov-report=term:skip-covered
 
 lint: install
 	$(BIN)/ruff check ichseg tests benchmarks

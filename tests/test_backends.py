@@ -43,6 +43,18 @@ def test_logits_are_those_of_torch(backend, architecture, tmp_path):
     assert network_hash(other) != network_hash(network)  # a folder is done again with another backend
 
 
+@pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is None, reason="onnxruntime is not there")
+def test_torch_without_its_older_exporter(monkeypatch):
+    def gone(*_):
+        raise TypeError("dynamo")
+
+    monkeypatch.setattr("ichseg.networks.exported._trace_onnx", gone)
+    network = torch.nn.Conv2d(1, 2, 3, padding=1).eval()
+    image = torch.rand(2, 1, 64, 96)
+    with torch.no_grad():
+        np.testing.assert_allclose(on_backend(network, "onnxruntime", 1, "cpu")(image), network(image), atol=1e-5)
+
+
 @pytest.mark.parametrize("backend", OTHERS)
 def test_masks_of_a_folder_are_those_of_torch(backend, phantoms, tmp_path):
     masks, tables = {}, {}

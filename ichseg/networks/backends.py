@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
 import sys
@@ -115,7 +116,10 @@ def _onnxruntime(network: nn.Module, channels: int, precision: str) -> Run:
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
-        export_network(network, file, channels, EXAMPLE_SIZE)
+        with contextlib.suppress(IchsegError):  # if sizes became numbers, or torch no longer has that exporter
+            export_network(network, file, channels, EXAMPLE_SIZE, traced=True)
+        if not file.is_file():
+            export_network(network, file, channels, EXAMPLE_SIZE)
         onnxruntime.disable_telemetry_events()  # which it has on Windows
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1  # each core takes slices of its own
