@@ -37,8 +37,13 @@ def main() -> None:
     options = parser.parse_args()
     times, data = processor_times(), list_scans(options.folder)[: options.scans + 1]
     with tempfile.TemporaryDirectory() as folder:
-        values = {"dataset::data": data, "output_dir": folder, "device_name": options.device,
-                  "precision": options.precision}  # fmt: skip
+        values = {
+            "dataset_dir": options.folder.absolute(),
+            "dataset::data": data,
+            "output_dir": folder,
+            "device_name": options.device,
+            "precision": options.precision,
+        }
         found = steps_of(BundleParts("ich_segmentation", "inference.yaml", values)["evaluator"])
     milliseconds = {name: round(statistics.mean(seconds[1:]) * 1000, 1) for name, seconds in found.items()}
     whole = sum(milliseconds.values())
