@@ -56,6 +56,7 @@ from ichseg.training import (
     judged_pool,
     warm_cosine,
 )
+from ichseg.training.augment import _box
 from ichseg.transforms import (
     BrainWindow,
     HeadCrop,
@@ -439,6 +440,12 @@ def test_noise_of_two_grains_and_kernels_of_two_kinds():
     step = (changed - edge)[:, 0, 12, 11]
     assert (step < -0.01).any() and (step > 0.01).any() and 60 < (step.abs() < 1e-4).sum() < 140
     assert (changed[..., :10] - 0.5).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("reach", [3, 7, 11])
+def test_boxes_are_those_of_torch(reach):
+    image = torch.rand(2, 3, 40, 24)
+    torch.testing.assert_close(_box(image, reach), torch.nn.functional.avg_pool2d(image, reach, 1, reach // 2))
 
 
 def test_images_and_masks_move_alike_and_unknown_stays_unknown():

@@ -106,5 +106,17 @@ def _halo(image: Tensor) -> Tensor:
     reach = int(torch.randint(3, 12, ())) | 1  # pixels; three boxes make nearly a Gaussian
     blurred = bone
     for _ in range(3):
-        blurred = functional.avg_pool2d(blurred, reach, stride=1, padding=reach // 2)
+        blurred = _box(blurred, reach)
     return blurred * (1 - bone)
+
+
+def _box(image: Tensor, reach: int) -> Tensor:
+    """The mean over ``reach`` x ``reach`` pixels, an odd number, with zeros beyond the edge."""
+    if image.device.type != "cpu":  # fast there, and running sums are not deterministic
+        return functional.avg_pool2d(image, reach, stride=1, padding=reach // 2)
+    edge = (reach // 2 + 1, reach // 2)
+    for axis, padding in ((-1, edge), (-2, (0, 0, *edge))):  # running sums, whose time does not depend on the reach
+        sums = functional.pad(image, padding).cumsum(axis)
+        count = image.shape[axis]
+        image = (sums.narrow(axis, reach, count) - sums.narrow(axis, 0, count)) / reach
+    return image
