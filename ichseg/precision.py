@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import lru_cache
 
 import torch
 
 from ichseg.defaults import PRECISIONS
 from ichseg.errors import IchsegError
 
+logger = logging.getLogger(__name__)
 _full: ContextVar[bool] = ContextVar("full precision", default=False)
 
 
@@ -28,6 +31,14 @@ def checked_precision(name: str) -> str:
 def lower_type(precision: str) -> torch.dtype | None:
     """What a network's forward pass runs in; None for full precision, and for any inside :func:`full_precision`."""
     return torch.bfloat16 if precision == "bf16" and not _full.get() else None
+
+
+@lru_cache(maxsize=1)
+def warn_of_slow_bf16() -> None:
+    """Say once that this processor only emulates bfloat16, if so: a network took 20 times as long as in fp32."""
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    if supported is not None and not supported():
+        logger.warning("precision bf16: this processor has no instructions for it; fp32 is many times faster here")
 
 
 @contextmanager

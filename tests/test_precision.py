@@ -12,7 +12,7 @@ from monai.data import MetaTensor
 from ichseg.errors import IchsegError
 from ichseg.inference import PrecisionCheck, PrecisionInferer, SliceScorer
 from ichseg.networks import slice_classifier
-from ichseg.precision import full_precision, lower_type
+from ichseg.precision import full_precision, lower_type, warn_of_slow_bf16
 from ichseg.transforms import ShallowFeatureCAM
 
 
@@ -100,3 +100,13 @@ def test_nothing_to_compare_and_not_compared(tmp_path, caplog):
         check, item = checked(tmp_path, scans=0)
     assert check(item) is item and not list(tmp_path.iterdir())
     assert "effect on the masks not measured" in caplog.text
+
+
+@pytest.mark.parametrize("supported", [True, False])
+def test_emulated_bfloat16_is_told_once(supported, monkeypatch, caplog):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported)
+    warn_of_slow_bf16.cache_clear()
+    for _ in range(2):
+        PrecisionInferer("bf16")(torch.zeros(1, 1, 8, 8), torch.nn.Conv2d(1, 1, 1))
+    assert caplog.text.count("no instructions for it") == (not supported)
+    warn_of_slow_bf16.cache_clear()

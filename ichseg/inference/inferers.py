@@ -12,7 +12,7 @@ import torch
 from monai.inferers import Inferer, SimpleInferer
 
 from ichseg.io import write_text
-from ichseg.precision import checked_precision, full_precision, lower_type
+from ichseg.precision import checked_precision, full_precision, lower_type, warn_of_slow_bf16
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +45,8 @@ class PrecisionInferer(Inferer):
     def lowered(self, device: str, cache_enabled: bool = True) -> torch.autocast:
         """Context in which a network runs in this precision, on a type of device."""
         lower = lower_type(self.precision)
+        if lower is not None and device == "cpu":
+            warn_of_slow_bf16()
         return torch.autocast(device, dtype=lower, enabled=lower is not None, cache_enabled=cache_enabled)
 
 

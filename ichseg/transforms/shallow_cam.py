@@ -28,7 +28,7 @@ from ichseg.context import MemoryBank, amplify, positive_runs, upsample
 from ichseg.context import vote as vote_of
 from ichseg.io import atomic_path
 from ichseg.parallel import map_images
-from ichseg.precision import checked_precision, full_precision, lower_type
+from ichseg.precision import checked_precision, full_precision, lower_type, warn_of_slow_bf16
 from ichseg.provenance import network_hash, value_hash
 from ichseg.transforms.base import BACKENDS, DictionaryTransform
 from ichseg.transforms.volumes import like, plain, volume_slice_axis
@@ -176,7 +176,10 @@ class ShallowFeatureCAM(Transform, ThreadUnsafe):
     @property
     def autocast(self) -> torch.dtype | None:
         """What the networks' forward passes run in; None is float32."""
-        return lower_type(self.precision)
+        lower = lower_type(self.precision)
+        if lower is not None and self.device.type == "cpu":
+            warn_of_slow_bf16()
+        return lower
 
     def _along(self, slices: torch.Tensor, known: torch.Tensor, bank: MemoryBank) -> None:
         """Score and map in one pass, on a CPU one batch per core; the backward pass only where the gate says so.
