@@ -113,15 +113,22 @@ def run_bundle(
         warnings.simplefilter("ignore")
         from monai.bundle import run
 
-        for name in list(logging.root.manager.loggerDict):
-            if name.split(".")[0] in ("monai", "ignite"):
-                logging.getLogger(name).setLevel(logging.CRITICAL)
+        hush_monai()
         run(
             config_file=[str(config_file(bundle, name)) for name in (config, *overlays)],
             meta_file=str(root / "configs" / "metadata.json"),
             logging_file=False,  # type: ignore[arg-type]  # "" and None mean the default file
             **given,
         )
+
+
+def hush_monai() -> None:
+    """Commands of ours say what matters; what MONAI and ignite log is for who builds upon them."""
+    import monai.data  # noqa: F401  # its loggers are there afterwards
+
+    for name in list(logging.root.manager.loggerDict):
+        if name.split(".")[0] in ("monai", "ignite"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def given_values(bundle: str, config: str, overrides: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:

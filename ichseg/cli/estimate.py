@@ -31,12 +31,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import logging
 
-    from ichseg.bundle import parse_settings, weight_file
+    from ichseg.bundle import hush_monai, parse_settings, weight_file
     from ichseg.folder.estimate import estimate, estimate_text
     from ichseg.networks import segmenter_settings
 
     for name in ("ichseg.folder.runner", "ichseg.devices"):  # masks and report are thrown away
         logging.getLogger(name).setLevel(logging.WARNING)
+    hush_monai()
     inputs = [Path(one).absolute() for one in args.input]
     weights = weight_file(args.weights).resolve()
     config = segmenter_settings(weights).pipeline

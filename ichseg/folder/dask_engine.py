@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ichseg.bundle import BundleParts, given_values
+from ichseg.bundle import BundleParts, given_values, hush_monai
 from ichseg.errors import IchsegError
 from ichseg.folder.journal import Journal, WorkerJournal
 from ichseg.folder.memory import return_freed_memory
@@ -228,6 +228,7 @@ def run_on_dask(
     given = given_values(bundle, config, overrides, settings)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        hush_monai()
         made = DaskEngine(bundle, config, given, **engine)
         runner = BundleParts(bundle, config, given)["evaluator"]
         runner.engine = made
@@ -267,6 +268,7 @@ def do_work(
 
 def _start(work: Work) -> Any:
     warnings.simplefilter("ignore")  # what MONAI warns of when it is imported
+    hush_monai()
     return_freed_memory()
     runner = BundleParts(work.bundle, work.config, {**work.values, "dataset::data": []})["evaluator"]
     # With one thread a worker has one core: reading the next scan meanwhile would slow down the worker beside it.
