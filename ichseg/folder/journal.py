@@ -61,7 +61,7 @@ class Journal:
         self.settings: dict[str, Any] = {}
         self.run = ""
         self.path = self.folder / f"journal{self.shard.suffix}.jsonl"
-        # Lines of the journals as they stand: a fifth of the memory that they take when they are read.
+        # Lines of the journals as they stand, which take less memory than what is read from them.
         self.records: defaultdict[str, list[str]] = defaultdict(list)  # case ->
         self.written: defaultdict[str, list[str]] = defaultdict(list)  # output ->
         self.begun: set[str] = set()  # outputs that a run began to write and may not have recorded
