@@ -5,8 +5,8 @@
     python benchmarks/train_step.py --profile                         # what a step spends its time on, on a CPU
 
 A step is all of it but drawing the batch: augmentation, the teacher, both passes, AdamW, the average of weights. With
---profile, also the operators with the most time of their own, and the convolutions' arithmetic a second beside that of a
-large matrix product on this machine.
+--profile, also the operators with the most time of their own, and the convolutions' arithmetic a second beside that of
+a large matrix product on this machine.
 """
 
 from __future__ import annotations
