@@ -35,7 +35,7 @@ def lower_type(precision: str) -> torch.dtype | None:
 
 @lru_cache(maxsize=1)
 def warn_of_slow_bf16() -> None:
-    """Say once that this processor only emulates bfloat16, if so: a network took 20 times as long as in fp32."""
+    """Say once that this processor only emulates bfloat16, if so: networks then take many times as long as in fp32."""
     supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
     if supported is not None and not supported():
         logger.warning("precision bf16: this processor has no instructions for it; fp32 is many times faster here")
