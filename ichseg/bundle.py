@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import difflib
 import inspect
-import logging
 import re
 import sys
 import warnings
@@ -18,6 +17,7 @@ from typing import Any
 import yaml
 
 from ichseg.errors import INTERRUPTED, USAGE, IchsegError, chain, first_cause, is_set_up, one_line
+from ichseg.logs import hush_monai
 from ichseg.overrides import check_kind, check_nested, check_numbers, check_value
 
 # What ``monai.bundle run`` itself takes.
@@ -120,15 +120,6 @@ def run_bundle(
             logging_file=False,  # type: ignore[arg-type]  # "" and None mean the default file
             **given,
         )
-
-
-def hush_monai() -> None:
-    """Commands of ours say what matters; what MONAI and ignite log is for who builds upon them."""
-    import monai.data  # noqa: F401  # its loggers are there afterwards
-
-    for name in list(logging.root.manager.loggerDict):
-        if name.split(".")[0] in ("monai", "ignite"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def given_values(bundle: str, config: str, overrides: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:

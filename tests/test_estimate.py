@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 
 import pytest
 
@@ -33,6 +34,8 @@ def test_a_folder(phantoms, tmp_path, capsys):
     assert found["cost"] == pytest.approx(3 * found["machine_hours"], abs=1e-3)
     assert found["output_mib_per_scan"] > 0 and sorted(p.name for p in scans.iterdir())[0] == "broken.nii.gz"
     assert len(list(scans.iterdir())) == 4, "nothing is written beside the scans"
+    told = logging.getLogger("ichseg.folder.runner").isEnabledFor(logging.INFO)
+    assert told, "a later command in the same process still tells what it does"
     text = estimate_text(found)
     assert "4 scans" in text and "on 2 of them" in text and "cost at 3" in text
 

@@ -31,12 +31,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import logging
 
-    from ichseg.bundle import hush_monai, parse_settings, weight_file
+    from ichseg.bundle import parse_settings, weight_file
     from ichseg.folder.estimate import estimate, estimate_text
+    from ichseg.logs import hush_monai, quieter
     from ichseg.networks import segmenter_settings
 
-    for name in ("ichseg.folder.runner", "ichseg.devices"):  # masks and report are thrown away
-        logging.getLogger(name).setLevel(logging.WARNING)
     hush_monai()
     inputs = [Path(one).absolute() for one in args.input]
     weights = weight_file(args.weights).resolve()
@@ -50,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
         "device_name": args.device,
         **parse_settings("ich_segmentation", config, args.set),
     }
-    found = estimate(inputs, values, args.sample, args.machines, args.price, config=config)
+    with quieter(logging.WARNING, "ichseg.folder.runner", "ichseg.devices"):  # masks and report are thrown away
+        found = estimate(inputs, values, args.sample, args.machines, args.price, config=config)
     print(json.dumps(found) if args.json else estimate_text(found))
     return DONE

@@ -16,10 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ichseg.bundle import BundleParts, given_values, hush_monai
+from ichseg.bundle import BundleParts, given_values
 from ichseg.errors import IchsegError
 from ichseg.folder.journal import Journal, WorkerJournal
 from ichseg.folder.memory import return_freed_memory
+from ichseg.logs import hush_monai
 from ichseg.provenance import network_hash, value_hash
 
 logger = logging.getLogger(__name__)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ichseg.errors import IchsegError, one_line
 from ichseg.io.atomic import atomic_path
+from ichseg.logs import quieter
 from ichseg.overrides import SIZE_STEP
 
 LARGEST = 4096  # slices at once, and multiples of the step per side
@@ -92,17 +93,9 @@ def check_output(path: Path) -> None:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """The exporters tell their own developers a lot."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    with quieter(logging.ERROR, "torch.onnx", "onnxscript"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _dynamic(step: int) -> dict[int, object]:
