@@ -9,7 +9,7 @@ from monai.data import MetaTensor
 from test_cupping import PIXEL, head
 
 from ichseg.anatomy.appearance import FEWEST_SCANS, NAMES, UNLIKE, Reference, appearance
-from ichseg.folder.results import Results, prioritized
+from ichseg.folder.results import Results
 from ichseg.transforms import CompareAppearanced, SliceScoredProbability, SliceScoredProbabilityd
 from ichseg.transforms.unusual import NO_BRAIN
 
@@ -115,11 +115,11 @@ def test_priority_is_the_order_of_probability_then_volume(tmp_path):
     rows = [{"case": str(n), "file": str(n), "status": "ok", "probability": p, "volume_ml": v, "lesions": 0}
             for n, (p, v) in enumerate([(0.2, 5.0), (0.9, 1.0), (0.9, 3.0)])]  # fmt: skip
     rows.append({"case": "3", "file": "3", "status": "failed", "message": "damaged"})
-    assert [row.get("priority") for row in prioritized(rows)] == [3, 2, 1, None]
     results = Results(tmp_path)
     for row in rows:
         results.add(row)
     results.write()
+    assert [row.get("priority") for row in results.prioritized()] == [3, 2, 1, None]
     lines = results.path.read_text().splitlines()
     assert lines[0].startswith("case,status,probability,priority,subtypes,unusual,volume_ml")
     assert lines[3].startswith("2,ok,0.9,1,,,3.0") and lines[4].startswith("3,failed,,,,,")

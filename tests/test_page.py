@@ -301,7 +301,7 @@ def test_an_archive_shows_what_is_most_worth_looking_at(out, tmp_path, monkeypat
     (failed,) = (row for row in rows if row["status"] == "failed")
     rows += [{**failed, "case": f"more_{n}", "file": f"{n}.nii.gz", "message": f"{n}.nii.gz: torn"} for n in range(3)]
     for name, limit in (("LISTED", 5), ("PICTURED", 1), ("NAMED", 2)):
-        monkeypatch.setattr(f"ichseg.report.page.{name}", limit)
+        monkeypatch.setattr(f"ichseg.report.survey.{name}", limit)
     page = write_report(copy, rows, json.loads((out / "report.json").read_text())).read_text(encoding="utf-8")
     assert page.count("<tr") - 1 == 5 and "2 more are in results.csv" in page
     assert page.count('id="picture-') == page.count("<tr data-open") == 1, "what has no pictures does not open"

@@ -11,7 +11,7 @@ import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,31 @@ class Work:
         return value_hash([self.bundle, self.config, {k: str(v) for k, v in self.values.items()}, self.run])
 
 
+class _Waiting:
+    """Batches of scans that nobody works on: first those given back, then those that have not been sent yet."""
+
+    def __init__(self, todo: Sequence[int], size: int) -> None:
+        self._back: deque[Sequence[int]] = deque()
+        self._todo, self._size, self._next = todo, size, 0
+
+    def __bool__(self) -> bool:
+        return bool(self._back) or self._next < len(self._todo)
+
+    def first(self) -> Sequence[int]:
+        return self._back[0] if self._back else self._todo[self._next : self._next + self._size]
+
+    def pop(self) -> Sequence[int]:
+        batch = self.first()
+        if self._back:
+            self._back.popleft()
+        else:
+            self._next += self._size
+        return batch
+
+    def give_back(self, batches: Iterable[Sequence[int]]) -> None:
+        self._back.extendleft(batches)
+
+
 @dataclass
 class DaskEngine:
     """Does the scans of a :class:`ichseg.folder.FolderRunner` on Dask workers.
@@ -91,7 +116,7 @@ class DaskEngine:
             if name.split(".")[0] == "distributed":  # comings and goings; what matters is told here
                 logging.getLogger(name).setLevel(logging.CRITICAL)
 
-    def __call__(self, runner: Any, todo: list[int], take: Callable[[int, dict[str, Any]], None]) -> None:
+    def __call__(self, runner: Any, todo: Sequence[int], take: Callable[[int, dict[str, Any]], None]) -> None:
         """Do the scans with these numbers; ``take`` gets each one's row.
 
         Raises:
@@ -105,7 +130,7 @@ class DaskEngine:
         inputs = [str(folder) for folder in (place, place.parent) if folder.is_dir()][:1]
         work = Work(self.bundle, self.config, self.values, journal.run, (str(runner.output_dir), *inputs))
         size = max(1, min(self.batch, len(todo) // (2 * (self.workers or os.cpu_count() or 1))))
-        waiting = deque(todo[start : start + size] for start in range(0, len(todo), size))
+        waiting = _Waiting(todo, size)
         with contextlib.ExitStack() as stack:
             cluster = None if self.scheduler else stack.enter_context(self._local_cluster())
             while waiting:
@@ -116,12 +141,12 @@ class DaskEngine:
         self,
         client: Any,
         work: Work,
-        waiting: deque[list[int]],
+        waiting: _Waiting,
         runner: Any,
         take: Callable[[int, dict[str, Any]], None],
     ) -> None:
         """Until nothing is left, or the scheduler is gone: what was sent to it then waits again."""
-        sent: dict[Any, list[int]] = {}
+        sent: dict[Any, Sequence[int]] = {}
         done = self._distributed.as_completed(loop=client.loop)
         told, workers, asked = False, 0, 0.0
         try:
@@ -129,8 +154,8 @@ class DaskEngine:
                 if not workers or time.monotonic() - asked > LOOK_S:  # each time is a round trip
                     workers, asked = len(client.scheduler_info(n_workers=-1)["workers"]), time.monotonic()
                 while waiting and len(sent) < AHEAD * max(workers, 1):
-                    future = self._submit(client, work, waiting[0], runner)
-                    sent[future] = waiting.popleft()
+                    future = self._submit(client, work, waiting.first(), runner)
+                    sent[future] = waiting.pop()
                     done.add(future)
                 if not told and not workers:
                     logger.info("waiting for workers of %s", client.scheduler.address)
@@ -139,7 +164,7 @@ class DaskEngine:
                 rows = self._rows(future, sent[future])
                 numbers = sent.pop(future)
                 if rows is None:  # one of them takes workers with it; which?
-                    waiting.extendleft([number] for number in numbers)
+                    waiting.give_back([number] for number in numbers)
                 else:
                     for number, row in zip(numbers, rows, strict=True):
                         take(number, row)
@@ -147,7 +172,7 @@ class DaskEngine:
         except (OSError, self._distributed.client.FutureCancelledError, StopIteration) as error:
             if not self._is_gone(error, client):
                 raise
-            waiting.extendleft(sent.values())
+            waiting.give_back(sent.values())
             logger.warning("the connection to the scheduler was lost; trying again")
 
     def _rows(self, future: Any, numbers: Sequence[int]) -> list[dict[str, Any]] | None:

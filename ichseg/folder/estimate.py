@@ -6,7 +6,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -126,7 +126,7 @@ def _run(bundle: str, config: str, values: Mapping[str, Any]) -> tuple[FolderRun
     runner: FolderRunner = BundleParts(bundle, config, values)["evaluator"]
     times: list[float] = []
 
-    def timed(one: FolderRunner, todo: list[int], take: Callable[[int, Any], None]) -> None:
+    def timed(one: FolderRunner, todo: Sequence[int], take: Callable[[int, Any], None]) -> None:
         times.append(time.perf_counter())
 
         def took(number: int, row: Any) -> None:

@@ -6,13 +6,13 @@ import contextlib
 import json
 import logging
 import os
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from ichseg.errors import IchsegError
+from ichseg.folder.ondisk import Lines, Table
 from ichseg.folder.shard import Shard
 from ichseg.io.atomic import remove_leftovers
 from ichseg.io.folder import is_own_mask
@@ -61,9 +61,7 @@ class Journal:
         self.settings: dict[str, Any] = {}
         self.run = ""
         self.path = self.folder / f"journal{self.shard.suffix}.jsonl"
-        # Lines of the journals as they stand, which take less memory than what is read from them.
-        self.records: defaultdict[str, list[str]] = defaultdict(list)  # case ->
-        self.written: defaultdict[str, list[str]] = defaultdict(list)  # output ->
+        self._records, self._written = Lines(), Lines()  # lines of the journals by case, and by output
         self.begun: set[str] = set()  # outputs that a run began to write and may not have recorded
         self.elsewhere: Elsewhere | None = None  # outputs that are not here but in object storage
         self._stream: TextIO | None = None
@@ -157,15 +155,20 @@ class Journal:
         if stored:
             self._append({"stored": stored})
 
-    def other_cases(self, items: Sequence[Mapping[str, Any]]) -> list[str]:
+    def other_cases(self, items: Iterable[Mapping[str, Any]]) -> list[str]:
         """Names of cases that are not among ``items`` and whose outputs are still there."""
-        known = {str(item["case"]) for item in items}
-        others = {case: [name for record in self._records_of(case) for name in record["outputs"]]
-                  for case in self.records if case not in known}  # fmt: skip
+        known = Table((str(item["case"]), None) for item in items)
         there = self.elsewhere.files if self.elsewhere is not None else ()
-        return sorted(
-            case for case, names in others.items() if any(n in there or (self.folder / n).is_file() for n in names)
-        )
+        return [
+            case
+            for case in self._records.names()
+            if case not in known
+            and any(n in there or (self.folder / n).is_file() for r in self._records_of(case) for n in r["outputs"])
+        ]
+
+    def knows(self, case: str) -> bool:
+        """True if an earlier run has done a case, whatever has become of it."""
+        return bool(self._records.of(case))
 
     def withdraw(self, item: Mapping[str, Any], identity: Mapping[str, Any]) -> list[str]:
         """Remove what earlier runs made of another input of a case that has now failed: it would look finished.
@@ -212,7 +215,7 @@ class Journal:
 
     def known_of(self, case: str) -> dict[str, Any]:
         """What earlier runs have left of a case, for :meth:`WorkerJournal.know`."""
-        return {"records": self.records.get(case, ()), "begun": [name for name in self.begun if case in name]}
+        return {"records": self._records.of(case), "begun": [name for name in self.begun if case in name]}
 
     def _learn(self, path: Path, name: str) -> bool:
         """Look elsewhere for who wrote a file that is not known; True if a run did."""
@@ -256,20 +259,21 @@ class Journal:
             self._take(line, record)
 
     def _forget(self) -> None:
-        self.records, self.written, self.begun = defaultdict(list), defaultdict(list), set()
+        self._records.clear()
+        self._written.clear()
+        self.begun = set()
 
     def _take(self, line: str, record: Mapping[str, Any]) -> None:
-        self.records[record["case"]].append(line)
-        for name in record["outputs"]:
-            self.written[name].append(line)
-            self.begun.discard(name)
+        self._records.add([record["case"]], line)
+        self._written.add(record["outputs"], line)
+        self.begun.difference_update(record["outputs"])
 
     def _records_of(self, case: str) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.records.get(case, ())]
+        return [json.loads(line) for line in self._records.of(case)]
 
     def _ways_left(self, name: str) -> list[dict[str, Any]]:
         """Size and hash of an output, each time that it was recorded."""
-        return [json.loads(line)["outputs"][name] for line in self.written.get(name, ())]
+        return [json.loads(line)["outputs"][name] for line in self._written.of(name)]
 
     def _append(self, record: Mapping[str, Any]) -> None:
         if self._stream is None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from ichseg.errors import IchsegError
+from ichseg.folder.ondisk import Table
 from ichseg.folder.results import Results, is_row
 from ichseg.folder.status import FINISHED, NOT_STARTED, Part, read_parts
 
@@ -41,22 +41,28 @@ def merge_parts(folder: str | Path) -> tuple[Results, list[Part]]:
         raise IchsegError(f"{folder}: has parts of {' and of '.join(map(str, counts))}; keep only one set of tables")
     states = read_parts(folder)
     _check_runs(states, folder)
-    rows: dict[str, dict[str, Any]] = {}
+    lines = Table()
     for _, path in sorted(parts.items()):
-        for number, line in enumerate(path.read_text(encoding="utf-8").rstrip("\n").split("\n"), 1):
-            try:
-                row = json.loads(line) if line else None
-            except ValueError:
-                row = {}
-            if row is not None and not is_row(row):
-                raise IchsegError(f"{path}: line {number} is not a valid row of results")
-            if row is not None:
-                rows[row["file"]] = row
-    results = Results(folder, sorted(rows))
-    for row in rows.values():
-        results.add(row, write=False)
+        lines.update(_lines(path))
+    results = Results(folder)
+    for _, line in lines.items():
+        results.add(json.loads(line), write=False)
     results.write()
     return results, [part for part in states if part.state != FINISHED]
+
+
+def _lines(table: Path) -> Iterator[tuple[str, str]]:
+    """The files of a table, and the row of each as text."""
+    with table.open(encoding="utf-8", newline="\n") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                try:
+                    row = json.loads(line)
+                except ValueError:
+                    row = {}
+                if not is_row(row):
+                    raise IchsegError(f"{table}: line {number} is not a valid row of results")
+                yield row["file"], line
 
 
 def _check_runs(states: Sequence[Part], folder: Path) -> None:

@@ -131,7 +131,7 @@ class RemoteEngine:
         # Sorted by name, the pieces of all runs are in the order of time.
         self._name = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:8]}"
 
-    def __call__(self, runner: Any, todo: list[int], take: Callable[[int, dict[str, Any]], None]) -> None:
+    def __call__(self, runner: Any, todo: Sequence[int], take: Callable[[int, dict[str, Any]], None]) -> None:
         """See :class:`ichseg.folder.FolderRunner`."""
         data = runner.dataset.data
         chunks = [todo[start : start + CHUNK] for start in range(0, len(todo), CHUNK)]
@@ -140,7 +140,7 @@ class RemoteEngine:
             for place, chunk in enumerate(chunks):
                 for one in coming:
                     one.result()
-                following = chunks[place + 1] if place + 1 < len(chunks) else []
+                following = chunks[place + 1] if place + 1 < len(chunks) else ()
                 coming = [pool.submit(fetch_scan, data[number]) for number in following]
                 runner.do_here(chunk, take)
                 for number in chunk:

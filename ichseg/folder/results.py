@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
+import os
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, overload
 
 from ichseg.errors import IchsegError
-from ichseg.io import atomic_path, write_text
+from ichseg.folder.ondisk import Database
+from ichseg.io import atomic_path
 from ichseg.metrics.measures import MEASURES
 
 NOTE = "note: "  # before what is good to know and no reason to look at a scan
@@ -38,6 +39,48 @@ TEXT_COLUMNS = ("case", "status", "probability", *MEASURES[:-2], "message")
 # Writing the tables may take this share of a run's time, not more: they grow with it.
 WRITING_SHARE = 0.05
 ROWS_AT_ONCE = 10_000
+_TABLES = (
+    "CREATE TABLE places (file BLOB PRIMARY KEY, place INTEGER) WITHOUT ROWID",
+    "CREATE TABLE rows (place INTEGER, number INTEGER, status TEXT, probability REAL, volume_ml REAL, reused INTEGER, "
+    "row TEXT, PRIMARY KEY (place, number)) WITHOUT ROWID",
+)
+# Which row is to be looked at first: the most likely hemorrhage, then the largest.
+_PRIORITIES = """
+    SELECT row, priority FROM rows LEFT JOIN (
+        SELECT place AS p, number AS n, ROW_NUMBER() OVER (ORDER BY probability DESC, volume_ml DESC, place, number)
+        AS priority FROM rows WHERE probability IS NOT NULL
+    ) ON p = place AND n = number ORDER BY place, number
+"""
+
+
+class Rows(Sequence[dict[str, Any]]):
+    """Rows of :class:`Results`, which stay on disk; going through them holds a few at a time."""
+
+    def __init__(self, database: Database, with_priority: bool = False) -> None:
+        self._database, self._with_priority = database, with_priority
+
+    def __len__(self) -> int:
+        return int((self._database.one("SELECT COUNT(*) FROM rows") or (0,))[0])
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        if not self._with_priority:
+            for (text,) in self._database.each("SELECT row FROM rows ORDER BY place, number"):
+                yield json.loads(text)
+            return
+        for text, priority in self._database.each(_PRIORITIES):
+            yield json.loads(text) if priority is None else {**json.loads(text), PRIORITY: priority}
+
+    @overload
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[dict[str, Any]]: ...
+    def __getitem__(self, index: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
+        places = range(len(self))[index]
+        if isinstance(places, int):
+            return next(islice(self, places, None))
+        wanted = set(places)
+        found = {place: row for place, row in enumerate(self) if place in wanted}
+        return [found[place] for place in places]
 
 
 class Results:
@@ -49,6 +92,8 @@ class Results:
     an earlier run had done it; for a failure the ``stage`` (``list``, ``read``, ``network``, ``mask`` or ``write``);
     ``message``: the reason or the flags; ``file``: the scan.
 
+    Memory does not grow with the number of rows.
+
     Args:
         folder: where ``results.csv`` and ``results.jsonl`` go.
         order: the cases' files, in the order of the rows; None keeps the order of coming.
@@ -57,11 +102,12 @@ class Results:
     """
 
     def __init__(
-        self, folder: str | Path, order: Sequence[str] | None = None, name: str = "results", scored: bool = True
+        self, folder: str | Path, order: Iterable[str] | None = None, name: str = "results", scored: bool = True
     ) -> None:
         self.folder, self.name, self.scored = Path(folder), name, scored
-        self._place = None if order is None else {file: place for place, file in enumerate(order)}
-        self._rows: list[dict[str, Any]] = []
+        self._database, self._count, self._in_order = Database(*_TABLES), 0, order is not None
+        many = ((os.fsencode(file), place) for place, file in enumerate(order or ()))
+        self._database.add_all("INSERT OR REPLACE INTO places VALUES (?, ?)", many)
         self._written, self._took = 0.0, 0.0
 
     @property
@@ -70,29 +116,47 @@ class Results:
         return self.folder / f"{self.name}.csv"
 
     @property
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> Rows:
         """All rows so far, in order."""
-        place = self._place
-        return self._rows if place is None else sorted(self._rows, key=lambda row: place[row["file"]])
+        return Rows(self._database)
+
+    def prioritized(self) -> Rows:
+        """The rows, each with its place in the order of probability and volume; 1: to be looked at first."""
+        return Rows(self._database, with_priority=True)
 
     def add(self, row: dict[str, Any], write: bool = True) -> None:
-        """Add a row; the files follow at once, or a little later where they have become long."""
-        self._rows.append(row)
+        """Add a row; the files follow at once, or a little later where they have become long.
+
+        Raises:
+            KeyError: its file is not in the order.
+        """
+        place: tuple[int, ...] | None = (0,)
+        if self._in_order:
+            place = self._database.one("SELECT place FROM places WHERE file = ?", (os.fsencode(row["file"]),))
+        if place is None:
+            raise KeyError(row["file"])
+        self._count += 1
+        scored = (_number(row.get("probability")), _number(row.get("volume_ml")) or 0)
+        values = (*place, self._count, row["status"], *scored, bool(row.get("reused")), json.dumps(row))
+        self._database.add("INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?)", values)
         if write and time.monotonic() - self._written > self._took / WRITING_SHARE:
             self.write()
 
     def write(self) -> None:
         """Write both files."""
         started = time.monotonic()
-        rows = prioritized(self.rows)
-        table = io.StringIO()
         columns = [name for name in COLUMNS if self.scored or name not in (*SCORES, PRIORITY)]
-        writer = csv.DictWriter(table, columns, restval="", extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        for each in rows:
-            writer.writerow({name: _cell(value) for name, value in each.items()})
-        write_text(self.path, _encodable(table.getvalue()))
-        write_text(self.folder / f"{self.name}.jsonl", "".join(json.dumps(each) + "\n" for each in rows))
+        with (
+            atomic_path(self.path) as table_path,
+            atomic_path(self.folder / f"{self.name}.jsonl") as lines_path,
+            table_path.open("w", encoding="utf-8") as table,
+            lines_path.open("w", encoding="utf-8") as lines,
+        ):
+            writer = csv.DictWriter(_Readable(table), columns, restval="", extrasaction="ignore", lineterminator="\n")
+            writer.writeheader()
+            for each in self.prioritized():
+                writer.writerow({name: _cell(value) for name, value in each.items()})
+                lines.write(json.dumps(each) + "\n")
         self._written = time.monotonic()
         self._took = self._written - started
 
@@ -112,30 +176,37 @@ class Results:
         schema = pyarrow.schema([(name, kinds.get(name, pyarrow.float64())) for name in COLUMNS])
         path = self.folder / f"{self.name}.parquet"
         with atomic_path(path) as temporary, parquet.ParquetWriter(temporary, schema) as writer:
-            rows = prioritized(self.rows)
-            for start in range(0, len(rows), ROWS_AT_ONCE):
-                some = rows[start : start + ROWS_AT_ONCE]
+            rows = iter(self.prioritized())
+            while some := list(islice(rows, ROWS_AT_ONCE)):
                 columns = {name: [_plain_cell(row.get(name)) for row in some] for name in COLUMNS}
                 writer.write_table(pyarrow.table(columns, schema))
         return path
 
     def count(self, status: str) -> int:
         """How many rows have a status."""
-        return sum(row["status"] == status for row in self._rows)
+        return self._counted("status = ?", status)
+
+    @property
+    def reused(self) -> int:
+        """How many rows an earlier run had done."""
+        return self._counted("reused")
 
     def summary(self) -> str:
         """``3 failed, 2 flagged, 10 ok (8 of them reused)``."""
-        counts = Counter(row["status"] for row in self._rows)
-        text = ", ".join(f"{number} {status}" for status, number in sorted(counts.items())) or "no scans"
-        reused = sum(bool(row.get("reused")) for row in self._rows)
-        return f"{text} ({reused} reused from an earlier run)" if reused else text
+        counts = self._database.all("SELECT COUNT(*), status FROM rows GROUP BY status ORDER BY status")
+        text = ", ".join(f"{number} {status}" for number, status in counts) or "no scans"
+        return f"{text} ({self.reused} reused from an earlier run)" if self.reused else text
 
     def text(self) -> str:
         """The rows as a table to read, without columns that nobody filled."""
-        shown = [name for name in TEXT_COLUMNS if any(row.get(name) not in (None, "") for row in self._rows)]
-        lines = [[*shown], *([str(_cell(row.get(name, ""))) for name in shown] for row in self.rows)]
+        rows = list(self.rows)
+        shown = [name for name in TEXT_COLUMNS if any(row.get(name) not in (None, "") for row in rows)]
+        lines = [[*shown], *([str(_cell(row.get(name, ""))) for name in shown] for row in rows)]
         widths = [max(len(line[n]) for line in lines) for n in range(len(shown))]
         return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+    def _counted(self, condition: str, *values: str) -> int:
+        return int((self._database.one(f"SELECT COUNT(*) FROM rows WHERE {condition}", values) or (0,))[0])
 
 
 def parquet_package(what: str | Path) -> tuple[Any, Any]:
@@ -155,26 +226,18 @@ def parquet_package(what: str | Path) -> tuple[Any, Any]:
     return pyarrow, parquet
 
 
-def prioritized(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows, each with its place in the order of probability and volume; 1: to be looked at first."""
-    known = [place for place, row in enumerate(rows) if isinstance(row.get("probability"), int | float)]
-    known.sort(key=lambda place: (-rows[place]["probability"], -(rows[place].get("volume_ml") or 0)))
-    order = {place: number for number, place in enumerate(known, 1)}
-    return [{**row, PRIORITY: order[place]} if place in order else dict(row) for place, row in enumerate(rows)]
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     """The rows of a ``results.jsonl``; none if it is not there, and what is no row is left out."""
-    rows = []
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8", errors="replace", newline="\n") as lines:
+        for line in lines:
             try:
                 row = json.loads(line)
             except ValueError:
                 continue
             if is_row(row):
-                rows.append(row)
-    return rows
+                yield row
 
 
 def is_row(row: Any) -> bool:
@@ -201,9 +264,23 @@ def _plain_cell(value: Any) -> Any:
     """A cell of a Parquet file: probabilities by name as JSON, and names that are not UTF-8 in a readable form."""
     if isinstance(value, dict):
         return json.dumps(value)
-    return _encodable(value) if isinstance(value, str) else value
+    return readable(value) if isinstance(value, str) else value
 
 
-def _encodable(text: str) -> str:
-    """File names that are no UTF-8 keep their bytes visible."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+class _Readable:
+    """What a CSV writer writes to: file names that are no UTF-8 do not stop it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return self._stream.write(readable(text))
+
+
+def _number(value: Any) -> float | None:
+    return value if isinstance(value, int | float) else None
+
+
+def readable(value: Any) -> str:
+    """Text in which bytes that are no UTF-8, as names of files may have, are visible."""
+    return str(value).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

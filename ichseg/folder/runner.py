@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import time
-from bisect import bisect_left
-from collections.abc import Callable, Iterable
+from array import array
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from itertools import islice, takewhile
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ from tqdm import tqdm
 from ichseg.errors import NO_ROOM, SOME_FAILED, ScanError, Stopped, first_cause, one_line
 from ichseg.folder.journal import Journal
 from ichseg.folder.memory import return_freed_memory
+from ichseg.folder.ondisk import Table
 from ichseg.folder.parts import remove_parts
-from ichseg.folder.results import NOTE, SCORES, Results, parquet_package, read_rows
+from ichseg.folder.results import NOTE, SCORES, Results, Rows, parquet_package, read_rows
 from ichseg.folder.scans import ScanDataset
 from ichseg.folder.threads import run_in_turn, run_overlapped
 from ichseg.io import slice_axis
@@ -75,7 +76,7 @@ class FolderRunner:
         overlap: bool = False,
         keep_rows: bool = False,
         summarize: Callable[[FolderRunner], Path | None] | None = None,
-        engine: Callable[[FolderRunner, list[int], Callable[[int, Row], None]], None] | None = None,
+        engine: Callable[[FolderRunner, Sequence[int], Callable[[int, Row], None]], None] | None = None,
         parquet: bool = False,
     ) -> None:
         self.dataset, self.inferer, self.postprocessing = dataset, inferer, postprocessing
@@ -85,11 +86,10 @@ class FolderRunner:
         self.seconds, self.keep_rows, self.engine, self.parquet = 0.0, keep_rows, engine, parquet
         self.results = Results(self.output_dir)
         self.told_folder = ""  # where people find the results, if not in output_dir
-        self._inputs: set[str] = set()
-        self._inside: list[str] = []  # those of them that are below the output folder
+        self._inputs = Table()
         self._kept: list[Row] = []
 
-    def run(self) -> list[Row]:
+    def run(self) -> Rows:
         """Run every scan; returns the rows of the results, see :class:`ichseg.folder.Results`.
 
         Raises:
@@ -132,8 +132,7 @@ class FolderRunner:
     @property
     def failures(self) -> int:
         """How many scans of this run failed."""
-        kept = {row["file"] for row in self._kept}
-        return sum(row["status"] == "failed" and row["file"] not in kept for row in self.results.rows)
+        return self.results.count("failed") - sum(row["status"] == "failed" for row in self._kept)
 
     def exit_if_failed(self) -> None:
         """End the process with its exit code if any scan failed; the last step of a bundle run."""
@@ -141,16 +140,15 @@ class FolderRunner:
             raise SystemExit(SOME_FAILED)
 
     def _run(self) -> None:
-        mine = [n for n, case in enumerate(self.dataset.data)
-                if self.journal is None or self.journal.shard.holds(str(case["case"]))]  # fmt: skip
+        mine = array("q", (n for n, case in enumerate(self.dataset.data) if self._is_mine(case)))
         suffix = "" if self.journal is None else self.journal.shard.suffix
-        self._inputs = {os.path.realpath(str(case["image"])) for case in self.dataset.data if "skip" not in case}
-        below = os.path.realpath(self.output_dir) + os.sep
-        self._inside = sorted(path for path in self._inputs if path.startswith(below))
-        order = [source_of(self.dataset.data[n]) for n in mine]
-        self._kept = self._rows_of_others(order, suffix)
-        order += [row["file"] for row in self._kept]
-        self.results = Results(self.output_dir, sorted(order) if self._kept else order, f"results{suffix}")
+        self._inputs = Table(_path(case) for case in self.dataset.data if "skip" not in case)
+        order: Iterable[str] = (source_of(case) for case in self.dataset.data if self._is_mine(case))
+        if self.keep_rows:
+            named = list(order)
+            self._kept = self._rows_of_others(named, suffix)
+            order = sorted([*named, *(row["file"] for row in self._kept)]) if self._kept else named
+        self.results = Results(self.output_dir, order, f"results{suffix}")
         for row in self._kept:
             self.results.add({**row, "reused": True}, write=False)
         todo = self._sort_out(mine)
@@ -170,7 +168,10 @@ class FolderRunner:
             logger.info("%s: also contains masks of %d scans that are not in this input, such as %s; not in the table",
                         self.told_folder or self.output_dir, len(gone), gone[0])  # fmt: skip
 
-    def do_here(self, todo: list[int], take: Callable[[int, Row], None]) -> None:
+    def _is_mine(self, case: Item) -> bool:
+        return self.journal is None or self.journal.shard.holds(str(case["case"]))
+
+    def do_here(self, todo: Sequence[int], take: Callable[[int, Row], None]) -> None:
         """Do some scans in this process."""
         run = run_overlapped if self.overlap else run_in_turn
         run(todo, self._read, self._work, lambda work: take(work["number"], self._row(work)))
@@ -182,7 +183,8 @@ class FolderRunner:
             cases: data dictionaries.
             inputs: files that must not be overwritten.
         """
-        self.dataset.data, self._inputs = cases, {*inputs, *(os.path.realpath(str(case["image"])) for case in cases)}
+        self.dataset.data = cases
+        self._inputs = Table(chain(((path, None) for path in inputs), map(_path, cases)))
         rows: dict[int, Row] = {}
         self.do_here(list(range(len(cases))), rows.__setitem__)
         return [rows[number] for number in range(len(cases))]
@@ -190,13 +192,10 @@ class FolderRunner:
     def inputs_below(self, case: str) -> list[str]:
         """Scans that are where outputs of a case may go, in a run whose output folder is its input folder too."""
         start = os.path.join(os.path.realpath(self.output_dir), case)  # noqa: PTH118 (names with dots keep them)
-        first = bisect_left(self._inside, start)
-        return list(takewhile(lambda path: path.startswith(start), islice(self._inside, first, None)))
+        return self._inputs.starting(start)
 
     def _rows_of_others(self, files: list[str], suffix: str) -> list[Row]:
-        """Rows of the folder's table that are of none of these files; none if they are not to be kept."""
-        if not self.keep_rows:
-            return []
+        """Rows of the folder's table that are of none of these files."""
         own = {os.path.realpath(file): file for file in files}
         images = {str(case["case"]): Path(str(case["image"])) for case in self.dataset.data}
         kept = []
@@ -205,10 +204,9 @@ class FolderRunner:
                 kept.append(row)
         return kept
 
-    def _sort_out(self, mine: list[int]) -> list[int]:
+    def _sort_out(self, mine: Sequence[int]) -> Sequence[int]:
         """Give their rows to the cases that need no work; the others are to be done."""
-        todo: list[int] = []
-        owner: dict[str, str] = {}
+        todo, owner = array("q"), Table()
         taken = {row["case"]: row["file"] for row in self._kept if row["status"] != "failed"}
         for number in progress(mine, "checking existing results", leave=False):
             case = self.dataset.data[number]
@@ -217,7 +215,7 @@ class FolderRunner:
                 self._add(case, {"status": "skipped", "stage": "list", "message": case["skip"]})
             # a.nii and a.nii.gz would write the same output: the second must not replace the first.
             elif name in owner:
-                self._add(case, _failed("list", f"same output name as {owner[name]}; rename one"))
+                self._add(case, _failed("list", f"same output name as {owner.get(name)}; rename one"))
             elif name in taken:
                 self._add(case, _failed("list", f"same output name as {taken[name]}; choose another output folder"))
             else:
@@ -272,7 +270,7 @@ class FolderRunner:
         elif row["status"] != "ok" and identity is not None:
             if removed := journal.withdraw(case, identity):
                 row["message"] += f"; removed outputs of a different scan with this name: {', '.join(removed)}"
-        elif row["status"] == "failed" and journal.records.get(str(case["case"])):
+        elif row["status"] == "failed" and journal.knows(str(case["case"])):
             row["message"] += "; outputs of an earlier run are kept"
 
     def _mask(self, case: Item, work: Item) -> Row:
@@ -328,6 +326,10 @@ class FolderRunner:
             row["message"] = f"{Path(where).name}: {why}"  # where it lies stands under "file"
             tqdm.write(f"failed: {where}: {why}")
         self.results.add(row)
+
+
+def _path(case: Item) -> tuple[str, None]:
+    return os.path.realpath(str(case["image"])), None
 
 
 def _without_path(message: str, case: Item) -> str:

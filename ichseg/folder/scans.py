@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import glob
+import itertools
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,19 +16,20 @@ from torch.utils.data import Dataset
 
 from ichseg.errors import NO_ROOM, IchsegError, NotAScan, ScanError, chain, first_cause, one_line
 from ichseg.folder.manifest import is_manifest, read_manifest
-from ichseg.io import find_masks, find_scans, scan_name
-from ichseg.io.folder import find_nifti_below
+from ichseg.folder.ondisk import Items, Table
+from ichseg.io import scan_name
+from ichseg.io.folder import each_mask, each_scan, nifti_below
 from ichseg.io.geometry import SLABS, TILTED
 from ichseg.io.nifti import is_nifti
-from ichseg.io.other_files import copies, other_formats, what_to_do
+from ichseg.io.other_files import copy_of, other_formats, what_to_do
 from ichseg.progress import progress
 
 Inputs = str | Path | Sequence[str | Path]
 logger = logging.getLogger(__name__)
 
 
-def list_scans(folder: Inputs, exclude: str | Path | None = None, series: str = "best") -> list[dict[str, Any]]:
-    """Every scan at or below ``folder`` (or the one file) as ``{"case": ..., "image": ...}``.
+def list_scans(folder: Inputs, exclude: str | Path | None = None, series: str = "best") -> Items:
+    """Every scan at or below ``folder`` (or the one file) as ``{"case": ..., "image": ...}``, listed on disk.
 
     ``case`` is the path relative to ``folder`` without ``.nii`` or ``.nii.gz``: equal names in different folders
     stay apart. With several inputs it is relative to the folder that holds them all; of files with different names it
@@ -51,26 +53,29 @@ def list_scans(folder: Inputs, exclude: str | Path | None = None, series: str = 
     root = scan_root(folder)
     from_dicom = _dicom_scans(inputs, root, exclude, series)
 
-    def case(path: Path) -> dict[str, str]:
-        name = os.path.relpath(path.with_name(scan_name(path)), root) if root else scan_name(path)
-        return {"case": name, "image": str(path)}
+    def entry(image: str, skip: str | None) -> dict[str, str]:
+        folder_of, name = os.path.split(image)
+        case = scan_name(Path(name))
+        found = {"case": os.path.relpath(os.path.join(folder_of, case), root) if root else case, "image": image}  # noqa: PTH118
+        return found if skip is None else {**found, "skip": skip}
 
     in_tables = {path for path in _in_tables(folder) if is_nifti(path)}
     inputs = [one for one in inputs if one not in in_tables]
-    paths = sorted({path for one in inputs for path in _nifti_scans(one, exclude, bool(from_dicom))} | in_tables)
-    doubles = copies(paths)
-    scans = [{**case(path), **({"skip": doubles[path]} if path in doubles else {})} for path in paths]
+    listed = Table((str(path), None) for path in in_tables)  # image -> why it is not to be done
+    for one in inputs:
+        listed.update((str(path), None) for path in _nifti_scans(one, exclude, bool(from_dicom)))
+    doubles = Table((image, told) for image, _ in listed.items() if (told := copy_of(Path(image), listed)))
+    listed.update(doubles.items())
     for one in inputs:
         if one.is_dir():
             if exclude is not None and Path(exclude).resolve() != one.resolve():
-                reason = "a mask written by ichseg, not a scan"
-                scans += [{**case(path), "skip": reason} for path in find_masks(one, exclude)]
+                listed.update((str(path), "a mask written by ichseg, not a scan") for path in each_mask(one, exclude))
             others = other_formats(one, None if exclude is None else Path(exclude).resolve())
             if from_dicom:
                 others.pop("DICOM", None)
             if others:
                 logger.warning("%s: ignored %s", one, what_to_do(others))
-    return sorted(scans, key=lambda scan: scan["image"]) + from_dicom
+    return Items(itertools.chain((entry(image, skip) for image, skip in listed.items()), from_dicom))
 
 
 def _dicom_scans(inputs: Sequence[Path], root: str, output: str | Path | None, series: str) -> list[dict[str, Any]]:
@@ -83,11 +88,11 @@ def _dicom_scans(inputs: Sequence[Path], root: str, output: str | Path | None, s
     return list_series(inputs, root, Path(output), series, shown)
 
 
-def _nifti_scans(one: Path, exclude: str | Path | None, may_lack: bool) -> list[Path]:
+def _nifti_scans(one: Path, exclude: str | Path | None, may_lack: bool) -> Iterable[Path]:
     """NIfTI scans at or below an input; with DICOM scans there may be none."""
-    if may_lack and not is_nifti(one) and (one.is_file() or not any(find_nifti_below(one, exclude))):
-        return []
-    return find_scans(one, exclude)
+    if may_lack and not is_nifti(one) and (one.is_file() or next(nifti_below(one, exclude), None) is None):
+        return ()
+    return each_scan(one, exclude)
 
 
 def scan_root(folder: Inputs) -> str:
@@ -143,7 +148,8 @@ class ScanDataset(Dataset):
     """
 
     def __init__(self, data: Sequence[dict[str, Any]], transform: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-        self.data, self.transform = list(data), transform
+        self.data: Sequence[dict[str, Any]] = data if isinstance(data, Items) else list(data)
+        self.transform = transform
 
     def __len__(self) -> int:
         return len(self.data)

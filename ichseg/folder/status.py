@@ -87,17 +87,19 @@ def _part(folder: Path, suffix: str, name: str) -> Part:
     if part.started is None and (not suffix or not table.is_file()):
         return part  # a table of everything without a journal was merged of parts
     part.run = part.run or report.get("run")
-    rows = read_rows(table)
-    counts = Counter(row["status"] for row in rows)
+    counts, new = Counter[str](), 0
+    for row in read_rows(table):
+        counts[row["status"]] += 1
+        new += not row.get("reused")
+        if row["status"] == "failed":
+            part.failed.append(row["file"])
     part.done = {status: counts[status] for status in STATUSES if counts[status]}
-    part.failed = [row["file"] for row in rows if row["status"] == "failed"]
     if table.is_file() and report.get("run") == part.run and report.get("finished", "") >= (part.started or "-"):
-        part.state, part.scans = FINISHED, len(rows)
+        part.state, part.scans = FINISHED, counts.total()
         return part
     part.state = INTERRUPTED
     if _alive(folder / f".journal{suffix}.lock", journal):
         part.state = CHECKING if todo is None else RUNNING
-    new = sum(not row.get("reused") for row in rows)
     if part.state == RUNNING and todo is not None and part.started and new:
         spent = max(table.stat().st_mtime - datetime.fromisoformat(part.started).timestamp(), 0.0)
         part.left_s = max(round((todo - new) * spent / new, 1), 0.0)

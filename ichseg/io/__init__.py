@@ -1,7 +1,7 @@
 """Files: NIfTI in and out, header checks, atomic writes."""
 
 from ichseg.io.atomic import atomic_path, staged_folder, write_text
-from ichseg.io.folder import find_masks, find_nifti, find_scans
+from ichseg.io.folder import find_nifti, find_scans
 from ichseg.io.geometry import USUAL_STEP_MM, same_grid, slice_axis, spacing_mm
 from ichseg.io.hounsfield import lost_intercept
 from ichseg.io.nifti import SIZE_LIMIT, read_header, scan_name
@@ -28,7 +28,6 @@ __all__ = [
     "Volume",
     "atomic_path",
     "checked_volume",
-    "find_masks",
     "find_nifti",
     "find_scans",
     "header_affine",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from ichseg.errors import IchsegError, ScanError
@@ -48,7 +49,12 @@ def subfolder(scan: str | Path, root: str) -> Path:
 
 
 def find_scans(path: str | Path, exclude: str | Path | None = None) -> list[Path]:
-    """Every NIfTI scan at or below ``path``, sorted; own masks are no scans.
+    """Every NIfTI scan at or below ``path``, sorted; otherwise like :func:`each_scan`."""
+    return sorted(each_scan(path, exclude))
+
+
+def each_scan(path: str | Path, exclude: str | Path | None = None) -> Iterator[Path]:
+    """Every NIfTI scan at or below ``path``, in no order, as it is found; own masks are no scans.
 
     Hidden files and folders are passed by, and links are not followed into folders.
 
@@ -59,18 +65,21 @@ def find_scans(path: str | Path, exclude: str | Path | None = None) -> list[Path
     Raises:
         IchsegError: ``path`` does not exist or holds no scan.
     """
-    path = Path(path)
+    path, found = Path(path), False
     if path.is_file():
-        return _named_nifti(path)
+        yield from _named_nifti(path)
+        return
     if not path.is_dir():
         raise IchsegError(f"{path}: no such file or folder")
-    found = [file for file in find_nifti_below(path, exclude) if file.is_dir() or not is_own_mask(file)]
+    for file in nifti_below(path, exclude):
+        if file.is_dir() or not is_own_mask(file):
+            found = True
+            yield file
     if not found:
         others = other_formats(path)
         raise IchsegError(
             f"{path}: no .nii or .nii.gz file in this folder{f'; {what_to_do(others)}' if others else ''}"
         )
-    return found
 
 
 def find_nifti(path: str | Path) -> list[Path]:
@@ -82,15 +91,15 @@ def find_nifti(path: str | Path) -> list[Path]:
     path = Path(path)
     if path.is_file():
         return _named_nifti(path)
-    found = find_nifti_below(path, None) if path.is_dir() else None
+    found = sorted(nifti_below(path, None)) if path.is_dir() else None
     if not found:
         raise IchsegError(f"{path}: no {'such file or folder' if found is None else '.nii or .nii.gz file here'}")
     return found
 
 
-def find_masks(path: str | Path, exclude: str | Path | None = None) -> list[Path]:
-    """Every mask that ichseg wrote below the folder ``path``, sorted; the counterpart of :func:`find_scans`."""
-    return [file for file in find_nifti_below(Path(path), exclude) if file.is_file() and is_own_mask(file)]
+def each_mask(path: str | Path, exclude: str | Path | None = None) -> Iterator[Path]:
+    """Every mask that ichseg wrote below the folder ``path``; the counterpart of :func:`each_scan`."""
+    return (file for file in nifti_below(Path(path), exclude) if file.is_file() and is_own_mask(file))
 
 
 def _named_nifti(path: Path) -> list[Path]:
@@ -99,16 +108,14 @@ def _named_nifti(path: Path) -> list[Path]:
     return [path]
 
 
-def find_nifti_below(path: Path, exclude: str | Path | None) -> list[Path]:
-    """Every NIfTI file below a folder, sorted, also those within the output folder if that is the folder itself."""
+def nifti_below(path: Path, exclude: str | Path | None) -> Iterator[Path]:
+    """Every NIfTI file below a folder, also those within the output folder if that is the folder itself."""
     left_out = Path(exclude).resolve() if exclude is not None else None
     if left_out == path.resolve():
         left_out = None  # own outputs are told by their names and headers
-    found = []
     for folder, subfolders, names in os.walk(path, followlinks=False):
         here = Path(folder)
         subfolders[:] = sorted(s for s in subfolders if not s.startswith(".") and (here / s).resolve() != left_out)
-        found += [here / n for n in names if is_nifti(n)]
+        yield from (here / n for n in names if is_nifti(n))
         # A folder that calls itself a scan and holds none: to be named, not passed over.
-        found += [here / s for s in subfolders if is_nifti(s) and not any((here / s).rglob("*.nii*"))]
-    return sorted(found)
+        yield from (here / s for s in subfolders if is_nifti(s) and not any((here / s).rglob("*.nii*")))

@@ -6,9 +6,8 @@ import base64
 import importlib.metadata
 import json
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,11 @@ import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from ichseg.folder.results import NOTE, prioritized
+from ichseg.folder.results import readable
 from ichseg.io import atomic_path, write_text
 from ichseg.io.folder import MASK_POSTFIXES
 from ichseg.report.case import FOLDER
+from ichseg.report.survey import DONE, ORDER, TOLD, Survey
 from ichseg.version import __version__
 
 VIEWER = Path(__file__).resolve().parent / "viewer"
@@ -33,16 +33,9 @@ HEADINGS = {
     "a_cm": ("A cm", True), "b_cm": ("B cm", True), "c_cm": ("C cm", True), "abc2_ml": ("ABC/2 mL", True),
     "seconds": ("s", True), "message": ("message", False),
 }  # fmt: skip
-# Status, title and style of what stands on top.
-ATTENTION = (
-    ("failed", "Failed: no mask", ""),
-    ("flagged", "Flagged: review before use", " doubts"),
-)
-ORDER = ("failed", "flagged", "ok", "skipped")
+# Title and style of what stands on top.
+ATTENTION = dict(zip(TOLD, (("Failed: no mask", ""), ("Flagged: review before use", " doubts")), strict=True))
 PAGE_SCANS = 40  # with pictures and volumes, about half a megabyte each
-# Of an archive, the scans most worth looking at: no browser shows a table of a million rows.
-PICTURED, LISTED = 1000, 5000
-NAMED = 100  # scans with the same message, by name
 
 
 class FolderReport:
@@ -67,7 +60,7 @@ class FolderReport:
         if not self.enabled:
             (self.output_dir / "report.html").unlink(missing_ok=True)  # it would show an earlier run
             return None
-        return write_report(self.output_dir, prioritized(runner.results.rows), facts, self.limit_mb)
+        return write_report(self.output_dir, runner.results.prioritized(), facts, self.limit_mb)
 
 
 def merge_report(folder: str | Path, results: Any, limit_mb: float = 150.0) -> Path:
@@ -85,20 +78,19 @@ def merge_report(folder: str | Path, results: Any, limit_mb: float = 150.0) -> P
               "reused": sum(part["reused"] for part in parts),
               "scans": {status: results.count(status) for status in ORDER}}  # fmt: skip
     write_text(folder / "report.json", json.dumps(facts, indent=2, default=str) + "\n")
-    return write_report(folder, prioritized(results.rows), facts, limit_mb)
+    return write_report(folder, results.prioritized(), facts, limit_mb)
 
 
 def run_facts(runner: Any) -> dict[str, Any]:
     """Versions, hashes, settings, device and times of a run."""
     device = str(runner.device)
-    rows = runner.results.rows
     journal = runner.journal
     return {
         "ichseg": __version__,
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "seconds": round(runner.seconds, 1),
         "scans": {status: runner.results.count(status) for status in ORDER},
-        "reused": sum(bool(row.get("reused")) for row in rows),
+        "reused": runner.results.reused,
         "device": torch.cuda.get_device_name(runner.device) if device.startswith("cuda") else device,
         "threads": torch.get_num_threads(),
         "run": None if journal is None else journal.run,
@@ -111,18 +103,18 @@ def run_facts(runner: Any) -> dict[str, Any]:
 
 
 def write_report(
-    folder: str | Path, rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any], limit_mb: float = 150.0
+    folder: str | Path, rows: Iterable[Mapping[str, Any]], facts: Mapping[str, Any], limit_mb: float = 150.0
 ) -> Path:
     """Put the page together from the rows and from what ``report_cases`` of the folder keeps of every scan.
 
-    Pieces are read and written one at a time: memory does not grow with the number of images. The first page has the
-    table of all scans and the images of those most worth looking at; the images of the others, ``PAGE_SCANS`` on each,
-    are on ``report-2.html`` and so on. Of more than ``LISTED`` scans, the table has those most worth looking at, and of
-    more than ``PICTURED``, the images; every scan is counted.
+    Rows and pieces are read one at a time: memory does not grow with their number. The first page has the table of
+    all scans and the images of those most worth looking at; the images of the others, ``PAGE_SCANS`` on each, are on
+    ``report-2.html`` and so on. Of an archive, the table has the ``LISTED`` scans most worth looking at, and
+    ``PICTURED`` have images (see :mod:`ichseg.report.survey`); every scan is counted.
 
     Args:
         folder: the output folder; gets ``report.html``.
-        rows: of the results.
+        rows: of the results, each with its priority.
         facts: of :func:`run_facts`.
         limit_mb: volumes for the viewer are left out from this size of a page on, those without doubts and without
             hemorrhage first.
@@ -131,13 +123,14 @@ def write_report(
         the first page.
     """
     folder = Path(folder)
-    ordered = _by_interest(rows)
-    with_pictures = list(islice((pair for pair in ordered if pair[1]["status"] in ("ok", "flagged")), PICTURED))
-    parts = [with_pictures[start : start + PAGE_SCANS] for start in range(0, len(with_pictures), PAGE_SCANS)] or [[]]
-    common = _common(rows, facts, parts)
+    found = Survey.of(rows)
+    pictured = found.pictured.best()
+    parts = [pictured[start : start + PAGE_SCANS] for start in range(0, len(pictured), PAGE_SCANS)] or [[]]
+    common = _common(found, facts, parts)
     for number in range(len(parts), 0, -1):  # the first page last: it leads to the others
-        first = {"attention": _attentions(rows), "unlisted": max(len(rows) - LISTED, 0)} if number == 1 else {}
-        listed = ordered[:LISTED] if number == 1 else parts[number - 1]
+        listed = found.listed.best() if number == 1 else parts[number - 1]
+        rest = found.counts.total() - len(listed)
+        first = {"attention": _attentions(found), "unlisted": rest} if number == 1 else {}
         values = {**common, "attention": [], "unlisted": 0, **first, **_of_page(listed, parts, number, common)}
         _write_page(folder, values, limit_mb, parts, number)
     for old in folder.glob("report-*.html"):
@@ -146,12 +139,11 @@ def write_report(
     return folder / page_name(1)
 
 
-def shown_files(rows: Sequence[dict[str, Any]]) -> list[str]:
+def shown_files(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     """Names, within the output folder, of the files that :func:`write_report` reads."""
-    done = (row for _, row in _by_interest(prioritized(rows)) if row["status"] in ("ok", "flagged"))
     return [
         name
-        for row in islice(done, PICTURED)
+        for _, row in Survey.of(rows).pictured.best()
         for name in (f"{FOLDER}/{row['case']}.json", f"{row['case']}{MASK_POSTFIXES[0]}.nii.gz")
     ]
 
@@ -212,7 +204,7 @@ def _volume(folder: Path, number: int, row: Mapping[str, Any]) -> str:
 
 
 def _kept(folder: Path, row: Mapping[str, Any]) -> dict[str, Any] | None:
-    if row["status"] not in ("ok", "flagged"):
+    if row["status"] not in DONE:
         return None
     try:
         return json.loads((folder / FOLDER / f"{row['case']}.json").read_text(encoding="utf-8"))
@@ -220,35 +212,24 @@ def _kept(folder: Path, row: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
 
 
-def _by_interest(rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, Mapping[str, Any]]]:
-    """Numbered rows: flagged ones first, then by volume, then by probability."""
-    numbered = list(enumerate(rows))
-
-    def interest(pair: tuple[int, Mapping[str, Any]]) -> tuple[float, ...]:
-        row = pair[1]
-        return ORDER.index(row["status"]), -(row.get("volume_ml") or 0), -(row.get("probability") or 0)
-
-    return sorted(numbered, key=interest)
-
-
 def _common(
-    rows: Sequence[Mapping[str, Any]],
+    found: Survey,
     facts: Mapping[str, Any],
     parts: Sequence[Sequence[tuple[int, Mapping[str, Any]]]],
 ) -> dict[str, Any]:
     """What the template shows on every page; it escapes every text."""
     weights = ", ".join(f"{name} {digest[:12]}" for name, digest in facts.get("weights", {}).items())
     known = [f"ichseg {facts['ichseg']}", facts["finished"], _time(facts), weights]
-    columns = [name for name in HEADINGS if any(row.get(name) not in (None, "") for row in rows) or name == "status"]
+    columns = [name for name in HEADINGS if name in found.filled]
     return {
         "title": "Intracranial hemorrhage report",
         "css": Markup((VIEWER / "page.css").read_text(encoding="utf-8")),
-        "counts": [(status, sum(row["status"] == status for row in rows)) for status in ORDER],
-        "bleeding": sum((row.get("volume_ml") or 0) > 0 for row in rows),
+        "counts": [(status, found.counts[status]) for status in ORDER],
+        "bleeding": found.bleeding,
         "facts": [text for text in known if text],
         "names": columns,
         "places": {number: page_name(place) for place, part in enumerate(parts, 1) for number, _ in part},
-        "unpictured": sum(row["status"] in ("ok", "flagged") for row in rows) - sum(map(len, parts)),
+        "unpictured": sum(found.counts[status] for status in DONE) - sum(map(len, parts)),
         "columns": [{"heading": HEADINGS[name][0], "number": HEADINGS[name][1]} for name in columns],
     }
 
@@ -289,37 +270,29 @@ def _time(facts: Mapping[str, Any]) -> str:
     return told
 
 
-def _attentions(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    return [kind for kind in (_attention(rows, *one) for one in ATTENTION) if kind["count"]]
+def _attentions(found: Survey) -> list[dict[str, Any]]:
+    return [_attention(found, status, *ATTENTION[status]) for status in TOLD if found.counts[status]]
 
 
-def _attention(rows: Sequence[Mapping[str, Any]], status: str, title: str, style: str) -> dict[str, Any]:
-    chosen = [row for row in rows if row["status"] == status]
-    by_message: dict[str, list[str]] = {}
-    for row in chosen:
-        message = row.get("message", "").removeprefix(f"{Path(row['file']).name}: ")
-        message = "; ".join(part for part in message.split("; ") if not part.startswith(NOTE)) or message
-        by_message.setdefault(_text(message), []).append(_text(row["case"]))
-    most = sorted(by_message.items(), key=lambda pair: -len(pair[1])) if len(by_message) > NAMED else by_message.items()
-    messages = [(message, _named(cases)) for message, cases in islice(most, NAMED)]
-    if unsaid := len(by_message) - len(messages):
+def _attention(found: Survey, status: str, title: str, style: str) -> dict[str, Any]:
+    messages = [(message, _named(count, cases)) for message, (count, cases) in found.said(status)]
+    if unsaid := len(found.messages[status]) - len(messages):
         messages.append((f"and {unsaid} other messages; see results.csv", []))
-    return {"title": title, "style": style, "count": len(chosen), "messages": messages}
+    return {"title": title, "style": style, "count": found.counts[status], "messages": messages}
 
 
-def _named(cases: list[str]) -> list[str]:
-    rest = len(cases) - NAMED
-    return [*cases[:NAMED], f"and {rest} more"] if rest > 0 else cases
+def _named(count: int, cases: list[str]) -> list[str]:
+    return [*cases, f"and {count - len(cases)} more"] if count > len(cases) else cases
 
 
 def _row(number: int, row: Mapping[str, Any], columns: Sequence[str], page: str, opens: bool) -> dict[str, Any]:
     cells = []
     for name in columns:
         value = row.get(name)
-        shown = "" if value is None else f"{value:.2f}" if isinstance(value, float) else _text(value)
+        shown = "" if value is None else f"{value:.2f}" if isinstance(value, float) else readable(value)
         style = f"status-{row['status']}" if name == "status" else "number" if HEADINGS[name][1] else name
         cells.append({"style": style, "text": shown})
-    return {"number": number, "opens": opens, "cells": cells, "page": page, "name": _text(row["case"])}
+    return {"number": number, "opens": opens, "cells": cells, "page": page, "name": readable(row["case"])}
 
 
 def _summary(row: Mapping[str, Any]) -> str:
@@ -344,7 +317,3 @@ def _data(name: str, value: Mapping[str, Any], kind: str = "") -> str:
 
 def _script(name: str) -> str:
     return (VIEWER / name).read_text(encoding="utf-8").replace("</script", "<\\/script")
-
-
-def _text(value: Any) -> str:
-    return str(value).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
