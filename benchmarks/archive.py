@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import math
 import os
@@ -21,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -76,42 +77,39 @@ def steps(work: Path, count: int) -> Iterator[tuple[str, tuple[float, float | No
     for case in cases:
         (scans / f"{case}.nii.gz").write_text(case)
         (masks / f"{case}_ich.nii.gz").write_text(case)
-    items: list[dict[str, Any]] = []
-    yield "list", measured(lambda: items.extend(list_scans(scans)))
+    listed: list[Sequence[dict[str, Any]]] = []
+    yield "list", measured(lambda: listed.append(list_scans(scans)))
+    (items,) = listed
     journal = Journal(masks)
-    rows = [{"case": item["case"], "status": "ok", "probability": 0.5, **MEASURED, "seconds": 1.0, "message": "",
-             "file": item["image"]} for item in items]  # fmt: skip
 
     def write_journal() -> None:
         with journal.opened({}):
-            for item, row in zip(items, rows, strict=True):
+            for item in items:
                 output = masks / f"{item['case']}_ich.nii.gz"
-                journal.record(item, journal.identity(item), row, [output])
+                journal.record(item, journal.identity(item), row_of(item), [output])
 
     sync, os.fsync = os.fsync, lambda _: None  # how long a disk takes for that says nothing of the journal
     yield "journal written, without waiting for the disk", measured(write_journal)
     os.fsync = sync
-    again: list[Any] = []
 
     def resume() -> None:
         with Journal(masks).opened({}) as later:
-            again.extend(later.done(item) for item in items)
+            if any(later.done(item) is None for item in items):
+                raise SystemExit("a scan that was done was not taken for done")
 
     yield "resume", measured(resume)
-    if None in again:
-        raise SystemExit("a scan that was done was not taken for done")
-    table = Results(masks, [row["file"] for row in rows])
 
     def add_all() -> None:
-        for row in rows:
-            table.add(row)
+        table = Results(masks, (item["image"] for item in items))
+        for item in items:
+            table.add(row_of(item))
         table.write()
 
     yield "table, row by row", measured(add_all)
     for part in range(4):
         some = Results(masks, name=f"results-{part + 1}of4")
-        for row in rows[part::4]:
-            some.add(row, write=False)
+        for item in itertools.islice(items, part, None, 4):
+            some.add(row_of(item), write=False)
         some.write()
         (masks / f"report-{part + 1}of4.json").write_text('{"run": "x", "finished": "9"}')
     yield "merge", measured(lambda: merge_parts(masks))
@@ -119,11 +117,11 @@ def steps(work: Path, count: int) -> Iterator[tuple[str, tuple[float, float | No
     for case in cases:
         (masks / "report_cases" / f"{case}.json").write_text(json.dumps(PICTURE))
     facts = {"ichseg": "0", "finished": "", "seconds": 1.0, "device": "cpu", "weights": {}}
-    yield "report", measured(lambda: write_report(masks, rows, facts))
+    yield "report", measured(lambda: write_report(masks, map(row_of, items), facts))
     with dask_processes(work) as (scheduler, file):
-        run_on_dask(file, masks, items[:8], rows)  # imports what it needs
+        run_on_dask(file, masks, items[:8])  # imports what it needs
         before = kib_of(scheduler)
-        yield "on Dask", measured(lambda: run_on_dask(file, masks, items, rows))
+        yield "on Dask", measured(lambda: run_on_dask(file, masks, items))
         yield "on Dask, the scheduler", (0.0, round((kib_of(scheduler) - before) / 2**10, 1))
 
 
@@ -148,11 +146,17 @@ def dask_processes(work: Path) -> Iterator[tuple[int, str]]:
             process.wait()
 
 
-def run_on_dask(file: str, masks: Path, items: list[dict[str, Any]], rows: list[dict[str, Any]]) -> None:
+def row_of(item: dict[str, Any]) -> dict[str, Any]:
+    """What a scan comes to."""
+    row = {"case": item["case"], "status": "ok", "probability": 0.5, **MEASURED, "seconds": 1.0, "message": ""}
+    return {**row, "file": item["image"]}
+
+
+def run_on_dask(file: str, masks: Path, items: Sequence[dict[str, Any]]) -> None:
     """What the process that was started does with all scans of a new run."""
     from ichseg.folder import Journal, Results, dask_engine
 
-    row = rows[0]
+    row = row_of(items[0])
 
     def no_work(_work: Any, cases: list[dict[str, Any]], *_: Any) -> list[dict[str, Any]]:
         return [{**row, "case": case["case"], "file": case["image"]} for case in cases]
@@ -161,8 +165,8 @@ def run_on_dask(file: str, masks: Path, items: list[dict[str, Any]], rows: list[
     engine = dask_engine.DaskEngine("bundle", "inference", {}, file, workers=1)
     runner = SimpleNamespace(journal=Journal(masks), dataset=SimpleNamespace(data=items), output_dir=masks,
                              inputs_below=lambda _: [])  # fmt: skip
-    table = Results(masks, [item["image"] for item in items])
-    engine(runner, list(range(len(items))), lambda _, row: table.add(row))
+    table = Results(masks, (item["image"] for item in items))
+    engine(runner, range(len(items)), lambda _, row: table.add(row))
     table.write()
     if len(table.rows) != len(items):
         raise SystemExit("a scan got no row")
