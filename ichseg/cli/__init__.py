@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Sequence
 from importlib import import_module
 
-from ichseg.errors import INTERRUPTED, USAGE, first_cause, is_set_up, one_line
+from ichseg.errors import INTERRUPTED, NO_ROOM, USAGE, first_cause, is_set_up, one_line
 from ichseg.progress import never_stop_printing
 from ichseg.version import __version__
 
@@ -80,7 +80,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if args.debug:
             raise
-        if isinstance(cause := first_cause(error), FileExistsError | NotADirectoryError | PermissionError):
+        cause = first_cause(error)
+        kinds = (FileExistsError, NotADirectoryError, PermissionError)
+        if isinstance(cause, OSError) and (isinstance(cause, kinds) or cause.errno in NO_ROOM):
             print(f"ichseg: error: {cause.filename}: {cause.strerror}", file=sys.stderr)
             return USAGE
         print(f"ichseg: error: {one_line(error)}", file=sys.stderr)

@@ -9,7 +9,6 @@ import errno
 import json
 import os
 import sqlite3
-import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, overload
@@ -71,7 +70,7 @@ class Database:
                 return step()
             except sqlite3.OperationalError as error:
                 number = errno.ENOSPC if "full" in str(error) else errno.EIO
-                raise OSError(number, f"temporary database: {error}", tempfile.gettempdir()) from None
+                raise OSError(number, f"{error} (TMPDIR says where they are)", "temporary files") from None
 
 
 class Items(Sequence[dict[str, Any]]):
