@@ -16,6 +16,7 @@ from conftest import segmenter_file
 from forked import run_module, run_together, start_module
 
 from ichseg.bundle import bundle_folder
+from ichseg.errors import IchsegError
 from ichseg.networks import segmenter_settings
 from ichseg.synthetic.phantom import prepare_phantom
 
@@ -170,3 +171,28 @@ def test_the_preset_goes_on_after_a_lost_process(cohort, tmp_path):
     # What is finished, one process takes as it is.
     alone = run_module(words[words.index("ichseg") :])
     assert alone.returncode == 0 and "U-Net" not in alone.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "gpus", "said"),
+    [
+        ("cuda:1", 2, "device 'cuda:1': with torchrun, each process has a GPU of its own; use auto, cpu or cuda"),
+        ("gpu", 0, "process 1 has no GPU: 0 found"),
+        ("auto", 1, "process 1 has no GPU: 1 found"),
+        ("auto", 0, "joined gloo"),
+        ("cpu", 2, "joined gloo"),
+        ("gpu", 2, "joined nccl"),
+    ],
+)
+def test_the_device_of_several_processes(monkeypatch, name, gpus, said):
+    from ichseg.training import distributed
+
+    def joined(backend, **_):
+        raise IchsegError(f"joined {backend}")
+
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(distributed, "rendezvous", lambda _: iter([(None, 1, 2)]))
+    monkeypatch.setattr(distributed.dist, "init_process_group", joined)
+    with pytest.raises(IchsegError, match=f"^{said}"):
+        distributed.join_process_group(name)

@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     from ichseg.training import exit_at_once, is_lost_process, join_process_group
 
     if several:
-        join_process_group()
+        join_process_group(args.device)
     plan = Plan(
         datalist=Path(args.datalist).resolve(),
         output=Path(args.output).resolve(),

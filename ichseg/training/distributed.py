@@ -23,21 +23,26 @@ from ichseg.errors import IchsegError, chain
 from ichseg.processes import is_rank_zero, place_and_count
 
 
-def join_process_group() -> torch.device:
+def join_process_group(name: str = "auto") -> torch.device:
     """Join the group that ``torchrun`` describes and return this process's device.
 
-    NCCL and one GPU per process where there are GPUs, gloo and the CPU elsewhere.
+    Args:
+        name: ``auto``: NCCL and one GPU per process where there are GPUs, gloo and the CPU elsewhere; ``cuda`` or
+            ``cpu``: only the one or the other.
 
     Raises:
-        IchsegError: not started by torchrun, or more processes than GPUs.
+        IchsegError: not started by torchrun, more processes than GPUs, or a device that several cannot share.
     """
     if "LOCAL_RANK" not in os.environ:
         raise IchsegError(
             "multi-process training must be started with torchrun, e.g. torchrun --nproc_per_node=2 -m ..."
         )
     local = int(os.environ["LOCAL_RANK"])
-    count = torch.cuda.device_count()
-    if count and local >= count:
+    kind = str(name).lower().replace("gpu", "cuda")
+    if kind not in ("auto", "cpu", "cuda"):
+        raise IchsegError(f"device '{name}': with torchrun, each process has a GPU of its own; use auto, cpu or cuda")
+    count = 0 if kind == "cpu" else torch.cuda.device_count()
+    if (count or kind == "cuda") and local >= count:
         raise IchsegError(f"process {local} has no GPU: {count} found; lower --nproc_per_node")
     if not dist.is_initialized():
         store, place, processes = next(rendezvous("env://"))
