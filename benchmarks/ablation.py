@@ -2,11 +2,13 @@
 
     python benchmarks/ablation.py DATA/datalist.json OUT --seeds 0 1 2 --epochs 10 --precision bf16 \\
         --set architecture=lite --set encoder_weights=imagenet
+    python benchmarks/ablation.py DATA/datalist.json OUT --weights RUN_0/model.pt RUN_1/model.pt \\
+        --members RUN_0/member_0/model.pt RUN_1/member_0/model.pt
 
-Trains the preset once per row and seed with one thing changed (it goes on where it was stopped, as ``ichseg train``
-does), and prints one JSON line for each, then one per row with the mean and the standard deviation over the seeds:
-slice and patient AUC, slices touched at the threshold that the validation slices gave, masks of the patients that have
-some, and implants of the family that trains nothing.
+The first trains the preset once per row and seed with one thing changed (it goes on where it was stopped, as ``ichseg
+train`` does); the second changes what follows the training, for finished runs. One JSON line for each, then one per row
+with the mean and the standard deviation over the runs: slice and patient AUC, slices touched at the threshold that the
+validation slices gave, masks of the patients that have some, and implants of the family that trains nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from typing import Any
 
 from ichseg.data import load_datalist
 from ichseg.evaluation import evaluate_masks
-from ichseg.presets import Plan, evaluate, segment, train_preset
+from ichseg.presets import Plan, complete, evaluate, segment, train_preset
 
 AUGMENT = "train::prepare::augment::"
 # Row -> settings of train_recommended.yaml.
@@ -43,12 +45,16 @@ OWN_CACHE = ("cupping left in", "surgery")
 # Row -> values of inference.yaml, with the weights of the first row or those given.
 APPLIED: dict[str, dict[str, Any]] = {
     "as shipped": {},
+    "cupping left in, as it was not in training": {"remove_cupping": False},
+    "clipped bone left gray": {"restore_bone": False},
     "no fusion of scores": {"fusion_weight": 0.0},
+    "no support by neighboring slices": {"support_weight": 0.0},
     "mirrored slice too": {"flip": True},
     "shells kept": {"remove_shell": False},
     "small lesions kept": {"min_volume_ml": 0},
     "holes kept": {"fill_holes_mm2": 0},
 }
+TOGETHER = "the networks together"
 
 
 def main() -> None:
@@ -57,7 +63,8 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("--fields", type=Path, help="datalist of 'ichseg prepare implants --family fields'")
     parser.add_argument("--cache", type=Path, help="packed slices and implants of another run")
-    parser.add_argument("--weights", type=Path, help="for rows that only apply (default: those of the first row)")
+    parser.add_argument("--weights", type=Path, nargs="+", help="of finished runs: train nothing")
+    parser.add_argument("--members", type=Path, nargs="+", help=f"of several runs, for a row '{TOGETHER}'")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--rows", nargs="*", help="only these (default: all)")
@@ -68,17 +75,18 @@ def main() -> None:
     unknown = [row for row in args.rows or () if row not in {**TRAINED, **APPLIED}]
     if unknown:
         parser.error(f"no row '{unknown[0]}'; choose of {', '.join([*TRAINED, *APPLIED])}")
-    names = [n for n in [*TRAINED, *APPLIED] if not args.rows or n in args.rows]
+    names = [n for n in [*(() if args.weights else TRAINED), *APPLIED] if not args.rows or n in args.rows]
     if not any(setting == "architecture=lite" for setting in args.set):
         names = [n for n in names if n != "encoder from scratch"]  # nothing else has another start
     for name in names:
-        once = args.weights is not None and name in APPLIED
-        rows = [_row(args, name, seed) for seed in (args.seeds[:1] if once else args.seeds)]
+        rows = [_row(args, name, seed) for seed in (args.seeds if args.weights is None else range(len(args.weights)))]
         if len(rows) > 1:
             numbers = [key for key in rows[0] if all(isinstance(row[key], float) for row in rows)]
             over = {key: [row[key] for row in rows] for key in numbers}
             mean = {key: [round(statistics.mean(v), 3), round(statistics.stdev(v), 3)] for key, v in over.items()}
-            print(json.dumps({"row": name, "seeds": args.seeds, "mean_sd": mean}), flush=True)
+            print(json.dumps({"row": name, "seeds": len(rows), "mean_sd": mean}), flush=True)
+    if args.members:
+        _row(args, TOGETHER, 0)
 
 
 def _row(args: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
@@ -93,8 +101,13 @@ def _row(args: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
     if name in TRAINED:
         weights = train_preset("recommended", plan)
     else:
-        weights = (args.weights or output / "all_of_it" / f"seed_{seed}" / "model.pt").resolve()
-        evaluate(plan, segment(plan, weights, **APPLIED[name]), folder / "results", plan.held_out)
+        if name == TOGETHER:
+            folder.mkdir(parents=True, exist_ok=True)
+            weights = complete(plan, args.members)
+        else:
+            weights = args.weights[seed] if args.weights else output / "all_of_it" / f"seed_{seed}" / "model.pt"
+        masks = segment(plan, weights.resolve(), **APPLIED.get(name, {}))
+        evaluate(plan, masks, folder / "results", plan.held_out)
     row = {"row": name, "seed": seed, **_figures(folder / "results")}
     if args.fields is not None:
         other = Plan(args.fields.resolve(), folder / "fields", device=args.device)

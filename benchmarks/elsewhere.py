@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,25 +38,26 @@ def main() -> None:
     parser.add_argument("--healthy", type=Path, metavar="FOLDER")
     parser.add_argument("--slices", nargs=2, type=Path, metavar=("PNG_FOLDER", "LABELS"))
     parser.add_argument("--weights", type=Path, help="default: the shipped model")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any value of inference.yaml")
     args = parser.parse_args()
+    words = [*(["--weights", str(args.weights)] if args.weights else []), *(f"--set={pair}" for pair in args.set)]
     told: dict[str, Any] = {}
     if args.masked:
-        rows = _masked(*args.masked, _segmented(args.masked[0], args.output / "masked", args.weights))
+        rows = _masked(*args.masked, _segmented(args.masked[0], args.output / "masked", words))
         told["masked"] = _told(rows, _masked_figures, args.output / "masked.csv")
     if args.healthy:
-        rows = _healthy(_segmented(args.healthy, args.output / "healthy", args.weights))
+        rows = _healthy(_segmented(args.healthy, args.output / "healthy", words))
         told["healthy"] = _told(rows, _healthy_figures, args.output / "healthy.csv")
     if args.slices:
         scans = _pictures(args.slices[0], args.output / "pictures")
-        rows = _labeled(args.slices[1], _segmented(scans, args.output / "slices", args.weights))
+        rows = _labeled(args.slices[1], _segmented(scans, args.output / "slices", words))
         told["slices"] = _told(rows, _slice_figures, args.output / "slices.csv")
     print(json.dumps(told))
 
 
-def _segmented(scans: Path, output: Path, weights: Path | None) -> dict[str, dict[str, Any]]:
+def _segmented(scans: Path, output: Path, options: Sequence[str]) -> dict[str, dict[str, Any]]:
     """The rows of ``ichseg segment`` by case, each with its mask's file."""
-    words = ["segment", str(scans), str(output), "--no-report", *(["--weights", str(weights)] if weights else [])]
-    if ichseg(words) > 1:
+    if ichseg(["segment", str(scans), str(output), "--no-report", *options]) > 1:
         raise SystemExit(f"{scans}: not segmented")
     rows = [json.loads(line) for line in (output / "results.jsonl").read_text(encoding="utf-8").splitlines()]
     if bad := [row["case"] for row in rows if row["status"] in ("failed", "skipped")]:

@@ -195,8 +195,22 @@ def recommended(plan: Plan) -> Path:
         overrides = {**training_values(plan, folder), "cache_dir": plan.shared, "seed": plan.seed + member}
         files.append(trained(CONFIGS["recommended"], folder, overrides, plan.settings))
     only_first_process_goes_on()
-    if plan.member is not None:
-        return files[0]
+    return files[0] if plan.member is not None else complete(plan, files)
+
+
+def complete(plan: Plan, files: Sequence[Path]) -> Path:
+    """Join trained members and fit what belongs to them all, on the slice labels of the validation fold.
+
+    Args:
+        plan: what they were trained by.
+        files: ``model.pt`` of each member.
+
+    Returns:
+        ``output/model.pt``.
+
+    Raises:
+        IchsegError: members that were trained with different settings.
+    """
     made = segmenter_settings(files[0])
     inputs = config_values("ich_segmentation", CONFIGS["recommended"])["inputs"]
     values: dict[str, Any] = {key: getattr(made, key) for key in inputs}
