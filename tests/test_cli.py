@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import inspect
 
@@ -10,7 +11,7 @@ import pytest
 
 from ichseg import defaults
 from ichseg.bundle import config_values
-from ichseg.cli import COMMANDS, build_parser
+from ichseg.cli import COMMANDS, build_parser, main
 from ichseg.data import prepare_bhsd, prepare_compact, prepare_nifti
 from ichseg.data.folds import parse_folds
 from ichseg.evaluation import evaluate_masks
@@ -107,3 +108,13 @@ def test_help_imports_nothing_heavy():
 def test_debug_stands_before_or_after_the_data_set(words):
     assert build_parser().parse_args(words).debug
     assert not build_parser().parse_args(["prepare", "phantom", "out"]).debug
+
+
+@pytest.mark.parametrize(("file", "said"), [("out/x", "out/x: "), (None, "")])
+def test_a_full_disk_is_no_bug(monkeypatch, capsys, file, said):
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device", file)
+
+    monkeypatch.setattr("ichseg.cli.demo.run", full)
+    assert main(["demo"]) == 2
+    assert capsys.readouterr().err == f"ichseg: error: {said}No space left on device\n"

@@ -18,7 +18,7 @@ from ichseg.cli import main
 from ichseg.errors import NotAScan
 from ichseg.folder import list_scans
 from ichseg.folder.measure_masks import measure_folder
-from ichseg.io import read_volume
+from ichseg.io import read_volume, write_like
 
 
 @pytest.fixture(scope="module")
@@ -230,3 +230,27 @@ def test_a_copy_of_a_copy_is_not_counted_twice(tmp_path):
         save(tmp_path / f"{name}.nii.gz", image, affine)
     assert ["skip" in scan for scan in list_scans(tmp_path)] == [False, True]
     assert any("not equally" in flag for flag in read_volume(tmp_path / "x_Tilt_1.nii.gz").flags)
+
+
+@pytest.mark.parametrize("original", ["x.NII.GZ", "x.Nii"])
+def test_a_copy_is_known_whatever_letters_its_original_ends_in(tmp_path, original):
+    for name in (original, "x_Eq_1.nii.gz"):
+        (tmp_path / name).write_bytes(b"")
+    assert {scan["image"]: scan.get("skip", "") for scan in list_scans(tmp_path)} == {
+        str(tmp_path / original): "",
+        str(tmp_path / "x_Eq_1.nii.gz"): f"a copy of {original}, interpolated to equal slice distances: one patient is "
+        "not counted twice",
+    }
+
+
+def test_a_mask_that_is_named_is_done(tmp_path):
+    image, _, affine = phantom()
+    save(tmp_path / "a.nii.gz", image, affine)
+    write_like(tmp_path / "a_ich.nii.gz", np.zeros(image.shape, np.uint8), tmp_path / "a.nii.gz")
+    one, several = tmp_path / "a_ich.nii.gz", [tmp_path, tmp_path / "a_ich.nii.gz"]
+    assert [scan.get("skip") for scan in list_scans(tmp_path, tmp_path / "out")] == [
+        None,
+        "a mask written by ichseg, not a scan",
+    ]
+    for inputs in (one, several):
+        assert all("skip" not in scan for scan in list_scans(inputs, tmp_path / "out"))

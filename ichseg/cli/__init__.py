@@ -83,7 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cause = first_cause(error)
         kinds = (FileExistsError, NotADirectoryError, PermissionError)
         if isinstance(cause, OSError) and (isinstance(cause, kinds) or cause.errno in NO_ROOM):
-            print(f"ichseg: error: {cause.filename}: {cause.strerror}", file=sys.stderr)
+            where = "" if cause.filename is None else f"{cause.filename}: "
+            print(f"ichseg: error: {where}{cause.strerror}", file=sys.stderr)
             return USAGE
         print(f"ichseg: error: {one_line(error)}", file=sys.stderr)
         if not is_set_up(error):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 import json
-import os
+import operator
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -31,6 +31,9 @@ class Database:
         self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         for statement in ("PRAGMA journal_mode=OFF", "PRAGMA synchronous=OFF", *tables):
             self.all(statement)
+
+    def __del__(self) -> None:
+        self._database.close()  # at once, and not when Python collects cycles: its file may be large
 
     def all(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Execute a statement; returns the rows that it gives."""
@@ -85,6 +88,9 @@ class Items(Sequence[dict[str, Any]]):
         self._rows.add_all("INSERT INTO items (item) VALUES (?)", ((json.dumps(item),) for item in items))
         self._count = int((self._rows.one("SELECT COUNT(*) FROM items") or (0,))[0])
 
+    def __reduce__(self) -> tuple[type[Items], tuple[list[dict[str, Any]]]]:
+        return Items, (list(self),)  # for processes that are not forked
+
     def __len__(self) -> int:
         return self._count
 
@@ -99,15 +105,16 @@ class Items(Sequence[dict[str, Any]]):
     def __getitem__(self, index: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
         if isinstance(index, slice):
             return [self[number] for number in range(*index.indices(len(self)))]
-        place = index + len(self) if index < 0 else index
-        if not 0 <= place < len(self):
-            raise IndexError(index)
+        place = operator.index(index)
+        place += len(self) if place < 0 else 0
         found = self._rows.one("SELECT item FROM items WHERE number = ?", (place + 1,))
-        return json.loads(found[0]) if found else {}
+        if place < 0 or found is None:
+            raise IndexError(index)
+        return json.loads(found[0])
 
 
 class Table:
-    """Names, such as paths, and a value for each: text, a number or None; names come in the order of their bytes."""
+    """Names, such as paths, and a value for each: text, a number or None; names come in order."""
 
     def __init__(self, pairs: Iterable[tuple[str, Any]] = ()) -> None:
         self._rows = Database("CREATE TABLE named (name BLOB PRIMARY KEY, value) WITHOUT ROWID")
@@ -115,19 +122,24 @@ class Table:
 
     def update(self, pairs: Iterable[tuple[str, Any]]) -> None:
         """Set many; of those with the same name the last one stays. The table must not be used by the iterable."""
-        packed = ((os.fsencode(name), _packed(value)) for name, value in pairs)
+        packed = ((as_bytes(name), _packed(value)) for name, value in pairs)
         self._rows.add_all("INSERT OR REPLACE INTO named VALUES (?, ?)", packed)
 
+    def set_missing(self, pairs: Iterable[tuple[str, Any]]) -> None:
+        """The same, but what is there stays as it is."""
+        packed = ((as_bytes(name), _packed(value)) for name, value in pairs)
+        self._rows.add_all("INSERT OR IGNORE INTO named VALUES (?, ?)", packed)
+
     def __setitem__(self, name: str, value: Any) -> None:
-        self._rows.add("INSERT OR REPLACE INTO named VALUES (?, ?)", (os.fsencode(name), _packed(value)))
+        self._rows.add("INSERT OR REPLACE INTO named VALUES (?, ?)", (as_bytes(name), _packed(value)))
 
     def get(self, name: str) -> Any:
         """The value, or None."""
-        found = self._rows.one("SELECT value FROM named WHERE name = ?", (os.fsencode(name),))
+        found = self._rows.one("SELECT value FROM named WHERE name = ?", (as_bytes(name),))
         return None if found is None else _unpacked(found[0])
 
     def __contains__(self, name: object) -> bool:
-        held = self._rows.one("SELECT 1 FROM named WHERE name = ?", (os.fsencode(str(name)),))
+        held = self._rows.one("SELECT 1 FROM named WHERE name = ?", (as_bytes(str(name)),))
         return held is not None
 
     def __len__(self) -> int:
@@ -136,14 +148,14 @@ class Table:
     def items(self) -> Iterator[tuple[str, Any]]:
         """Names and values."""
         for name, value in self._rows.each("SELECT name, value FROM named ORDER BY name"):
-            yield os.fsdecode(name), _unpacked(value)
+            yield _text(name), _unpacked(value)
 
     def starting(self, start: str) -> list[str]:
         """Names that start with a text, which is not empty."""
-        low = os.fsencode(start)
-        high = low[:-1] + bytes([low[-1] + 1])  # UTF-8 has no byte 255, and a path does not end in one
+        low = as_bytes(start)
+        high = low[:-1] + bytes([low[-1] + 1])  # comes after all of these; 255 is no byte of a name
         found = self._rows.all("SELECT name FROM named WHERE name >= ? AND name < ? ORDER BY name", (low, high))
-        return [os.fsdecode(name) for (name,) in found]
+        return [_text(name) for (name,) in found]
 
 
 class Lines:
@@ -159,19 +171,19 @@ class Lines:
         """Put a line under some names."""
         number = self._rows.add("INSERT INTO lines (line) VALUES (?)", (line,))
         for name in names:
-            self._rows.add("INSERT OR IGNORE INTO names VALUES (?, ?)", (os.fsencode(name), number))
+            self._rows.add("INSERT OR IGNORE INTO names VALUES (?, ?)", (as_bytes(name), number))
 
     def of(self, name: str) -> list[str]:
         """The lines under a name, in the order in which they came."""
         found = self._rows.all(
-            "SELECT line FROM names JOIN lines USING (number) WHERE name = ? ORDER BY number", (os.fsencode(name),)
+            "SELECT line FROM names JOIN lines USING (number) WHERE name = ? ORDER BY number", (as_bytes(name),)
         )
         return [line for (line,) in found]
 
     def names(self) -> Iterator[str]:
         """Every name once."""
         for (name,) in self._rows.each("SELECT DISTINCT name FROM names ORDER BY name"):
-            yield os.fsdecode(name)
+            yield _text(name)
 
     def clear(self) -> None:
         """Forget all."""
@@ -180,8 +192,17 @@ class Lines:
 
 
 def _packed(value: Any) -> Any:
-    return os.fsencode(value) if isinstance(value, str) else value  # also what is no UTF-8
+    return as_bytes(value) if isinstance(value, str) else value  # also what is no UTF-8
 
 
 def _unpacked(value: Any) -> Any:
-    return os.fsdecode(value) if isinstance(value, bytes) else value
+    return _text(value) if isinstance(value, bytes) else value
+
+
+def as_bytes(name: str) -> bytes:
+    """A name as SQLite takes it, in the order of Python's: that of a file may hold what cannot be encoded."""
+    return name.encode("utf-8", "surrogatepass")
+
+
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "surrogatepass")

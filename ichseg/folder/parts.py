@@ -53,7 +53,7 @@ def merge_parts(folder: str | Path) -> tuple[Results, list[Part]]:
 
 def _lines(table: Path) -> Iterator[tuple[str, str]]:
     """The files of a table, and the row of each as text."""
-    with table.open(encoding="utf-8", newline="\n") as lines:
+    with table.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             if line.strip():
                 try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO, overload
 
 from ichseg.errors import IchsegError
-from ichseg.folder.ondisk import Database
+from ichseg.folder.ondisk import Database, as_bytes
 from ichseg.io import atomic_path
 from ichseg.metrics.measures import MEASURES
 
@@ -68,7 +67,12 @@ class Rows(Sequence[dict[str, Any]]):
                 yield json.loads(text)
             return
         for text, priority in self._database.each(_PRIORITIES):
-            yield json.loads(text) if priority is None else {**json.loads(text), PRIORITY: priority}
+            row = json.loads(text)
+            row.pop(PRIORITY, None)  # of an earlier table
+            yield row if priority is None else {**row, PRIORITY: priority}
+
+    def __reversed__(self) -> Iterator[dict[str, Any]]:
+        return reversed(list(self))
 
     @overload
     def __getitem__(self, index: int) -> dict[str, Any]: ...
@@ -106,7 +110,7 @@ class Results:
     ) -> None:
         self.folder, self.name, self.scored = Path(folder), name, scored
         self._database, self._count, self._in_order = Database(*_TABLES), 0, order is not None
-        many = ((os.fsencode(file), place) for place, file in enumerate(order or ()))
+        many = ((as_bytes(file), place) for place, file in enumerate(order or ()))
         self._database.add_all("INSERT OR REPLACE INTO places VALUES (?, ?)", many)
         self._written, self._took = 0.0, 0.0
 
@@ -132,7 +136,7 @@ class Results:
         """
         place: tuple[int, ...] | None = (0,)
         if self._in_order:
-            place = self._database.one("SELECT place FROM places WHERE file = ?", (os.fsencode(row["file"]),))
+            place = self._database.one("SELECT place FROM places WHERE file = ?", (as_bytes(row["file"]),))
         if place is None:
             raise KeyError(row["file"])
         self._count += 1
@@ -230,7 +234,7 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     """The rows of a ``results.jsonl``; none if it is not there, and what is no row is left out."""
     if not path.is_file():
         return
-    with path.open(encoding="utf-8", errors="replace", newline="\n") as lines:
+    with path.open(encoding="utf-8", errors="replace") as lines:
         for line in lines:
             try:
                 row = json.loads(line)
@@ -278,7 +282,10 @@ class _Readable:
 
 
 def _number(value: Any) -> float | None:
-    return value if isinstance(value, int | float) else None
+    try:
+        return float(value) if isinstance(value, int | float) else None
+    except OverflowError:  # of a file that somebody edited
+        return None
 
 
 def readable(value: Any) -> str:

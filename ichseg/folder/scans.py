@@ -64,18 +64,26 @@ def list_scans(folder: Inputs, exclude: str | Path | None = None, series: str = 
     listed = Table((str(path), None) for path in in_tables)  # image -> why it is not to be done
     for one in inputs:
         listed.update((str(path), None) for path in _nifti_scans(one, exclude, bool(from_dicom)))
-    doubles = Table((image, told) for image, _ in listed.items() if (told := copy_of(Path(image), listed)))
+    names = Table(_named(image) for image, _ in listed.items())
+    doubles = Table((image, told) for image, _ in listed.items() if (told := copy_of(Path(image), names.get)))
     listed.update(doubles.items())
     for one in inputs:
         if one.is_dir():
             if exclude is not None and Path(exclude).resolve() != one.resolve():
-                listed.update((str(path), "a mask written by ichseg, not a scan") for path in each_mask(one, exclude))
+                reason = "a mask written by ichseg, not a scan"
+                listed.set_missing((str(path), reason) for path in each_mask(one, exclude))
             others = other_formats(one, None if exclude is None else Path(exclude).resolve())
             if from_dicom:
                 others.pop("DICOM", None)
             if others:
                 logger.warning("%s: ignored %s", one, what_to_do(others))
     return Items(itertools.chain((entry(image, skip) for image, skip in listed.items()), from_dicom))
+
+
+def _named(image: str) -> tuple[str, str]:
+    """``folder/scan`` and ``scan.nii.gz``."""
+    path = Path(image)
+    return str(path.with_name(scan_name(path))), path.name
 
 
 def _dicom_scans(inputs: Sequence[Path], root: str, output: str | Path | None, series: str) -> list[dict[str, Any]]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Container
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from nibabel.orientations import io_orientation
 
-from ichseg.io.nifti import SUFFIXES, is_nifti, scan_name
+from ichseg.io.nifti import is_nifti, scan_name
 
 SCOUT_SLICES = 3
 # dcm2niix adds this to the names of copies that it resampled: tilt taken out, distances of the slices made equal.
@@ -54,20 +54,19 @@ def original_of(name: str) -> tuple[str, str] | None:
     return found["name"], how
 
 
-def copy_of(path: Path, others: Container[str]) -> str | None:
+def copy_of(path: Path, file_of: Callable[[str], str | None]) -> str | None:
     """What to say of a file that is a resampled copy of another one; None if it is not.
 
     Args:
         path: of the file.
-        others: paths of files that may be the other one.
+        file_of: name of the file that a folder and a scan's name, such as ``folder/scan``, belong to; None if none.
     """
     name = scan_name(path)
     told = original_of(name)
     if told is None:
         return None
-    endings = dict.fromkeys((path.name.removeprefix(name), *SUFFIXES))
-    wanted = (f"{one}{ending}" for one in (told[0], *_untilted(name, told[0])) for ending in endings)
-    original = next((one for one in wanted if str(path.with_name(one)) in others), None)
+    wanted = (file_of(str(path.with_name(one))) for one in (told[0], *_untilted(name, told[0])))
+    original = next(filter(None, wanted), None)
     return original and f"a copy of {original}, {told[1]}: one patient is not counted twice"
 
 
