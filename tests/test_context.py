@@ -21,6 +21,7 @@ from ichseg.context import (
     support_pixels,
     vote,
 )
+from ichseg.context.support import largest_near
 from ichseg.data.slices import neighbors
 
 
@@ -153,6 +154,13 @@ def test_support_lowers_only_what_neighbors_do_not_know():
     ):
         with pytest.raises(ValueError, match=said):
             support_pixels(*bad)
+
+
+@pytest.mark.parametrize("reach", [0, 1, 2, 3, 4, 7])
+def test_the_largest_value_near_is_max_pooling(reach):
+    values = torch.randn(3, 9, 14, generator=torch.Generator().manual_seed(reach))
+    expected = torch.nn.functional.max_pool2d(values, 2 * reach + 1, stride=1, padding=reach)
+    assert torch.equal(largest_near(values, reach), expected)
 
 
 def test_votes():

@@ -34,9 +34,29 @@ def support_pixels(logits: Tensor, before: np.ndarray, after: np.ndarray, weight
         raise ValueError(f"weight must be between 0 and 1, not {weight}")
     if not weight:
         return logits
-    near = functional.max_pool2d(logits[None], 2 * REACH + 1, stride=1, padding=REACH)[0]
+    near = largest_near(logits)
     own = np.arange(len(logits))
     # A missing neighbor says what the other one says; where both are missing, the slice itself.
     first, second = np.where(before == own, after, before), np.where(after == own, before, after)
     both = [near[torch.as_tensor(index, device=logits.device).long()] for index in (first, second)]
     return logits + weight * (torch.maximum(*both) - logits).clamp(max=0)
+
+
+def largest_near(values: Tensor, reach: int = REACH) -> Tensor:
+    """The largest value within a square of ``2 reach + 1`` pixels around each: max pooling, but faster on a CPU.
+
+    Windows are joined to larger ones, first along one side, then along the other.
+
+    Args:
+        values: (..., H, W).
+        reach: pixels.
+    """
+    found, whole = functional.pad(values, 4 * (reach,), value=float("-inf")), 2 * reach + 1
+    for side in (-2, -1):
+        window = 1
+        while window < whole:
+            step = min(window, whole - window)
+            rest = found.shape[side] - step
+            found = torch.maximum(found.narrow(side, 0, rest), found.narrow(side, step, rest))
+            window += step
+    return found

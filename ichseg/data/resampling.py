@@ -19,18 +19,33 @@ def resize_slices(volume: Tensor, axis: int, size: Sequence[int], mode: str) -> 
     ``"bilinear"`` is antialiased: when a 650-pixel slice becomes 256 pixels, every source pixel counts, which averages
     CT noise instead of picking from it. ``"nearest"`` is for label codes.
     """
+    return place_slices(volume, axis, (0, 0), size, size, mode)
+
+
+def place_slices(
+    volume: Tensor, axis: int, starts: Sequence[int], spans: Sequence[int], plane: Sequence[int], mode: str
+) -> Tensor:
+    """:func:`resize_slices` to ``spans``, and each slice at ``starts`` of a ``plane`` of zeros; what is outside is cut.
+
+    In memory, slices lie one after another, whatever their axis.
+    """
     slices = volume.movedim(1 + axis, 0)  # (slices, C, H, W)
-    if tuple(slices.shape[2:]) == tuple(size):
-        return slices.float().movedim(0, 1 + axis)
-    resized = torch.empty([slices.shape[1], *size[:axis], len(slices), *size[axis:]])
+    if tuple(slices.shape[2:]) == tuple(spans) == tuple(plane) and not any(starts):
+        return volume.float()
+    placed = torch.zeros([*slices.shape[:2], *plane])
+    here, there = [], []  # which pixels go where
+    for start, span, length in zip(starts, spans, plane, strict=True):
+        low, high = max(start, 0), max(min(start + span, length), max(start, 0))
+        here.append(slice(low - start, high - start))
+        there.append(slice(low, high))
     # A few slices at a time: a whole scan needs no second copy in memory.
-    places = resized.movedim(1 + axis, 0).split(SLICES_AT_ONCE)
-    for few, place in zip(slices.split(SLICES_AT_ONCE), places, strict=True):
+    for few, place in zip(slices.split(SLICES_AT_ONCE), placed.split(SLICES_AT_ONCE), strict=True):
         if mode == "nearest":
-            place.copy_(interpolate(few.float(), size=tuple(size), mode="nearest-exact"))
+            resized = interpolate(few.float(), size=tuple(spans), mode="nearest-exact")
         else:
-            place.copy_(interpolate(few.float(), size=tuple(size), mode="bilinear", antialias=True))
-    return resized
+            resized = interpolate(few.float(), size=tuple(spans), mode="bilinear", antialias=True)
+        place[:, :, there[0], there[1]] = resized[:, :, here[0], here[1]]
+    return placed.movedim(0, 1 + axis)
 
 
 def crop_slices(volume: Tensor, axis: int, starts: Sequence[int], spans: Sequence[int], fill: float) -> Tensor:

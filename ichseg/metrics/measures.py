@@ -91,7 +91,6 @@ def without_small_lesions(
         # a lesion of exactly the limit stays, whatever floats make of it
         small = sizes < min_volume_ml * (1 - 1e-9)
         small[0] = True
-        kept = kept.copy()
         kept[tuple(slice(c, c + n) for c, n in zip(corner, box.shape, strict=True))] = ~small[labels]
     return kept
 
@@ -114,7 +113,6 @@ def without_small_holes(mask: np.ndarray, affine: np.ndarray, max_area_mm2: floa
         areas = np.bincount(holes.ravel()) * _pixel_mm2(affine, slice_axis)
         small = areas <= max_area_mm2 * (1 + 1e-9)
         small[0] = False
-        filled = filled.copy()
         filled[tuple(slice(c, c + n) for c, n in zip(corner, box.shape, strict=True))] |= small[holes]
     return filled
 

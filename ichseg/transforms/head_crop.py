@@ -12,7 +12,7 @@ from monai.transforms import InvertibleTransform
 from monai.utils.enums import TraceKeys
 
 from ichseg.anatomy import head_box
-from ichseg.data.resampling import MODES, crop_slices, moved_and_scaled, resize_slices
+from ichseg.data.resampling import MODES, crop_slices, moved_and_scaled, place_slices, resize_slices
 from ichseg.transforms.base import BACKENDS, InvertibleDictionaryTransform
 from ichseg.transforms.resize import inverse_mode
 from ichseg.transforms.volumes import is_label, like, plain, volume_slice_axis
@@ -59,10 +59,10 @@ class HeadCrop(InvertibleTransform):
         for center, length in zip(box[:2], lengths, strict=True):
             spans.append(max(1, round(box[2] / float(length))))
             starts.append(round(center - spans[-1] / 2))
-        if self.clip is not None and mode == "bilinear":
-            volume = like(plain(volume).float().clamp(*self.clip), volume)
-        fill = float(plain(volume).min()) if mode == "bilinear" else 0.0
+        fill = float(plain(volume).amin()) if mode == "bilinear" else 0.0
         square = crop_slices(plain(volume), axis, starts, spans, fill)
+        if self.clip is not None and mode == "bilinear":
+            square = square.float().clamp(*self.clip)
         values = resize_slices(square, axis, (self.size, self.size), mode)
         if not isinstance(volume, MetaTensor):
             return values
@@ -81,9 +81,9 @@ class HeadCrop(InvertibleTransform):
         info = record[TraceKeys.EXTRA_INFO]
         axis, shape = int(info["axis"]), list(record[TraceKeys.ORIG_SIZE])
         starts, spans = [[int(v) for v in info[key]] for key in ("starts", "spans")]
-        square = resize_slices(plain(data), axis, spans, inverse_mode(info["mode"]))
         plane = shape[:axis] + shape[axis + 1 :]
-        restored = cast(MetaTensor, like(crop_slices(square, axis, [-s for s in starts], plane, 0.0), data))
+        placed = place_slices(plain(data), axis, starts, spans, plane, inverse_mode(info["mode"]))
+        restored = cast(MetaTensor, like(placed, data))
         restored.affine = torch.as_tensor(np.asarray(info["affine"]))
         return restored
 

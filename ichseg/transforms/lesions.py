@@ -55,8 +55,9 @@ class RemoveSmallLesions(Transform):
             return mask
         axis, values = volume_slice_axis(mask), checked_mask(plain(mask))
         affine = affine_of(mask, "a volume in mL", self.spacing)
-        kept = without_small_lesions(values[0].numpy(), affine, self.min_volume_ml, axis, slabs_of(mask))
-        return like(values * torch.from_numpy(kept)[None].to(values.dtype), mask)
+        array = values[0].numpy()
+        removed = (array != 0) & ~without_small_lesions(array, affine, self.min_volume_ml, axis, slabs_of(mask))
+        return like(values.masked_fill(torch.from_numpy(removed)[None], 0), mask) if removed.any() else mask
 
 
 class RemoveSmallLesionsd(DictionaryTransform, array=RemoveSmallLesions):
@@ -87,14 +88,17 @@ class FillSmallHoles(Transform):
         axis, values = volume_slice_axis(mask), checked_mask(plain(mask))
         affine = affine_of(mask, "an area in mm²", self.spacing)
         array = values[0].numpy()
-        holes = without_small_holes(array, affine, self.max_area_mm2, axis) & ~(array > 0)
-        codes = np.unique(array[array > 0])
+        marked = array > 0
+        holes = without_small_holes(array, affine, self.max_area_mm2, axis) & ~marked
+        if not holes.any():
+            return mask
+        codes, filled = np.unique(array[marked]), array.copy(order="K")
         if len(codes) == 1:
-            array = np.where(holes, codes[0], array)
-        elif holes.any():  # a hole gets the code of what is nearest to it
-            nearest = ndimage.distance_transform_edt(~(array > 0), return_distances=False, return_indices=True)
-            array = np.where(holes, array[tuple(nearest)], array)
-        return like(torch.from_numpy(array)[None].to(values.dtype), mask)
+            filled[holes] = codes[0]
+        else:  # a hole gets the code of what is nearest to it
+            nearest = ndimage.distance_transform_edt(~marked, return_distances=False, return_indices=True)
+            filled[holes] = array[tuple(nearest)][holes]
+        return like(torch.from_numpy(filled)[None], mask)
 
 
 class FillSmallHolesd(DictionaryTransform, array=FillSmallHoles):

@@ -54,11 +54,11 @@ class HemorrhageMask(Transform):
 
     def __call__(self, probabilities: torch.Tensor) -> torch.Tensor:
         values = checked_classes(plain(probabilities))
-        low, high = (float(v) for v in torch.aminmax(values)) if values.numel() else (0.0, 0.0)
+        low, high = (float(values.amin()), float(values.amax())) if values.numel() else (0.0, 0.0)
         if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # NaN too
             raise ValueError(f"expected probabilities in [0, 1], not values from {low:g} to {high:g}")
         found = values[1:].sum(dim=0, keepdim=True) if len(values) > 1 else values
-        return like((found > self.threshold).to(torch.uint8), probabilities)
+        return like((found > self.threshold).view(torch.uint8), probabilities)
 
 
 class HemorrhageMaskd(DictionaryTransform, array=HemorrhageMask):

@@ -64,9 +64,7 @@ def like(values: torch.Tensor, reference: torch.Tensor | np.ndarray) -> torch.Te
     if not isinstance(reference, MetaTensor):
         return values
     # Copies: what happens to the result must not change the trace of the volume it came from.
-    return MetaTensor(
-        values.contiguous(), meta=dict(reference.meta), applied_operations=list(reference.applied_operations)
-    )
+    return MetaTensor(values, meta=dict(reference.meta), applied_operations=list(reference.applied_operations))
 
 
 def affine_of(volume: Any, what: str, spacing: tuple[float, ...] | None = None) -> np.ndarray:
@@ -144,7 +142,7 @@ def is_label(volume: torch.Tensor | np.ndarray) -> bool:
     if not values.numel():
         return False
     values = values.float() if values.dtype in UNSIGNED or values.is_floating_point() else values.long()
-    low, high = (float(v) for v in torch.aminmax(values))
+    low, high = float(values.amin()), float(values.amax())  # aminmax copies what is not contiguous
     if not (low >= -1 and high <= LARGEST_CODE and (low or high)) or bool((values != values.round()).any()):
         return False
     return int((torch.bincount((values - low).long().flatten()) > 0).sum()) <= MOST_CODES
