@@ -30,6 +30,7 @@ except ImportError:  # Windows has no flock; two runs at once are then not notic
     fcntl = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
+CASE, OUTPUT = "case ", "output "  # before names of both kinds, under which lines are kept
 
 
 class Journal:
@@ -61,7 +62,7 @@ class Journal:
         self.settings: dict[str, Any] = {}
         self.run = ""
         self.path = self.folder / f"journal{self.shard.suffix}.jsonl"
-        self._records, self._written = Lines(), Lines()  # lines of the journals by case, and by output
+        self._lines = Lines()  # of the journals, by case and by output
         self.begun: set[str] = set()  # outputs that a run began to write and may not have recorded
         self.elsewhere: Elsewhere | None = None  # outputs that are not here but in object storage
         self._stream: TextIO | None = None
@@ -161,14 +162,14 @@ class Journal:
         there = self.elsewhere.files if self.elsewhere is not None else ()
         return [
             case
-            for case in self._records.names()
+            for case in (name.removeprefix(CASE) for name in self._lines.names(CASE))
             if case not in known
             and any(n in there or (self.folder / n).is_file() for r in self._records_of(case) for n in r["outputs"])
         ]
 
     def knows(self, case: str) -> bool:
         """True if an earlier run has done a case, whatever has become of it."""
-        return bool(self._records.of(case))
+        return bool(self._lines.of(CASE + case))
 
     def withdraw(self, item: Mapping[str, Any], identity: Mapping[str, Any]) -> list[str]:
         """Remove what earlier runs made of another input of a case that has now failed: it would look finished.
@@ -215,7 +216,7 @@ class Journal:
 
     def known_of(self, case: str) -> dict[str, Any]:
         """What earlier runs have left of a case, for :meth:`WorkerJournal.know`."""
-        return {"records": self._records.of(case), "begun": [name for name in self.begun if case in name]}
+        return {"records": self._lines.of(CASE + case), "begun": [name for name in self.begun if case in name]}
 
     def _learn(self, path: Path, name: str) -> bool:
         """Look elsewhere for who wrote a file that is not known; True if a run did."""
@@ -259,21 +260,19 @@ class Journal:
             self._take(line, record)
 
     def _forget(self) -> None:
-        self._records.clear()
-        self._written.clear()
+        self._lines.clear()
         self.begun = set()
 
     def _take(self, line: str, record: Mapping[str, Any]) -> None:
-        self._records.add([record["case"]], line)
-        self._written.add(record["outputs"], line)
+        self._lines.add([CASE + record["case"], *(OUTPUT + name for name in record["outputs"])], line)
         self.begun.difference_update(record["outputs"])
 
     def _records_of(self, case: str) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self._records.of(case)]
+        return [json.loads(line) for line in self._lines.of(CASE + case)]
 
     def _ways_left(self, name: str) -> list[dict[str, Any]]:
         """Size and hash of an output, each time that it was recorded."""
-        return [json.loads(line)["outputs"][name] for line in self._written.of(name)]
+        return [json.loads(line)["outputs"][name] for line in self._lines.of(OUTPUT + name)]
 
     def _append(self, record: Mapping[str, Any]) -> None:
         if self._stream is None:

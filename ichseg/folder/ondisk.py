@@ -152,9 +152,8 @@ class Table:
 
     def starting(self, start: str) -> list[str]:
         """Names that start with a text, which is not empty."""
-        low = as_bytes(start)
-        high = low[:-1] + bytes([low[-1] + 1])  # comes after all of these; 255 is no byte of a name
-        found = self._rows.all("SELECT name FROM named WHERE name >= ? AND name < ? ORDER BY name", (low, high))
+        ends = _from_to(start)
+        found = self._rows.all("SELECT name FROM named WHERE name >= ? AND name < ? ORDER BY name", ends)
         return [_text(name) for (name,) in found]
 
 
@@ -180,9 +179,12 @@ class Lines:
         )
         return [line for (line,) in found]
 
-    def names(self) -> Iterator[str]:
-        """Every name once."""
-        for (name,) in self._rows.each("SELECT DISTINCT name FROM names ORDER BY name"):
+    def names(self, start: str) -> Iterator[str]:
+        """Every name once that starts with a text, which is not empty."""
+        ends = _from_to(start)
+        for (name,) in self._rows.each(
+            "SELECT DISTINCT name FROM names WHERE name >= ? AND name < ? ORDER BY name", ends
+        ):
             yield _text(name)
 
     def clear(self) -> None:
@@ -202,6 +204,12 @@ def _unpacked(value: Any) -> Any:
 def as_bytes(name: str) -> bytes:
     """A name as SQLite takes it, in the order of Python's: that of a file may hold what cannot be encoded."""
     return name.encode("utf-8", "surrogatepass")
+
+
+def _from_to(start: str) -> tuple[bytes, bytes]:
+    """The first name that starts with a text, and the first that comes after all of these."""
+    low = as_bytes(start)
+    return low, low[:-1] + bytes([low[-1] + 1])  # 255 is no byte of a name
 
 
 def _text(name: bytes) -> str:
