@@ -72,9 +72,9 @@ def main() -> None:
     parser.add_argument("--precision", choices=["fp32", "bf16"])
     parser.add_argument("--device")
     args = parser.parse_args()
-    unknown = [row for row in args.rows or () if row not in {**TRAINED, **APPLIED}]
+    unknown = [row for row in args.rows or () if row not in (*TRAINED, *APPLIED, TOGETHER)]
     if unknown:
-        parser.error(f"no row '{unknown[0]}'; choose of {', '.join([*TRAINED, *APPLIED])}")
+        parser.error(f"no row '{unknown[0]}'; choose of {', '.join([*TRAINED, *APPLIED, TOGETHER])}")
     names = [n for n in [*(() if args.weights else TRAINED), *APPLIED] if not args.rows or n in args.rows]
     if not any(setting == "architecture=lite" for setting in args.set):
         names = [n for n in names if n != "encoder from scratch"]  # nothing else has another start
@@ -85,7 +85,7 @@ def main() -> None:
             over = {key: [row[key] for row in rows] for key in numbers}
             mean = {key: [round(statistics.mean(v), 3), round(statistics.stdev(v), 3)] for key, v in over.items()}
             print(json.dumps({"row": name, "seeds": len(rows), "mean_sd": mean}), flush=True)
-    if args.members:
+    if args.members and (not args.rows or TOGETHER in args.rows):
         _row(args, TOGETHER, 0)
 
 
