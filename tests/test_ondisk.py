@@ -16,7 +16,7 @@ import pytest
 from ichseg.folder import Results
 from ichseg.folder.ondisk import AT_ONCE, Database, Items, Lines, Table
 
-ODD = "scans/\udcff\u00e9'; --"  # a name that is no UTF-8, as os.fsdecode gives it
+ODD = "scans/\udcff\u00e9'; --"  # a name that is not UTF-8, as os.fsdecode gives it
 
 
 def test_items_are_a_list():

@@ -194,7 +194,7 @@ class Lines:
 
 
 def _packed(value: Any) -> Any:
-    return as_bytes(value) if isinstance(value, str) else value  # also what is no UTF-8
+    return as_bytes(value) if isinstance(value, str) else value  # also what is not UTF-8
 
 
 def _unpacked(value: Any) -> Any:

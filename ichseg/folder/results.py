@@ -272,7 +272,7 @@ def _plain_cell(value: Any) -> Any:
 
 
 class _Readable:
-    """What a CSV writer writes to: file names that are no UTF-8 do not stop it."""
+    """What a CSV writer writes to; file names that are not UTF-8 do not stop it."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -289,5 +289,5 @@ def _number(value: Any) -> float | None:
 
 
 def readable(value: Any) -> str:
-    """Text in which bytes that are no UTF-8, as names of files may have, are visible."""
+    """Text in which bytes that are not UTF-8, as in some file names, are visible."""
     return str(value).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

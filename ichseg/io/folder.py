@@ -54,7 +54,7 @@ def find_scans(path: str | Path, exclude: str | Path | None = None) -> list[Path
 
 
 def each_scan(path: str | Path, exclude: str | Path | None = None) -> Iterator[Path]:
-    """Every NIfTI scan at or below ``path``, in no order, as it is found; own masks are no scans.
+    """Every NIfTI scan at or below ``path``, in no order, as it is found; own masks are left out.
 
     Hidden files and folders are passed by, and links are not followed into folders.
 
