@@ -149,6 +149,12 @@ def test_bone_does_not_bleed_into_brain(phantom):
     assert suspicious[1] < suspicious[0]
 
 
+@pytest.mark.parametrize("kind", [torch.int16, torch.uint16, torch.float64])
+def test_the_head_of_integers_is_that_of_floats(kind):
+    volume = (torch.rand(1, 40, 50, 3, generator=torch.Generator().manual_seed(0)) * 90).round()
+    assert torch.equal(HeadCrop(32)(volume.to(kind)), HeadCrop(32)(volume))
+
+
 def test_slices_may_run_along_any_axis(phantom):
     image, _, affine = phantom
     turned = np.moveaxis(image, 2, 0)

@@ -122,16 +122,14 @@ class Table:
 
     def update(self, pairs: Iterable[tuple[str, Any]]) -> None:
         """Set many; of those with the same name the last one stays. The table must not be used by the iterable."""
-        packed = ((as_bytes(name), _packed(value)) for name, value in pairs)
-        self._rows.add_all("INSERT OR REPLACE INTO named VALUES (?, ?)", packed)
+        self._put("REPLACE", pairs)
 
     def set_missing(self, pairs: Iterable[tuple[str, Any]]) -> None:
         """The same, but what is there stays as it is."""
-        packed = ((as_bytes(name), _packed(value)) for name, value in pairs)
-        self._rows.add_all("INSERT OR IGNORE INTO named VALUES (?, ?)", packed)
+        self._put("IGNORE", pairs)
 
     def __setitem__(self, name: str, value: Any) -> None:
-        self._rows.add("INSERT OR REPLACE INTO named VALUES (?, ?)", (as_bytes(name), _packed(value)))
+        self._put("REPLACE", [(name, value)])
 
     def get(self, name: str) -> Any:
         """The value, or None."""
@@ -141,9 +139,6 @@ class Table:
     def __contains__(self, name: object) -> bool:
         held = self._rows.one("SELECT 1 FROM named WHERE name = ?", (as_bytes(str(name)),))
         return held is not None
-
-    def __len__(self) -> int:
-        return int((self._rows.one("SELECT COUNT(*) FROM named") or (0,))[0])
 
     def items(self) -> Iterator[tuple[str, Any]]:
         """Names and values."""
@@ -155,6 +150,10 @@ class Table:
         ends = _from_to(start)
         found = self._rows.all("SELECT name FROM named WHERE name >= ? AND name < ? ORDER BY name", ends)
         return [_text(name) for (name,) in found]
+
+    def _put(self, known: str, pairs: Iterable[tuple[str, Any]]) -> None:
+        packed = ((as_bytes(name), _packed(value)) for name, value in pairs)
+        self._rows.add_all(f"INSERT OR {known} INTO named VALUES (?, ?)", packed)
 
 
 class Lines:

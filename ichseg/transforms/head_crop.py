@@ -59,10 +59,10 @@ class HeadCrop(InvertibleTransform):
         for center, length in zip(box[:2], lengths, strict=True):
             spans.append(max(1, round(box[2] / float(length))))
             starts.append(round(center - spans[-1] / 2))
-        fill = float(plain(volume).amin()) if mode == "bilinear" else 0.0
-        square = crop_slices(plain(volume), axis, starts, spans, fill)
+        whole = plain(volume).float() if mode == "bilinear" else plain(volume)
+        square = crop_slices(whole, axis, starts, spans, float(whole.amin()) if mode == "bilinear" else 0.0)
         if self.clip is not None and mode == "bilinear":
-            square = square.float().clamp(*self.clip)
+            square = square.clamp(*self.clip)
         values = resize_slices(square, axis, (self.size, self.size), mode)
         if not isinstance(volume, MetaTensor):
             return values
