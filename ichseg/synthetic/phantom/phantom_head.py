@@ -9,8 +9,9 @@ import numpy as np
 from ichseg.synthetic.phantom.shapes import Points, Waves, ellipsoid, share
 
 AIR, FAT, SKIN, CSF, GRAY, WHITE, FALX = -1000.0, -70.0, 45.0, 7.0, 38.0, 29.0, 52.0
-CORTEX_MM = 4.0
+CORTEX_MM = 3.0
 SULCI_MM = 18.0
+WALL = 0.3  # of the field ``sulci``: cortex on either side of a gap
 
 
 @dataclass(frozen=True)
@@ -81,15 +82,19 @@ class PhantomHead:
             parts.append(ellipsoid(points, (side * 43, 12, -6), (20, width, 16), side * -0.35))
         return np.maximum.reduce(parts)
 
+    @property
+    def gap(self) -> float:
+        """Half the width of a sulcus, as the value of the field ``sulci`` at its wall."""
+        return 0.3 + 0.25 * self.atrophy
+
     def sulcus(self, points: Points, depth: np.ndarray, folds: np.ndarray | None = None) -> np.ndarray:
         """Share of a voxel that is a sulcus: winding gaps that fade out ``SULCI_MM`` below the surface.
 
         Args:
             folds: the field ``sulci`` at the points, where it is known.
         """
-        gap = 0.22 + 0.22 * self.atrophy
         fade = np.clip(1 - depth / SULCI_MM, 0, 1)
-        return np.clip(1 - np.abs(self.sulci(points) if folds is None else folds) / gap, 0, 1) * fade
+        return np.clip(1 - np.abs(self.sulci(points) if folds is None else folds) / self.gap, 0, 1) * fade
 
     def hounsfield(self, points: Points) -> np.ndarray:
         """HU at points, without noise."""
@@ -115,7 +120,10 @@ class PhantomHead:
             [ellipsoid(points, (s * a, b, c), r) for s in (-1, 1) for a, b, c, r in (
                 (24, 8, 2, (8, 15, 10)), (11, -8, 4, (8, 12, 9)), (14, 24, 8, (5, 9, 9)))]
         )  # fmt: skip
-        tissue = GRAY + (WHITE - GRAY) * cortex * (1 - 0.8 * share(nuclei, 2)) + 1.2 * self.texture(points)
+        # Cortex follows the walls of the sulci inward: without it the surface alone is gray, a bright ring no head has.
+        walls = np.clip((self.gap + WALL - np.abs(folds)) * 4, 0, 1) * np.clip(1.3 - depth / (SULCI_MM + 4), 0, 1)
+        white = cortex * (1 - 0.8 * share(nuclei, 2)) * (1 - walls)
+        tissue = GRAY + (WHITE - GRAY) * white + 1.2 * self.texture(points)
         # Beam hardening: brain next to thick bone looks a little denser.
         tissue = tissue + 4.0 * np.exp(-np.clip(depth, 0, None) / 6)
         paint(share(depth - surface), tissue)
