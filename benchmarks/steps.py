@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from measuring import commit, machine, processor_times, steal_share, synchronize
 
-from ichseg.bundle import BundleParts
 from ichseg.folder import list_scans
+from ichseg.folder.configured import configured_runner
 
 NETWORK = "network"
 
@@ -39,12 +39,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         values = {
             "dataset_dir": options.folder.absolute(),
-            "dataset::data": data,
             "output_dir": folder,
             "device_name": options.device,
             "precision": options.precision,
         }
-        found = steps_of(BundleParts("ich_segmentation", "inference.yaml", values)["evaluator"])
+        found = steps_of(configured_runner("ich_segmentation", "inference.yaml", values, data))
     milliseconds = {name: round(statistics.mean(seconds[1:]) * 1000, 1) for name, seconds in found.items()}
     whole = sum(milliseconds.values())
     report: dict[str, Any] = {

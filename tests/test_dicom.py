@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -487,6 +488,102 @@ def test_nifti_and_dicom_together(study, tmp_path, weights, capsys):
     assert main(words) == 1
     said = f"failed: {study / '3'}: same output name as {study / '3.nii.gz'}; rename one"
     assert said in capsys.readouterr().out
+
+
+def series_of(folder: Path, study_uid: str = "1.2.3", brighter: int = 0) -> Path:
+    """A small series in a folder."""
+    save_series(folder, head((40, 48, 6)).astype(int) + brighter, study=study_uid, series=f"{study_uid}.5")
+    return folder
+
+
+def test_a_scan_of_somebody_else_is_set_aside(tmp_path, weights):
+    series_of(tmp_path / "dicom" / "p1")
+    (tmp_path / "scans").mkdir()
+    (tmp_path / "scans" / "p1.nii.gz").write_bytes(b"somebody's scan")
+    words = [
+        "segment",
+        str(tmp_path / "dicom"),
+        str(tmp_path),
+        "--weights",
+        str(weights),
+        "--device",
+        "cpu",
+        "--no-report",
+    ]
+    assert main(words) == 0
+    assert (tmp_path / "scans" / "p1.nii.gz.bak").read_bytes() == b"somebody's scan"
+    assert "kept as scans/p1.nii.gz.bak" in rows(tmp_path)["p1"]["message"]
+    assert main(words) == 0 and rows(tmp_path)["p1"]["reused"] == "yes"  # nothing of its own is an input
+    assert list(rows(tmp_path)) == ["p1"] and len(list(tmp_path.rglob("*.bak*"))) == 1
+    (tmp_path / "dicom" / "p1" / "im003.dcm").write_bytes((tmp_path / "dicom" / "p1" / "im003.dcm").read_bytes()[:900])
+    (tmp_path / "scans" / "p1.nii.gz").write_bytes(b"edited")
+    assert main(words) == 1 and (tmp_path / "scans" / "p1.nii.gz").read_bytes() == b"edited"
+
+
+def test_outputs_of_a_series_that_was_replaced_and_fails_are_removed(tmp_path, weights):
+    p1, out = series_of(tmp_path / "in" / "p1"), tmp_path / "out"
+    words = ["segment", str(tmp_path / "in"), str(out), "--weights", str(weights), "--device", "cpu", "--no-report"]
+    assert main(words) == 0 and (out / "p1_ich.nii.gz").is_file()
+    shutil.rmtree(p1)
+    series_of(p1, "1.2.77")
+    file = sorted(p1.iterdir())[0]
+    file.write_bytes(file.read_bytes()[:-600])  # another patient, torn
+    assert main(words) == 1
+    assert not list(out.glob("p1_*")) and "removed outputs of a different scan" in rows(out)["p1"]["message"]
+
+
+def test_in_place_nothing_of_its_own_is_taken_for_a_scan(tmp_path, weights, capsys):
+    series_of(tmp_path / "d" / "p1")
+    words = [
+        "segment",
+        str(tmp_path / "d"),
+        str(tmp_path / "d"),
+        "--weights",
+        str(weights),
+        "--device",
+        "cpu",
+        "--no-report",
+    ]
+    words += ["--dicom", "seg,sr"]
+    assert main(words) == 0 and main(words) == 0
+    assert list(rows(tmp_path / "d")) == ["p1"] and rows(tmp_path / "d")["p1"]["reused"] == "yes"
+    assert main(["measure", str(tmp_path / "d")]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("p1") for line in said) == 1 and not any("scans/p1" in line for line in said)
+
+
+def test_archives_with_one_name_do_not_replace_each_other(tmp_path, weights, capsys):
+    for number, place in enumerate(("x", "y")):
+        folder = series_of(tmp_path / place / "files", f"1.2.{number}", 10 * number)
+        shutil.make_archive(str(tmp_path / place / "study"), "zip", folder)
+    out = tmp_path / "out"
+    words = ["--weights", str(weights), "--device", "cpu", "--no-report"]
+    assert main(["segment", str(tmp_path / "x" / "study.zip"), str(out), *words]) == 0
+    made = (out / "study_ich.nii.gz").read_bytes(), rows(out)["study"]["volume_ml"]
+    assert main(["segment", str(tmp_path / "y" / "study.zip"), str(out), *words]) == 1
+    assert "same output name as" in capsys.readouterr().out
+    assert (out / "study_ich.nii.gz").read_bytes() == made[0] and len(
+        (out / "results.jsonl").read_text().splitlines()
+    ) == 2
+    assert main(["segment", str(tmp_path / "x" / "study.zip"), str(out), *words]) == 0  # its own row is reused
+    (tmp_path / "x" / "study.zip").unlink()
+    assert main(["segment", str(tmp_path / "y" / "study.zip"), str(out), *words]) == 0
+    assert [row["file"] for row in rows(out).values()] == [str(tmp_path / "y" / "study.zip")]
+
+
+def test_what_headers_say_is_never_run(tmp_path, weights):
+    """MONAI's configs run text that begins with a dollar sign."""
+    pwned = tmp_path / "pwned"
+    files = save_series(tmp_path / "in" / "p1", head((40, 48, 6)).astype(int))
+    for path in files:
+        made = pydicom.dcmread(path)
+        made.SOPInstanceUID = f"$open({str(pwned)!r}, 'w').write('{path.name}')"
+        made.save_as(path)
+    (tmp_path / "in" / "$open('pwned', 'w').nii.gz").write_bytes(b"no scan")
+    words = ["--weights", str(weights), "--device", "cpu"]
+    assert main(["estimate", str(tmp_path / "in"), *words]) == 0
+    assert main(["segment", str(tmp_path / "in"), str(tmp_path / "out"), *words, "--no-report"]) == 1
+    assert not pwned.exists() and rows(tmp_path / "out")["p1"]["status"] in ("ok", "flagged")
 
 
 # --- data for training ---------------------------------------------------------------------------------------------

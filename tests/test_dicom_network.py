@@ -13,6 +13,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 
 pydicom = pytest.importorskip("pydicom")
 pynetdicom = pytest.importorskip("pynetdicom")
@@ -258,6 +259,65 @@ def test_a_study_that_cannot_be_done_is_set_aside(studies, weights, tmp_path, mo
     service_of(spool, weights).drain()
     assert spool.known(bad)["outcome"] == "failed: odd" and "mL" in spool.known(good)["outcome"]
     assert not spool.waiting()
+
+
+def test_identifiers_of_a_sender_are_never_run(weights, tmp_path):
+    """MONAI's configs run text that begins with a dollar sign."""
+    spool, pwned = Spool(tmp_path / "spool", 0), tmp_path / "pwned"
+    for path in save_series(tmp_path / "in", head((40, 48, 6)).astype(int), study="1.2.0"):
+        made = pydicom.dcmread(path)
+        made.SOPInstanceUID = f"$open({str(pwned)!r}, 'w').write({path.name!r})"
+        made.save_as(path)
+        spool.receive("1.2.0", path.stem, path.read_bytes())
+    service_of(spool, weights).drain()
+    assert "mL" in spool.known(short_hash("1.2.0"))["outcome"] and not pwned.exists()
+
+
+def test_what_the_machine_could_not_do_is_tried_again(studies, weights, tmp_path, monkeypatch):
+    from ichseg.dicom import service as module
+
+    spool = Spool(tmp_path / "spool", 0)
+    study = received(spool, studies[:6])
+
+    def no_memory(*_):
+        raise torch.OutOfMemoryError("out of memory")
+
+    service = service_of(spool, weights, first_pause=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "configured_runner", no_memory)
+        assert service.step() == 1 and spool.waiting() == [study] and not service.failed
+    service.drain()
+    assert "mL" in spool.known(study)["outcome"] and not service.failed
+
+
+class SmallPages:
+    """A DICOMweb server that gives two studies at a time, whatever it is asked for, and cannot give one of them."""
+
+    def __init__(self, knows_offsets: bool) -> None:
+        self.knows_offsets = knows_offsets
+
+    def search_for_studies(self, limit, offset, search_filters):
+        start = offset if self.knows_offsets else 0
+        return [{"0020000D": {"Value": [f"1.2.{n}"]}} for n in range(start, min(start + 2, 5))]
+
+    def search_for_series(self, study):
+        return [{"0020000E": {"Value": [f"{study}.5"]}, "00080060": {"Value": ["CT"]}}]
+
+    def iter_series(self, study, series):
+        if study == "1.2.1":
+            raise OSError("500 Server Error")
+        yield self.files[int(study.rsplit(".", 1)[1])]
+
+
+@pytest.mark.parametrize(("knows_offsets", "found"), [(True, 5), (False, 2)])
+def test_all_pages_of_a_server_are_read_and_failures_counted(studies, tmp_path, knows_offsets, found):
+    from ichseg.dicom.web import Source
+
+    web = SmallPages(knows_offsets)
+    web.files = [pydicom.dcmread(studies[0])] * 5
+    spool = Spool(tmp_path / "spool", 0)
+    assert Source(web, "server").fetch(spool) == (found - 1, 1)
+    assert len(list(spool.studies.iterdir())) == found - 1
 
 
 def test_a_full_disk_is_waited_for(studies, weights, tmp_path, monkeypatch):

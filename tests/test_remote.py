@@ -205,6 +205,36 @@ def test_scans_of_this_machine_go_to_storage(bucket, scans, weights):
     assert {"phantom_000_ich.nii.gz", "more/phantom_003_ich.nii.gz", "results.csv", "report.html"} <= found
 
 
+def test_dicom_of_this_machine_goes_to_storage_and_is_not_done_again(bucket, weights, tmp_path):
+    pytest.importorskip("pydicom")
+    from broken_files import head
+    from dicom_files import save_series
+
+    save_series(tmp_path / "in" / "p1", head((40, 48, 6)).astype(int))
+    words = ["segment", str(tmp_path / "in"), f"{bucket}/dicom", "--weights", str(weights), "--device", "cpu"]
+    assert main(words) == 0
+    found = fsspec.filesystem("memory").find("/bucket/dicom")
+    assert {"/bucket/dicom/scans/p1.nii.gz", "/bucket/dicom/p1_ich.nii.gz"} <= set(found)
+    assert main(words) == 0
+    (row,) = map(json.loads, read(f"{bucket}/dicom/results.jsonl").splitlines())
+    assert row["reused"] and row["file"] == str(tmp_path / "in" / "p1")
+
+
+def test_scans_of_one_name_do_not_replace_each_other(bucket, weights):
+    for number, place in enumerate(("one", "two")):
+        fsspec.filesystem("memory").copy(f"/bucket/scans/phantom_00{number}.nii.gz", f"/bucket/{place}/ct.nii.gz")
+    words = [f"{bucket}/out", "--weights", str(weights), "--device", "cpu", "--no-report"]
+    assert main(["segment", f"{bucket}/one/ct.nii.gz", *words]) == 0
+    made = read(f"{bucket}/out/ct_ich.nii.gz")
+    assert main(["segment", f"{bucket}/two/ct.nii.gz", *words]) == 1
+    assert read(f"{bucket}/out/ct_ich.nii.gz") == made
+    assert len(read(f"{bucket}/out/results.jsonl").splitlines()) == 2
+    fsspec.filesystem("memory").rm("/bucket/one/ct.nii.gz")
+    assert main(["segment", f"{bucket}/two/ct.nii.gz", *words]) == 0
+    (row,) = map(json.loads, read(f"{bucket}/out/results.jsonl").splitlines())
+    assert row["file"] == f"{bucket}/two/ct.nii.gz"
+
+
 def test_an_s3_server(s3, scans, weights, tmp_path, capsys):
     """From bucket to bucket in another process, killed on its way, and gone on with from a fresh one."""
     s3.put(str(scans), "bucket/scans", recursive=True)

@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections import OrderedDict
 from contextlib import ExitStack
 from pathlib import Path
@@ -163,6 +164,27 @@ def test_a_run_that_was_killed_knows_its_own_files(scans, tmp_path):
     assert run(scans, out) == 0
     assert (out / "a_ich.nii.gz.bak").read_bytes() == (scans / "a.nii.gz").read_bytes()
     assert len(list(out.rglob("*.bak*"))) == 1
+
+
+def test_what_one_journal_began_and_another_recorded_is_done(scans, tmp_path):
+    """A process that was killed knows a file for its own only until another has recorded it."""
+    out = tmp_path / "out"
+    assert run(scans, out) == 0
+    lines = (out / "journal.jsonl").read_text().splitlines(keepends=True)
+    killed = [line for line in lines if '"outputs"' not in line]
+    (out / "journal-worker-z.jsonl").write_text("".join(killed))  # read after the other, written before it
+    mask = nib.load(out / "a_ich.nii.gz")
+    array = np.array(mask.dataobj)
+    array[0, 0, 0] = 1 - array[0, 0, 0]
+    nib.Nifti1Image(array, None, mask.header).to_filename(out / "a_ich.nii.gz")  # edited, with the header it had
+    edited = (out / "a_ich.nii.gz").read_bytes()
+    assert run(scans, out) == 0 and (out / "a_ich.nii.gz.bak").read_bytes() == edited
+    # the other way around: begun after it was recorded
+    (out / "a_ich.nii.gz").write_bytes(edited)
+    again = {"begun": "a_ich.nii.gz", "at": time.time()}
+    with (out / "journal-worker-a.jsonl").open("w") as stream:
+        stream.write(json.dumps({**again, "sum": value_hash(again)}) + "\n")
+    assert run(scans, out) == 0 and not (out / "a_ich.nii.gz.bak2").exists()
 
 
 @pytest.mark.parametrize("edit", ['"run"', '"sha256"', '"bytes"', '"lesions"', '"status"', "a_ich.nii.gz"])
@@ -362,6 +384,78 @@ def test_parts_do_not_collide_and_join(scans, tmp_path, capsys):
     assert run(scans, out) == 1 and len(reused(out)) == 4  # a run of everything believes the parts
     # ... and takes their place: older tables are not to be joined over newer ones
     assert main(["merge", str(out)]) == 2 and "nothing to merge" in capsys.readouterr().err
+
+
+def test_one_more_file_takes_no_rows_of_parts_away(scans, tmp_path, capsys):
+    out, late = tmp_path / "out", tmp_path / "late.nii.gz"
+    for part in ("1/2", "2/2"):
+        assert run(scans, out, "--shard", part) == 0
+    image(head(), AFFINE).to_filename(late)
+    assert run(late, out) == 0
+    assert set(rows(out)) == {"a", "b", "sub/a", "c", "late"} and not list(out.glob("results-*"))
+    assert run(scans, out, "--shard", "1/3") == 0
+    assert run(scans, out, "--shard", "1/2") == 0 and run(scans, out, "--shard", "2/2") == 0
+    for table in out.glob("results-*of3*"):
+        table.unlink()
+    capsys.readouterr()
+    assert main(["merge", str(out)]) == 0 and main(["status", str(out)]) == 0  # not of the division of long ago
+    assert "1/3" not in capsys.readouterr().out
+
+
+def test_rows_of_one_file_are_all_joined(tmp_path):
+    same = {"file": "study", "status": "skipped", "message": "not a scan"}
+    for number in (1, 2):
+        text = "".join(json.dumps({**same, "case": f"series {2 * number + k}"}) + "\n" for k in range(2))
+        (tmp_path / f"results-{number}of2.jsonl").write_text(text)
+        (tmp_path / f"report-{number}of2.json").write_text('{"run": "x", "finished": "2026-01-01T00:00:00+00:00"}')
+    assert [row["case"] for row in merge_parts(tmp_path)[0].rows] == [f"series {n}" for n in (2, 3, 4, 5)]
+
+
+def test_names_stay_in_the_output_folder(scans, tmp_path, monkeypatch):
+    (tmp_path / "w" / "y").mkdir(parents=True)
+    image(head(), AFFINE).to_filename(tmp_path / "w" / "y" / "d.nii.gz")
+    monkeypatch.chdir(tmp_path / "w")
+    words = ["segment", "../scans", "y", str(tmp_path / "out"), "--device", "cpu", "--size", "64", "--no-report"]
+    assert main(words) == 0 and main(words) == 0
+    assert set(rows(tmp_path / "out")) == {"scans/a", "scans/b", "scans/sub/a", "scans/c", "w/y/d"}
+    assert len(reused(tmp_path / "out")) == 5 and not list((tmp_path / "w").rglob("*_ich*"))
+
+
+def test_a_mask_that_is_named_is_told(scans, tmp_path, capsys):
+    names = sorted(scans.glob("*.nii.gz"))
+    words = ["--device", "cpu", "--size", "64", "--no-report"]
+    assert main(["segment", *map(str, names), str(scans), *words]) == 0
+    again = sorted(scans.glob("*.nii.gz"))
+    assert len(again) == 6 and main(["segment", *map(str, again), str(scans), *words]) == 0
+    skipped = {case for case, row in rows(scans).items() if row["status"] == "skipped"}
+    assert skipped == {"a_ich", "b_ich", "c_ich"} and not list(scans.glob("*_ich_ich*"))
+    (tmp_path / "masks").mkdir()
+    (scans / "a_ich.nii.gz").rename(tmp_path / "masks" / "a_ich.nii.gz")
+    assert run(tmp_path / "masks", tmp_path / "out") == 2
+    assert "holds masks made by ichseg (1) and no scan" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_read_is_a_row(scans, tmp_path, monkeypatch):
+    scandir = os.scandir
+
+    def closed(path):
+        if os.fspath(path) == str(scans / "sub"):  # as for a user without rights; root reads every folder
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    assert run(scans, tmp_path / "out") == 1
+    assert rows(tmp_path / "out")["sub"]["message"] == "sub: cannot be read (Permission denied)"
+    assert len(rows(tmp_path / "out")) == 4
+
+
+def test_tables_and_pages_of_an_earlier_run_go(scans, tmp_path):
+    pytest.importorskip("pyarrow")
+    out = tmp_path / "out"
+    assert run(scans, out, "--parquet") == 0 and (out / "results.parquet").is_file()
+    (out / "report-2.html").write_text("of an earlier run")
+    assert run(scans, out) == 0
+    assert not (out / "results.parquet").exists() and not (out / "report-2.html").exists()
 
 
 def test_merging_says_what_is_wrong(tmp_path):

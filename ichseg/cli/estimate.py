@@ -16,7 +16,7 @@ EXAMPLE = """ichseg estimate SCANS
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("input", metavar="INPUT", nargs="+", help="as for 'ichseg segment'")
+    parser.add_argument("input", metavar="INPUT", nargs="+", help="as for 'ichseg segment', but no URLs")
     parser.add_argument("--weights", metavar="FILE", help="weight file (default: the model shipped with ichseg)")
     parser.add_argument("--sample", type=int, default=10, metavar="N", help="scans to measure (default: %(default)s)")
     parser.add_argument(

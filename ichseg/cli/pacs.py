@@ -53,15 +53,16 @@ def run(args: argparse.Namespace) -> int:
     service, source = make_service(args, spool, destinations, quiet_seconds=0.0), Source(web, name, query)
     with spool.opened():
         while True:
-            fetched, trouble = 0, ""
+            fetched, missed, trouble = 0, 0, ""
             try:
-                fetched = source.fetch(spool, args.days, args.most)
+                fetched, missed = source.fetch(spool, args.days, args.most)
             except IchsegError as error:  # what is there is worked on all the same
                 trouble = str(error)
                 print(f"ichseg: error: {trouble}", file=sys.stderr, flush=True)
             service.drain()
             unsent = 0 if args.dry_run else len(list(spool.outbox.glob("*.json")))
             left = {
+                "could not be fetched, run again": missed,
                 "could not be segmented, see results.csv": len(service.failed),
                 "wait to be segmented, run again": len(spool.waiting()),
                 "wait to be sent, run again": unsent,

@@ -4,7 +4,7 @@ from ichseg.dicom.choice import ALL, BEST, choose
 from ichseg.dicom.extra import dicom_package, has_dicom
 from ichseg.dicom.files import Source, find_sources
 from ichseg.dicom.headers import Instance, read_dataset, read_instances
-from ichseg.dicom.listing import SCANS, STACK, list_series, stack_of, write_scan
+from ichseg.dicom.listing import SCANS, list_series, stack_of, write_scan
 from ichseg.dicom.pixels import read_stack
 from ichseg.dicom.stacks import Stack, stacks
 
@@ -12,7 +12,6 @@ __all__ = [
     "ALL",
     "BEST",
     "SCANS",
-    "STACK",
     "Instance",
     "Source",
     "Stack",

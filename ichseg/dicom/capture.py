@@ -11,7 +11,8 @@ from scipy import ndimage
 
 from ichseg.defaults import SHOWN_LEVEL, SHOWN_WIDTH
 from ichseg.dicom.extra import dicom_package
-from ichseg.dicom.objects import CAPTURE_SERIES, EXPECTED, MANUFACTURER, MODEL, RESEARCH_ONLY, Origin, identifier
+from ichseg.dicom.headers import MANUFACTURER
+from ichseg.dicom.objects import CAPTURE_SERIES, EXPECTED, MODEL, RESEARCH_ONLY, Origin, identifier
 from ichseg.dicom.pixels import read_stack
 from ichseg.dicom.stacks import Stack
 from ichseg.version import __version__

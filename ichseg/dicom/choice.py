@@ -39,7 +39,7 @@ def choose(found: Sequence[Stack], rule: str = BEST) -> list[Stack]:
     Raises:
         IchsegError: no series has this number or identifier.
     """
-    found = [_few(stack) for stack in found]
+    found, rule = [_few(stack) for stack in found], str(rule)  # YAML takes a number for one
     if rule not in (BEST, ALL):
         chosen = {id(s) for s in found if rule in (s.first.series, str(s.first.series_number))}
         if not chosen:

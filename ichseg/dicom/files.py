@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import lzma
-import os
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from typing import BinaryIO
 
 from ichseg.errors import ScanError
 from ichseg.io.other_files import DICOM_ENDINGS, DICOM_PREAMBLE, is_dicom
+from ichseg.io.walk import Unreadable, refuse, walk
 
 # What one member of an archive may take, unpacked: more than an enhanced CT of 2,000 frames.
 MEMBER_LIMIT = 2 * 2**30
@@ -74,23 +74,23 @@ class Source:
         return state.st_size, state.st_mtime_ns
 
 
-def find_sources(path: Path, exclude: Path | None = None) -> Iterator[Source]:
+def find_sources(path: Path, exclude: Path | None = None, unreadable: Unreadable = refuse) -> Iterator[Source]:
     """DICOM files at or below ``path``, also within zip archives, sorted within each folder.
-
-    Hidden files and folders are passed by, and links are not followed into folders.
 
     Args:
         path: a folder, a DICOM file or a zip archive.
-        exclude: a folder to leave out.
+        exclude, unreadable: see :func:`ichseg.io.walk.walk`.
+
+    Raises:
+        IchsegError: a folder cannot be read.
     """
     if path.is_file():
         yield from _one(path)
         return
-    for here, folders, names in os.walk(path, followlinks=False):
-        folders[:] = sorted(f for f in folders if not f.startswith(".") and (Path(here) / f).resolve() != exclude)
-        for name in sorted(names):
-            if not name.startswith(".") and name.upper() != DIRECTORY:
-                yield from _one(Path(here) / name)
+    for here, _, names in walk(path, exclude, unreadable):
+        for name in names:
+            if name.upper() != DIRECTORY:
+                yield from _one(here / name)
 
 
 def _one(path: Path) -> Iterator[Source]:

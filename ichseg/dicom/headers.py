@@ -13,6 +13,7 @@ from ichseg.dicom.extra import dicom_package
 from ichseg.dicom.files import Source
 from ichseg.errors import ScanError
 
+MANUFACTURER = "ichseg developers"  # in the objects that ichseg writes
 CT = "1.2.840.10008.5.1.4.1.1.2"
 ENHANCED_CT = ("1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")  # the second: converted
 # Hanging protocols, color palettes, implant templates, and directories of media have no series.
@@ -23,7 +24,7 @@ WANTED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUI
           "SeriesNumber", "SeriesDescription", "AcquisitionNumber", "InstanceNumber", "BodyPartExamined",
           "ConvolutionKernel", "SliceThickness", "ContrastBolusAgent", "GantryDetectorTilt", "Rows", "Columns",
           "SamplesPerPixel", "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient", "NumberOfFrames",
-          "WindowWidth", "RescaleType", "PhotometricInterpretation", "SpecificCharacterSet",
+          "WindowWidth", "RescaleType", "PhotometricInterpretation", "SpecificCharacterSet", "Manufacturer",
           "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")  # fmt: skip
 
 # What is written for an agent where none was given. (Non-ionic ones are agents.)
@@ -96,7 +97,7 @@ def read_instances(source: Source) -> list[Instance]:
 
 
 def _instances(source: Source, header: Any) -> list[Instance]:
-    if str(header.get("SOPClassUID", "")).startswith(OF_NO_PATIENT):
+    if str(header.get("SOPClassUID", "")).startswith(OF_NO_PATIENT) or header.get("Manufacturer") == MANUFACTURER:
         return []
     if not header.get("SeriesInstanceUID") or not header.get("SOPInstanceUID"):
         raise ScanError(f"{source}: no SeriesInstanceUID or SOPInstanceUID in the header")

@@ -15,13 +15,11 @@ from ichseg.dicom.pixels import read_stack
 from ichseg.dicom.stacks import Stack, stacks
 from ichseg.errors import ScanError
 from ichseg.io import write_volume
-from ichseg.io.folder import ROOT
+from ichseg.io.folder import ROOT, SCANS
 from ichseg.io.geometry import SLABS
-
-# Keys of the data dictionary of a scan that comes from DICOM.
-STACK = "dicom"  # what :func:`entry_of` says
-SCANS = "scans"  # that folder, within the output folder
-NOTE = "ichseg, from DICOM"
+from ichseg.io.urls import DICOM
+from ichseg.io.volume import OWN_SCAN
+from ichseg.io.walk import Unreadable, refuse
 
 
 def list_series(
@@ -30,6 +28,7 @@ def list_series(
     output: Path,
     series: str = BEST,
     progress: Callable[[Iterable[Source]], Iterable[Source]] = iter,
+    unreadable: Unreadable = refuse,
 ) -> list[dict[str, Any]]:
     """Every series of the DICOM files at or below the inputs as an entry of a folder run.
 
@@ -39,13 +38,14 @@ def list_series(
         output: folder of the run, which is left out and gets the scans as NIfTI.
         series: see :func:`ichseg.dicom.choose`.
         progress: wraps the list of files, whose headers are read.
+        unreadable: see :func:`ichseg.io.walk.walk`.
 
     Returns:
         ``case``, ``image`` (a NIfTI file that :func:`write_scan` makes), ``dicom`` (see :func:`entry_of`) and
         ``data_root`` for what is segmented; ``case``, ``image`` (a DICOM file or folder) and ``skip`` (the reason) for
         the rest, and ``broken`` for files that cannot be read.
     """
-    sources = [source for one in inputs for source in find_sources(one, output.resolve())]
+    sources = [source for one in inputs for source in find_sources(one, output.resolve(), unreadable)]
     found: list[Instance] = []
     broken: list[dict[str, Any]] = []
     for source in progress(list(dict.fromkeys(sources))):
@@ -63,7 +63,7 @@ def list_series(
             entries.append({"case": name, "image": _place(stack), "skip": stack.skip})
         else:
             image = folder / f"{name}.nii.gz"
-            entries.append({"case": name, "image": str(image), STACK: entry_of(stack), ROOT: str(folder)})
+            entries.append({"case": name, "image": str(image), DICOM: entry_of(stack), ROOT: str(folder)})
     return entries + broken
 
 
@@ -95,8 +95,12 @@ def stack_of(entry: Mapping[str, Any]) -> Stack:
     return Stack(tuple(images), "", tuple(entry["doubts"]), tuple(entry["notes"]), tuple(entry[SLABS]))
 
 
-def write_scan(item: Mapping[str, Any]) -> list[str]:
+def write_scan(item: Mapping[str, Any], before: Callable[[Path], Any] = bool) -> list[str]:
     """Write the NIfTI file of an entry: nothing is resampled, tilt stays in its affine.
+
+    Args:
+        item: the entry.
+        before: called with the file's path when its voxels have been read.
 
     Returns:
         what is doubtful about the voxels, one short sentence each.
@@ -105,14 +109,11 @@ def write_scan(item: Mapping[str, Any]) -> list[str]:
         ScanError: names the DICOM file that cannot be read.
     """
     path = Path(str(item["image"]))
-    try:
-        stack = stack_of(item[STACK])
-        voxels, doubts = read_stack(stack)
-    except ScanError:
-        path.unlink(missing_ok=True)  # of what the series was before
-        raise
+    stack = stack_of(item[DICOM])
+    voxels, doubts = read_stack(stack)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_volume(path, voxels, stack.affine, NOTE)
+    before(path)
+    write_volume(path, voxels, stack.affine, OWN_SCAN)
     return doubts
 
 
@@ -150,6 +151,9 @@ def _relative(path: Path, root: str) -> str:
 
 
 def _place(stack: Stack) -> str:
-    """Where a series lies: its file, or the folder of its files."""
+    """Where a series lies: its file, the archive or the folder of its files."""
     sources = {one.source for one in stack.instances}
-    return str(next(iter(sources))) if len(sources) == 1 else str(_common_folder(stack))
+    archives = {source.path for source in sources if source.member}
+    if len(sources) == 1 or len(archives) == 1:
+        return str(next(iter(archives if len(sources) > 1 else sources)))
+    return str(_common_folder(stack))

@@ -19,11 +19,11 @@ import numpy as np
 
 from ichseg.dicom.extra import dicom_package
 from ichseg.dicom.files import Source
-from ichseg.dicom.headers import read_dataset
+from ichseg.dicom.headers import MANUFACTURER, read_dataset
 from ichseg.dicom.stacks import Stack
 from ichseg.version import __version__
 
-MANUFACTURER, MODEL = "ichseg developers", "ichseg"
+MODEL = "ichseg"
 RESEARCH_ONLY = "Research use only; not for diagnosis"
 # Numbers of the series that are added to a study, and of the objects within them.
 SEGMENTATION_SERIES, REPORT_SERIES, CAPTURE_SERIES = 9100, 9101, 9102

@@ -13,9 +13,10 @@ from ichseg.defaults import FOLD_TOLERANCE
 from ichseg.dicom.choice import BEST
 from ichseg.dicom.extra import dicom_package
 from ichseg.dicom.headers import read_dataset
-from ichseg.dicom.listing import SCANS, STACK, list_series, stack_of, write_scan
+from ichseg.dicom.listing import SCANS, list_series, stack_of, write_scan
 from ichseg.errors import IchsegError, ScanError
 from ichseg.io import staged_folder
+from ichseg.io.urls import DICOM
 
 
 def prepare_dicom(
@@ -60,7 +61,7 @@ def prepare_dicom(
             if "broken" in entry or "skip" in entry:
                 warn(f"{entry['broken']}; left out" if "broken" in entry else f"{name}: {entry['skip']}; left out")
                 continue
-            stack = stack_of(entry[STACK])
+            stack = stack_of(entry[DICOM])
             lacking = [one for one in stack.instances if one.uid not in labels]
             if stack.first.frame is not None:
                 warn(

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ichseg.bundle import BundleParts
 from ichseg.dicom.choice import BEST
 from ichseg.dicom.files import Source
 from ichseg.dicom.headers import read_dataset
@@ -18,7 +17,8 @@ from ichseg.dicom.listing import list_series
 from ichseg.dicom.network import Destination, NotSent, Unreachable
 from ichseg.dicom.spool import Spool
 from ichseg.dicom.writer import objects_of
-from ichseg.errors import Stopped, one_line
+from ichseg.errors import IchsegError, Stopped, one_line
+from ichseg.folder.configured import configured_runner
 from ichseg.networks import segmenter_settings
 
 logger = logging.getLogger(__name__)
@@ -106,6 +106,9 @@ class Service:
                 return
             (study,) = studies
             logger.debug("study %s", study, exc_info=error)
+            why = {"status": "failed", "stage": "run", "message": one_line(error)}
+            if not isinstance(error, IchsegError) and self._try_again(study, [why]):  # no memory left, say
+                return
             images = [file.name for file in (self.spool.studies / study).glob("*.dcm")]
             self.spool.finish(study, images, {}, f"failed: {one_line(error)}", list(self.destinations))
             self.failed.add(study)
@@ -144,12 +147,13 @@ class Service:
         entries = list_series(folders, str(self.spool.studies), output, self.series)
         values = {
             "dataset_dir": self.spool.studies, "data_root_dir": "", "output_dir": output,
-            "weights": self.weights, "report": False, "dataset::data": entries, "evaluator::keep_rows": True,
+            "weights": self.weights, "report": False, "evaluator::keep_rows": True,
             **{key: value for key, value in self.values.items() if value is not None},
         }  # fmt: skip
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # as for any run of a bundle
-            runner = BundleParts("ich_segmentation", segmenter_settings(self.weights).pipeline, values)["evaluator"]
+            config = segmenter_settings(self.weights).pipeline
+            runner = configured_runner("ich_segmentation", config, values, entries)
             rows = {row["case"]: row for row in runner.run()}
         for study in studies:
             own = [rows[entry["case"]] for entry in entries if _study_of(entry["case"]) == study]

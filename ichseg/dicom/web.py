@@ -55,7 +55,7 @@ class Source:
     def __init__(self, web: Any, name: str, query: Mapping[str, str] | None = None) -> None:
         self.web, self.name, self.query = web, name, dict(query or {})
 
-    def fetch(self, spool: Spool, days: int | None = None, most: int | None = None) -> int:
+    def fetch(self, spool: Spool, days: int | None = None, most: int | None = None) -> tuple[int, int]:
         """Put the images of studies that the spool has not seen, or that have grown since, into it.
 
         Args:
@@ -64,13 +64,13 @@ class Source:
             most: so many studies at most.
 
         Returns:
-            how many studies were fetched.
+            how many studies were fetched, and how many could not be.
 
         Raises:
             IchsegError: the server cannot be asked.
             DiskFull: there is too little room.
         """
-        fetched = 0
+        fetched, missed = 0, 0
         for study in self._studies(days):
             if most is not None and fetched >= most:
                 break
@@ -84,26 +84,28 @@ class Source:
                 raise
             except Exception as error:  # requests' own, and those of broken answers
                 logger.warning("study %s: not fetched (%s)", name, what_failed(error))
+                missed += 1
                 continue
             spool.note(name, fetched={self.name: count})
             fetched += 1
-        return fetched
+        return fetched, missed
 
     def _studies(self, days: int | None) -> Iterator[str]:
         query = {"ModalitiesInStudy": "CT", **self.query}
         if days is not None:
             today = datetime.date.today()
             query["StudyDate"] = f"{today - datetime.timedelta(days=days):%Y%m%d}-{today:%Y%m%d}"
-        offset = 0
+        seen: set[str] = set()
         while True:
             try:
-                page = self.web.search_for_studies(limit=PAGE, offset=offset, search_filters=query)
+                page = self.web.search_for_studies(limit=PAGE, offset=len(seen), search_filters=query)
             except Exception as error:  # as above
                 raise IchsegError(f"{self.name}: {what_failed(error)}") from None
-            yield from (_value(study, STUDY_UID) for study in page)
-            offset += len(page)
-            if len(page) < PAGE:
+            found = [uid for uid in (_value(study, STUDY_UID) for study in page) if uid not in seen]
+            if not found:  # servers may answer with less than was asked for, and some know no offset
                 return
+            seen.update(found)
+            yield from found
 
     def _series(self, study: str) -> list[dict[str, Any]]:
         """Series of CT: results that were stored there do not count."""

@@ -13,12 +13,13 @@ from monai.transforms import MapTransform
 
 from ichseg.dicom.capture import captures
 from ichseg.dicom.files import Source
-from ichseg.dicom.headers import read_dataset
-from ichseg.dicom.listing import STACK, stack_of
-from ichseg.dicom.objects import MANUFACTURER, Origin, report, segmentation, source_headers
+from ichseg.dicom.headers import MANUFACTURER, read_dataset
+from ichseg.dicom.listing import stack_of
+from ichseg.dicom.objects import Origin, report, segmentation, source_headers
 from ichseg.errors import ScanError
 from ichseg.io import atomic_path, scan_name
 from ichseg.io.folder import ROOT, subfolder
+from ichseg.io.urls import DICOM
 from ichseg.overrides import object_kinds
 from ichseg.provenance import file_hash
 from ichseg.transforms.base import BACKENDS
@@ -70,7 +71,7 @@ class WriteDicomd(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         item = dict(data)
-        if STACK not in item:
+        if DICOM not in item:
             return item
         for key in self.key_iterator(item):
             mask = np.asarray(item[key][0]) > 0
@@ -87,7 +88,7 @@ class WriteDicomd(MapTransform):
         return item
 
     def _objects(self, name: Path, mask: np.ndarray, item: dict[Hashable, Any]) -> dict[Path, Any]:
-        stack, origin = stack_of(item[STACK]), Origin(file_hash(self.weights), self.threshold)
+        stack, origin = stack_of(item[DICOM]), Origin(file_hash(self.weights), self.threshold)
         sources = source_headers(stack)
         found: dict[Path, Any] = {}
         segmented = None

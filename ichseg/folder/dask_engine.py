@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ichseg.bundle import BundleParts, given_values
+from ichseg.bundle import given_values
 from ichseg.errors import IchsegError
+from ichseg.folder.configured import configured_runner
 from ichseg.folder.journal import Journal, WorkerJournal
 from ichseg.folder.memory import return_freed_memory
 from ichseg.logs import hush_monai
@@ -256,7 +257,7 @@ def run_on_dask(
         warnings.simplefilter("ignore")
         hush_monai()
         made = DaskEngine(bundle, config, given, **engine)
-        runner = BundleParts(bundle, config, given)["evaluator"]
+        runner = configured_runner(bundle, config, given)
         runner.engine = made
         runner.run()
         runner.exit_if_failed()
@@ -296,7 +297,7 @@ def _start(work: Work) -> Any:
     warnings.simplefilter("ignore")  # what MONAI warns of when it is imported
     hush_monai()
     return_freed_memory()
-    runner = BundleParts(work.bundle, work.config, {**work.values, "dataset::data": []})["evaluator"]
+    runner = configured_runner(work.bundle, work.config, work.values, [])
     # With one thread a worker has one core: reading the next scan meanwhile would slow down the worker beside it.
     runner.overlap = runner.overlap and (runner.device.type != "cpu" or _threads() > 1)
     journal = WorkerJournal(runner.journal, f"{socket.gethostname()}-{os.getpid()}")

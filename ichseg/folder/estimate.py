@@ -11,10 +11,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from ichseg.bundle import BundleParts, given_values
+from ichseg.bundle import given_values
+from ichseg.dicom.choice import BEST
 from ichseg.errors import IchsegError
+from ichseg.folder.configured import configured_runner
 from ichseg.folder.runner import FolderRunner
 from ichseg.folder.scans import Inputs, list_scans
+from ichseg.io.urls import DICOM
 
 SURE = 2.0  # standard errors on either side of an estimate
 HOUR, GIB = 3600.0, 2.0**30
@@ -51,7 +54,8 @@ def estimate(
         raise IchsegError("sample and machines must be at least 1, and price must not be negative")
     with tempfile.TemporaryDirectory(prefix="ichseg-estimate-") as folder:
         output, begun = Path(folder), time.perf_counter()
-        cases = [case for case in list_scans(scans, output) if "skip" not in case]
+        series = str((overrides or {}).get("series") or BEST)
+        cases = [case for case in list_scans(scans, output, series) if not {"skip", "broken"} & case.keys()]
         if not cases:
             raise IchsegError(f"{scans}: no scan to measure")
         listed, sizes = time.perf_counter(), [_bytes(case) for case in cases]
@@ -61,10 +65,10 @@ def estimate(
         first = cases[order[len(cases) // 2]]
         begun_start = time.perf_counter()
         given = given_values(bundle, config, {**(overrides or {}), "output_dir": output / "first"}, ())
-        _run(bundle, config, {**given, "dataset::data": [first]})  # loads the model, and fills caches
+        _run(bundle, config, given, [first])  # loads the model, and fills caches
         started = time.perf_counter()
         given["output_dir"] = output / "masks"
-        runner, seconds = _run(bundle, config, {**given, "dataset::data": chosen})
+        runner, seconds = _run(bundle, config, given, chosen)
         done = [row for row in runner.results.rows if row["status"] in ("ok", "flagged")]
         if not done:
             raise IchsegError(f"{runner.results.rows[0]['message']}; none of {count} scans could be segmented")
@@ -121,9 +125,11 @@ def estimate_text(found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _run(bundle: str, config: str, values: Mapping[str, Any]) -> tuple[FolderRunner, list[float]]:
+def _run(
+    bundle: str, config: str, values: Mapping[str, Any], scans: Sequence[dict[str, Any]]
+) -> tuple[FolderRunner, list[float]]:
     """A runner that has run, and seconds from one finished scan to the next."""
-    runner: FolderRunner = BundleParts(bundle, config, values)["evaluator"]
+    runner = configured_runner(bundle, config, values, scans)
     times: list[float] = []
 
     def timed(one: FolderRunner, todo: Sequence[int], take: Callable[[int, Any], None]) -> None:
@@ -141,6 +147,8 @@ def _run(bundle: str, config: str, values: Mapping[str, Any]) -> tuple[FolderRun
 
 
 def _bytes(case: Mapping[str, Any]) -> int:
+    if DICOM in case:
+        return sum(size for size, _ in case[DICOM]["stamps"])
     path = Path(str(case["image"]))
     return path.stat().st_size if path.is_file() else 0
 

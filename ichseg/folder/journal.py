@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -15,9 +16,9 @@ from ichseg.errors import IchsegError
 from ichseg.folder.ondisk import Lines, Table
 from ichseg.folder.shard import Shard
 from ichseg.io.atomic import remove_leftovers
-from ichseg.io.folder import is_own_mask
+from ichseg.io.folder import ROOT, is_own_mask, is_own_scan
 from ichseg.io.nifti import is_nifti
-from ichseg.io.urls import REMOTE
+from ichseg.io.urls import DICOM, REMOTE
 from ichseg.provenance import file_hash, value_hash
 from ichseg.version import __version__
 
@@ -31,6 +32,7 @@ except ImportError:  # Windows has no flock; two runs at once are then not notic
 
 logger = logging.getLogger(__name__)
 CASE, OUTPUT = "case ", "output "  # before names of both kinds, under which lines are kept
+PLACES = ("image", ROOT, REMOTE)  # of a data dictionary: what says where a scan lies, not what it is
 
 
 class Journal:
@@ -63,7 +65,7 @@ class Journal:
         self.run = ""
         self.path = self.folder / f"journal{self.shard.suffix}.jsonl"
         self._lines = Lines()  # of the journals, by case and by output
-        self.begun: set[str] = set()  # outputs that a run began to write and may not have recorded
+        self.begun: dict[str, float] = {}  # outputs that a run began to write and may not have recorded, and when
         self.elsewhere: Elsewhere | None = None  # outputs that are not here but in object storage
         self._stream: TextIO | None = None
 
@@ -108,12 +110,18 @@ class Journal:
     def identity(self, item: Mapping[str, Any]) -> dict[str, Any]:
         """What a case is made of: size and SHA-256 of its image, and the rest of its data dictionary.
 
-        Of an image in object storage, the version takes the place of the hash: no need to fetch it.
+        Of DICOM, the identifiers of its images and the sizes of their files take the place of the hash; of an image in
+        object storage, its version: no need to fetch it.
 
         Raises:
             OSError: the image cannot be read.
         """
-        rest = value_hash({str(key): value for key, value in item.items() if key not in ("image", REMOTE)})
+        rest = value_hash({str(key): value for key, value in item.items() if key not in PLACES})
+        if DICOM in item:  # its image is made of the files that the entry names, when it is read
+            known = item[DICOM]
+            sizes = [size for size, _ in known["stamps"]]
+            what = [[*instance[1:]] for instance in known["instances"]]
+            return {"bytes": sum(sizes), "sha256": value_hash([what, sizes]), "item": rest}
         if REMOTE in item:
             if "version" not in item[REMOTE]:
                 raise FileNotFoundError(item[REMOTE]["url"])
@@ -129,9 +137,10 @@ class Journal:
         try:
             if REMOTE in item and not item[REMOTE].get("version"):
                 return None  # storage that does not say whether it is still the same
-            size = item[REMOTE]["bytes"] if REMOTE in item else Path(str(item["image"])).stat().st_size
-            if not any(r["input"]["bytes"] == size and self._intact(r) for r in records):
-                return None
+            if DICOM not in item:  # whose identity costs nothing
+                size = item[REMOTE]["bytes"] if REMOTE in item else Path(str(item["image"])).stat().st_size
+                if not any(r["input"]["bytes"] == size and self._intact(r) for r in records):
+                    return None
             now = self.identity(item)
         except OSError:
             return None
@@ -146,8 +155,9 @@ class Journal:
         """Write down that a case is done, after its outputs are in place."""
         names = {os.path.relpath(path, self.folder): path for path in outputs}
         kept = {name: {"bytes": p.stat().st_size, "sha256": file_hash(p)} for name, p in sorted(names.items())}
-        self._append({"case": item["case"], "run": self.run, "input": identity, "outputs": kept, "row": row})
-        self.begun.difference_update(kept)
+        done = {"case": item["case"], "run": self.run, "input": identity, "outputs": kept, "row": row}
+        self._append({**done, "at": time.time()})
+        self._recorded(kept)
         if self.elsewhere is not None:
             self.elsewhere.fresh += kept
 
@@ -210,13 +220,17 @@ class Journal:
         elif self.elsewhere is not None:
             moved = self.elsewhere.make_way(name, [kept["sha256"] for kept in self._ways_left(name)])
         if name not in self.begun:
-            self._append({"begun": name})  # a run that is killed now knows the file for its own
-            self.begun.add(name)
+            self.begun[name] = time.time()
+            # A run that is killed now knows the file for its own.
+            self._append({"begun": name, "at": self.begun[name]})
         return moved
 
     def known_of(self, case: str) -> dict[str, Any]:
         """What earlier runs have left of a case, for :meth:`WorkerJournal.know`."""
-        return {"records": self._lines.of(CASE + case), "begun": [name for name in self.begun if case in name]}
+        return {
+            "records": self._lines.of(CASE + case),
+            "begun": {name: at for name, at in self.begun.items() if case in name},
+        }
 
     def _learn(self, path: Path, name: str) -> bool:
         """Look elsewhere for who wrote a file that is not known; True if a run did."""
@@ -224,8 +238,12 @@ class Journal:
 
     def _left_by_a_run(self, path: Path, name: str) -> bool:
         """True if a file is as it was recorded, or is ours and was begun by a run that did not get to recording it."""
-        unrecorded = name in self.begun and (not is_nifti(path) or is_own_mask(path))
-        return unrecorded or any(self._same(name, kept) for kept in self._ways_left(name))
+        if name in self.begun and (not is_nifti(path) or is_own_mask(path) or is_own_scan(path)):
+            return True
+        ways = self._ways_left(name)
+        if not ways and is_nifti(path) and is_own_scan(path):
+            return True  # of a version that did not record the scans it made of DICOM
+        return any(self._same(name, kept) for kept in ways)
 
     def _intact(self, record: Mapping[str, Any]) -> bool:
         return all(self._same(name, kept) for name, kept in record["outputs"].items())
@@ -244,6 +262,10 @@ class Journal:
             with path.open(encoding="utf-8", errors="replace", newline="\n") as lines:
                 for line in lines:
                     self._take_line(line)
+        # Journals come in the order of their names: what one recorded, another may have begun long before.
+        for name in list(self.begun):
+            if self.begun[name] <= max(self._times_recorded(name), default=-1.0):
+                del self.begun[name]
 
     def _take_line(self, line: str) -> None:
         try:
@@ -252,7 +274,7 @@ class Journal:
         except (ValueError, KeyError, TypeError, AttributeError):
             return  # a line that a killed run did not finish
         if whole and "begun" in record:
-            self.begun.add(record["begun"])
+            self.begun[record["begun"]] = max(float(record.get("at", 0.0)), self.begun.get(record["begun"], 0.0))
         elif whole and "stored" in record and self.elsewhere is not None:
             for name, (version, digest) in record["stored"].items():
                 self.elsewhere.hashes[name][version] = digest
@@ -261,11 +283,20 @@ class Journal:
 
     def _forget(self) -> None:
         self._lines.clear()
-        self.begun = set()
+        self.begun = {}
 
     def _take(self, line: str, record: Mapping[str, Any]) -> None:
         self._lines.add([CASE + record["case"], *(OUTPUT + name for name in record["outputs"])], line)
-        self.begun.difference_update(record["outputs"])
+        self._recorded(record["outputs"], record.get("at"))
+
+    def _recorded(self, names: Iterable[str], at: float | None = None) -> None:
+        """Outputs that were begun before this time, now if None, are not open any more."""
+        for name in names:
+            if at is None or self.begun.get(name, at + 1) <= at:
+                self.begun.pop(name, None)
+
+    def _times_recorded(self, name: str) -> list[float]:
+        return [float(json.loads(line).get("at", 0.0)) for line in self._lines.of(OUTPUT + name)]
 
     def _records_of(self, case: str) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self._lines.of(CASE + case)]
@@ -337,6 +368,11 @@ class WorkerJournal(Journal):
 def _run_hash(network: str, settings: Mapping[str, Any]) -> str:
     """Two runs with the same hash make the same of the same scan."""
     return value_hash({"ichseg": __version__, "network": network, "settings": settings})
+
+
+def kept_aside(name: str) -> str:
+    """What is said of a file that :meth:`Journal.make_way` has renamed."""
+    return f"existing file, edited or not written by ichseg, kept as {name}"
 
 
 def inside(name: str) -> bool:

@@ -26,7 +26,7 @@ from ichseg.inference.images import (
     three_d,
 )
 from ichseg.io import find_nifti, header_doubts, read_mask, scan_name, slice_axis
-from ichseg.io.folder import MASK_POSTFIXES, PROBABILITY_POSTFIX
+from ichseg.io.folder import MASK_POSTFIXES, PROBABILITY_POSTFIX, is_own_scan
 from ichseg.io.geometry import LOST, SIDE_UNKNOWN, TILTED, is_unit, same_grid
 from ichseg.io.other_files import original_of
 from ichseg.metrics import measure_mask
@@ -94,7 +94,7 @@ def measure_folder(
     """Measure every mask at or below ``masks``; one that cannot be read is a row that says so.
 
     Args:
-        masks: a folder of masks, or one file; probabilities that ichseg wrote are left out.
+        masks: a folder of masks, or one file; probabilities, and scans made of DICOM, are left out.
         output: folder for ``measures.csv`` and ``measures.jsonl``; None writes nothing.
         images: the scans, a folder laid out like ``masks`` or one file, for the side; None leaves the side out.
         progress: wraps the list of masks.
@@ -107,7 +107,7 @@ def measure_folder(
         IchsegError: a folder is not there or holds no mask.
     """
     root = Path(scan_root(masks))
-    found = [path for path in find_nifti(masks) if not scan_name(path).endswith(PROBABILITY_POSTFIX)]
+    found = [path for path in find_nifti(masks) if not _is_no_mask(path)]
     scans = None if images is None else _scans_by_case(Path(images))
     results = Results(output if output is not None else root, [str(path) for path in found], "measures", scored=False)
     names = {_case(path, root) for path in found}
@@ -153,6 +153,10 @@ def _mask_doubts(array: np.ndarray) -> list[str]:
     if low < 0:
         doubts.append(f"values below 0, down to {low:g}, counted as background: a scan, not a mask?")
     return doubts
+
+
+def _is_no_mask(path: Path) -> bool:
+    return scan_name(path).endswith(PROBABILITY_POSTFIX) or is_own_scan(path)
 
 
 def _case(path: Path, root: Path) -> str:

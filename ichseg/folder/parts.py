@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ichseg.errors import IchsegError
 from ichseg.folder.ondisk import Table
-from ichseg.folder.results import Results, is_row
+from ichseg.folder.results import Results, is_row, read_rows
 from ichseg.folder.status import FINISHED, NOT_STARTED, Part, read_parts
 
 PART_FILE = re.compile(r"(results-\d+of\d+\.(jsonl|csv|parquet)|report-\d+of\d+\.json)")
+PAGE = re.compile(r"report(?:-(\d+))?\.html")
 PART = re.compile(r"results-(\d+)of(\d+)\.jsonl")
 
 
@@ -39,7 +41,7 @@ def merge_parts(folder: str | Path) -> tuple[Results, list[Part]]:
     counts = sorted({count for _, count in parts})
     if len(counts) > 1:
         raise IchsegError(f"{folder}: has parts of {' and of '.join(map(str, counts))}; keep only one set of tables")
-    states = read_parts(folder)
+    states = read_parts(folder, counts[0])
     _check_runs(states, folder)
     lines = Table()
     for _, path in sorted(parts.items()):
@@ -51,8 +53,23 @@ def merge_parts(folder: str | Path) -> tuple[Results, list[Part]]:
     return results, [part for part in states if part.state != FINISHED]
 
 
+def rows_of_all(folder: Path) -> Iterator[dict[str, Any]]:
+    """The rows of ``results.jsonl`` and of tables of parts that are not joined; of the same scan, the newest."""
+    tables = [folder / "results.jsonl", *(path for path in folder.glob("results-*.jsonl") if PART.fullmatch(path.name))]
+    rows = Table()
+    for path in sorted(filter(Path.is_file, tables), key=lambda table: table.stat().st_mtime_ns):
+        rows.update((_key(row), json.dumps(row)) for row in read_rows(path))
+    for _, row in rows.items():
+        yield json.loads(row)
+
+
+def _key(row: Mapping[str, Any]) -> str:
+    """Of a scan: series of one folder, or of one archive, share the file. In the order of files."""
+    return f"{row['file']}\0{row['case']}"
+
+
 def _lines(table: Path) -> Iterator[tuple[str, str]]:
-    """The files of a table, and the row of each as text."""
+    """The scans of a table, and the row of each as text."""
     with table.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             if line.strip():
@@ -62,7 +79,7 @@ def _lines(table: Path) -> Iterator[tuple[str, str]]:
                     row = {}
                 if not is_row(row):
                     raise IchsegError(f"{table}: line {number} is not a valid row of results")
-                yield row["file"], line
+                yield _key(row), line
 
 
 def _check_runs(states: Sequence[Part], folder: Path) -> None:

@@ -22,9 +22,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ichseg.bundle import BundleParts, given_values
+from ichseg.bundle import given_values
 from ichseg.errors import IchsegError
-from ichseg.folder.parts import PART_FILE, merge_parts
+from ichseg.folder.configured import configured_runner
+from ichseg.folder.parts import PAGE, PART_FILE, merge_parts
 from ichseg.folder.remote_scans import fetch_scan, is_remote, list_remote
 from ichseg.folder.results import Results
 from ichseg.folder.status import Part
@@ -37,7 +38,6 @@ from ichseg.provenance import file_hash
 CHUNK = 16  # scans that are fetched, segmented and sent together
 TABLES_S = 60.0  # between tables on the way
 PIECE = re.compile(r"(journal(?:-\d+of\d+)?)-\d{8}T\d{6}-[0-9a-f]{8}-\d{6}\.piece")
-PAGE = re.compile(r"report(-\d+)?\.html")
 TOLD = re.compile(r"results[^/]*\.jsonl|report[^/]*\.json")  # what status and merge read
 # Sent when the run has ended, not with the scans.
 TABLES = ("results*.csv", "results*.jsonl", "results*.parquet", "report*.json", "report*.html")
@@ -254,13 +254,10 @@ def run_remote(
             paths = [Path(one).absolute() for one in inputs]
             values["dataset_dir"] = paths[0] if len(paths) == 1 else paths
         else:
-            values["dataset::data"] = []
             values["evaluator::keep_rows"] = all(map(is_nifti, inputs))  # as of files that are named one by one
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            runner = BundleParts(bundle, config, values)["evaluator"]
-            if scans is not None:
-                runner.dataset.data = scans
+            runner = configured_runner(bundle, config, values, scans)
             runner.engine = engine = RemoteEngine(elsewhere)
             runner.journal.elsewhere, runner.told_folder = elsewhere, output if is_url(output) else ""
             if runner.journal.path.is_file():

@@ -120,6 +120,11 @@ class Results:
         return self.folder / f"{self.name}.csv"
 
     @property
+    def parquet_path(self) -> Path:
+        """The table for programs that read Parquet."""
+        return self.folder / f"{self.name}.parquet"
+
+    @property
     def rows(self) -> Rows:
         """All rows so far, in order."""
         return Rows(self._database)
@@ -178,7 +183,7 @@ class Results:
                  "reused": pyarrow.bool_(), **{name: pyarrow.bool_() for name in MEASURES[-2:]}}  # fmt: skip
         kinds |= {name: pyarrow.string() for name in ("case", "status", "subtypes", "side", "stage", "message", "file")}
         schema = pyarrow.schema([(name, kinds.get(name, pyarrow.float64())) for name in COLUMNS])
-        path = self.folder / f"{self.name}.parquet"
+        path = self.parquet_path
         with atomic_path(path) as temporary, parquet.ParquetWriter(temporary, schema) as writer:
             rows = iter(self.prioritized())
             while some := list(islice(rows, ROWS_AT_ONCE)):

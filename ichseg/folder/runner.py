@@ -17,16 +17,17 @@ import torch
 from tqdm import tqdm
 
 from ichseg.errors import NO_ROOM, SOME_FAILED, ScanError, Stopped, first_cause, one_line
-from ichseg.folder.journal import Journal
+from ichseg.folder.journal import Journal, kept_aside
 from ichseg.folder.memory import return_freed_memory
 from ichseg.folder.ondisk import Table
-from ichseg.folder.parts import remove_parts
+from ichseg.folder.parts import remove_parts, rows_of_all
 from ichseg.folder.results import NOTE, SCORES, Results, Rows, parquet_package, read_rows
 from ichseg.folder.scans import ScanDataset
+from ichseg.folder.store import is_there
 from ichseg.folder.threads import run_in_turn, run_overlapped
 from ichseg.io import slice_axis
 from ichseg.io.folder import check_output_folder
-from ichseg.io.urls import source_of
+from ichseg.io.urls import DICOM, is_url, source_of
 from ichseg.metrics import measure_mask
 from ichseg.progress import Progress, never_stop_printing, progress
 from ichseg.provenance import describe, file_hash, network_hash
@@ -110,6 +111,8 @@ class FolderRunner:
             self.seconds = time.perf_counter() - started
             if self.parquet:
                 self.results.write_parquet()
+            else:
+                self.results.parquet_path.unlink(missing_ok=True)  # of an earlier run
             page = None if self.summarize is None else self.summarize(self)
         except OSError as error:
             raise _stopped(self.output_dir, error) from None
@@ -173,6 +176,8 @@ class FolderRunner:
 
     def do_here(self, todo: Sequence[int], take: Callable[[int, Row], None]) -> None:
         """Do some scans in this process."""
+        if self.journal is not None:
+            self.dataset.make_way = self.journal.make_way
         run = run_overlapped if self.overlap else run_in_turn
         run(todo, self._read, self._work, lambda work: take(work["number"], self._row(work)))
 
@@ -195,12 +200,12 @@ class FolderRunner:
         return self._inputs.starting(start)
 
     def _rows_of_others(self, files: list[str], suffix: str) -> list[Row]:
-        """Rows of the folder's table that are of none of these files."""
+        """Rows of the folder's table, or of its parts, that are of none of these files."""
         own = {os.path.realpath(file): file for file in files}
-        images = {str(case["case"]): Path(str(case["image"])) for case in self.dataset.data}
+        sources = {str(case["case"]): source_of(case) for case in self.dataset.data}
         kept = []
-        for row in read_rows(self.output_dir / f"results{suffix}.jsonl"):
-            if os.path.realpath(row["file"]) not in own and not _replaces(images.get(row["case"]), row):
+        for row in read_rows(self.output_dir / f"results{suffix}.jsonl") if suffix else rows_of_all(self.output_dir):
+            if os.path.realpath(row["file"]) not in own and not _replaces(sources.get(row["case"]), row):
                 kept.append(row)
         return kept
 
@@ -231,14 +236,12 @@ class FolderRunner:
         case = self.dataset.data[number]
         begun = time.perf_counter()
         identity = None
-        item = self.dataset[number] if "dicom" in case else None  # writes the file that is looked at
         if self.journal is not None:
             try:
                 identity = self.journal.identity(case)  # before reading: a scan that changes meanwhile is done again
             except OSError:
                 identity = None  # the reader says what is wrong
-        return {"number": number, "identity": identity, "begun": begun,
-                "item": self.dataset[number] if item is None else item}  # fmt: skip
+        return {"number": number, "identity": identity, "begun": begun, "item": self.dataset[number]}
 
     def _work(self, work: Item) -> Item:
         item = work["item"]
@@ -266,7 +269,8 @@ class FolderRunner:
         """What a scan came to goes into the journal; what no longer holds is taken away."""
         identity = work["identity"]
         if row["status"] in ("ok", "flagged") and identity is not None:
-            journal.record(case, identity, row, [Path(path) for path in work["item"].get("saved", ())])
+            made = [case["image"]] if DICOM in case else []
+            journal.record(case, identity, row, [Path(path) for path in (*made, *work["item"].get("saved", ()))])
         elif row["status"] != "ok" and identity is not None:
             if removed := journal.withdraw(case, identity):
                 row["message"] += f"; removed outputs of a different scan with this name: {', '.join(removed)}"
@@ -293,7 +297,7 @@ class FolderRunner:
             return self._failure("write" if isinstance(cause, OSError) else "mask", work, error)
         meta = item["image"].meta
         flags = [*meta.get("flags", []), *item.get("flags", [])]
-        flags += [f"existing file, edited or not written by ichseg, kept as {name}" for name in moved]
+        flags += map(kept_aside, moved)
         said = [*flags, *(f"{NOTE}{note}" for note in meta.get("notes", []))]
         scored = {name: item[name] for name in SCORES if name in item}
         return {"status": "flagged" if flags else "ok", **scored, **measured, "message": "; ".join(said)}
@@ -321,10 +325,8 @@ class FolderRunner:
         row = {"case": case["case"], **row, "file": file}
         if row["status"] == "failed":
             why = _without_path(message, case)
-            made = "dicom" not in case or (row["stage"] != "list" and Path(file).is_file())
-            where = file if made else str(case["dicom"]["place"])
-            row["message"] = f"{Path(where).name}: {why}"  # where it lies stands under "file"
-            tqdm.write(f"failed: {where}: {why}")
+            row["message"] = f"{Path(file).name}: {why}"  # where it lies stands under "file"
+            tqdm.write(f"failed: {file}: {why}")
         self.results.add(row)
 
 
@@ -336,14 +338,18 @@ def _without_path(message: str, case: Item) -> str:
     return message.removeprefix(f"{case['image']}: ")
 
 
-def _replaces(image: Path | None, row: Row) -> bool:
+def _replaces(source: str | None, row: Row) -> bool:
     """True if a scan of now takes the place of an earlier row's: the row's was not done, has gone, or is the same."""
-    if image is None:
+    if source is None:
         return False
-    earlier = Path(row["file"])
-    if row["status"] == "failed" or not earlier.is_file() or not image.is_file():
+    if row["status"] == "failed":
         return True
-    return file_hash(earlier) == file_hash(image)
+    if is_url(row["file"]):
+        return not is_there(row["file"])
+    earlier, now = Path(row["file"]), Path(source)
+    if not earlier.exists() or (now.is_dir() and earlier.is_dir()):
+        return not earlier.exists()
+    return earlier.is_file() and now.is_file() and file_hash(earlier) == file_hash(now)
 
 
 def _failed(stage: str, message: str) -> Row:

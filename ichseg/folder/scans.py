@@ -15,15 +15,19 @@ from monai.data import MetaTensor
 from torch.utils.data import Dataset
 
 from ichseg.errors import NO_ROOM, IchsegError, NotAScan, ScanError, chain, first_cause, one_line
+from ichseg.folder.journal import kept_aside
 from ichseg.folder.manifest import is_manifest, read_manifest
 from ichseg.folder.ondisk import Items, Table
 from ichseg.io import scan_name
-from ichseg.io.folder import each_mask, each_scan, nifti_below
+from ichseg.io.folder import each_mask, each_scan, is_own_mask
 from ichseg.io.geometry import SLABS, TILTED
 from ichseg.io.nifti import is_nifti
 from ichseg.io.other_files import copy_of, other_formats, what_to_do
+from ichseg.io.urls import DICOM
+from ichseg.io.walk import Unreadable
 from ichseg.progress import progress
 
+OWN = "a mask written by ichseg, not a scan"
 Inputs = str | Path | Sequence[str | Path]
 logger = logging.getLogger(__name__)
 
@@ -51,7 +55,12 @@ def list_scans(folder: Inputs, exclude: str | Path | None = None, series: str = 
     """
     inputs = _inputs(folder)
     root = scan_root(folder)
-    from_dicom = _dicom_scans(inputs, root, exclude, series)
+    closed: dict[str, str] = {}  # folders that cannot be read, and why
+
+    def unreadable(error: OSError) -> None:
+        closed[str(error.filename)] = f"{error.filename}: cannot be read ({error.strerror})"
+
+    from_dicom = _dicom_scans(inputs, root, exclude, series, unreadable)
 
     def entry(image: str, skip: str | None) -> dict[str, str]:
         folder_of, name = os.path.split(image)
@@ -61,23 +70,28 @@ def list_scans(folder: Inputs, exclude: str | Path | None = None, series: str = 
 
     in_tables = {path for path in _in_tables(folder) if is_nifti(path)}
     inputs = [one for one in inputs if one not in in_tables]
-    listed = Table((str(path), None) for path in in_tables)  # image -> why it is not to be done
+    listed = Table((str(path), _own(path)) for path in in_tables)  # image -> why it is not to be done
     for one in inputs:
-        listed.update((str(path), None) for path in _nifti_scans(one, exclude, bool(from_dicom)))
+        found = _nifti_scans(one, exclude, bool(from_dicom), unreadable)
+        listed.update((str(path), _own(path) if one == path else None) for path in found)
     names = Table(_named(image) for image, _ in listed.items())
     doubles = Table((image, told) for image, _ in listed.items() if (told := copy_of(Path(image), names.get)))
     listed.update(doubles.items())
     for one in inputs:
         if one.is_dir():
             if exclude is not None and Path(exclude).resolve() != one.resolve():
-                reason = "a mask written by ichseg, not a scan"
-                listed.set_missing((str(path), reason) for path in each_mask(one, exclude))
+                listed.set_missing((str(path), OWN) for path in each_mask(one, exclude))
             others = other_formats(one, None if exclude is None else Path(exclude).resolve())
             if from_dicom:
                 others.pop("DICOM", None)
             if others:
                 logger.warning("%s: ignored %s", one, what_to_do(others))
-    return Items(itertools.chain((entry(image, skip) for image, skip in listed.items()), from_dicom))
+    broken = ({**entry(path, None), "broken": why} for path, why in sorted(closed.items()))
+    return Items(itertools.chain((entry(image, skip) for image, skip in listed.items()), from_dicom, broken))
+
+
+def _own(path: Path) -> str | None:
+    return OWN if is_own_mask(path) else None
 
 
 def _named(image: str) -> tuple[str, str]:
@@ -86,21 +100,23 @@ def _named(image: str) -> tuple[str, str]:
     return str(path.with_name(scan_name(path))), path.name
 
 
-def _dicom_scans(inputs: Sequence[Path], root: str, output: str | Path | None, series: str) -> list[dict[str, Any]]:
+def _dicom_scans(
+    inputs: Sequence[Path], root: str, output: str | Path | None, series: str, unreadable: Unreadable
+) -> list[dict[str, Any]]:
     """Scans of DICOM series; none where DICOM cannot be read or there is nowhere to put them."""
     from ichseg.dicom import has_dicom, list_series
 
     if output is None or not has_dicom():
         return []
     shown = partial(progress, what="reading DICOM headers", leave=False)
-    return list_series(inputs, root, Path(output), series, shown)
+    return list_series(inputs, root, Path(output), series, shown, unreadable)
 
 
-def _nifti_scans(one: Path, exclude: str | Path | None, may_lack: bool) -> Iterable[Path]:
+def _nifti_scans(one: Path, exclude: str | Path | None, may_lack: bool, unreadable: Unreadable) -> Iterable[Path]:
     """NIfTI scans at or below an input; with DICOM scans there may be none."""
-    if may_lack and not is_nifti(one) and (one.is_file() or next(nifti_below(one, exclude), None) is None):
+    if may_lack and one.is_file() and not is_nifti(one):
         return ()
-    return each_scan(one, exclude)
+    return each_scan(one, exclude, unreadable, may_lack)
 
 
 def scan_root(folder: Inputs) -> str:
@@ -112,7 +128,7 @@ def scan_root(folder: Inputs) -> str:
         if len(set(names)) == len(names):
             return ""
     roots = [str(path if path.is_dir() else path.parent) for path in inputs]
-    return roots[0] if len(roots) == 1 else os.path.commonpath([Path(root).absolute() for root in roots])
+    return roots[0] if len(roots) == 1 else os.path.commonpath(list(map(os.path.abspath, roots)))
 
 
 def names_files(folder: Inputs) -> bool:
@@ -158,6 +174,7 @@ class ScanDataset(Dataset):
     def __init__(self, data: Sequence[dict[str, Any]], transform: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
         self.data: Sequence[dict[str, Any]] = data if isinstance(data, Items) else list(data)
         self.transform = transform
+        self.make_way: Callable[[Path], str | None] | None = None  # see :meth:`ichseg.folder.Journal.make_way`
 
     def __len__(self) -> int:
         return len(self.data)
@@ -167,7 +184,7 @@ class ScanDataset(Dataset):
             item = dict(self.data[index])
             if "broken" in item:
                 raise ScanError(item["broken"])
-            return self._from_dicom(item) if "dicom" in item else self.transform(item)
+            return self._from_dicom(item) if DICOM in item else self.transform(item)
         except Exception as error:  # whatever is wrong with one file must not stop the others
             cause = first_cause(error)
             if isinstance(cause, OSError) and cause.errno in NO_ROOM:
@@ -179,8 +196,12 @@ class ScanDataset(Dataset):
         """The scan of a series, which knows more than its NIfTI file does: the place of every slice."""
         from ichseg.dicom import write_scan
 
-        known = item["dicom"]
-        doubts = [*known["doubts"], *write_scan(item)]
+        known, moved = item[DICOM], list[str]()
+
+        def before(path: Path) -> None:
+            moved.extend(filter(None, [self.make_way(path) if self.make_way is not None else None]))
+
+        doubts = [*known["doubts"], *write_scan(item, before), *map(kept_aside, moved)]
         item = self.transform(item)
         for value in item.values():
             if isinstance(value, MetaTensor):

@@ -57,23 +57,27 @@ class Part:
 
 
 def read_status(folder: str | Path) -> list[Part]:
-    """The parts of an output folder, or one for a folder that was not run in parts.
+    """The parts of an output folder in its newest division, or one for a folder that was not run in parts.
 
     Raises:
         IchsegError: nothing was run there.
     """
-    parts, whole = read_parts(folder), _part(Path(folder), "", "all")
-    both = [group for group in ([whole], parts) if any(part.state != NOT_STARTED for part in group)]
-    if not both:
+    divisions = [[_part(Path(folder), "", "all")], *(read_parts(folder, count) for count in _divisions(Path(folder)))]
+    begun = [group for group in divisions if any(part.state != NOT_STARTED for part in group)]
+    if not begun:
         raise IchsegError(f"{folder}: no run of 'ichseg segment' has begun here (no journal.jsonl)")
-    return max(both, key=lambda group: max(part.started or "" for part in group))  # the others are of long ago
+    return max(begun, key=lambda group: max(part.started or "" for part in group))  # the others are of long ago
 
 
-def read_parts(folder: str | Path) -> list[Part]:
-    """The parts of an output folder, those that were not begun as well; none for one that was not run in parts."""
-    folder = Path(folder)
-    counts = {int(match[1]) for path in folder.glob("*-*of*.jsonl") if (match := _NAMED.fullmatch(path.name))}
-    return [_part(folder, f"-{k}of{n}", f"{k}/{n}") for n in sorted(counts) for k in range(1, n + 1)]
+def read_parts(folder: str | Path, count: int) -> list[Part]:
+    """The parts of an output folder that was run in so many, those that were not begun as well."""
+    return [_part(Path(folder), f"-{k}of{count}", f"{k}/{count}") for k in range(1, count + 1)]
+
+
+def _divisions(folder: Path) -> list[int]:
+    """In how many parts a folder was run, in order; more than one number if it was divided anew."""
+    found = (_NAMED.fullmatch(path.name) for path in folder.glob("*-*of*.jsonl"))
+    return sorted({int(match[1]) for match in found if match})
 
 
 def _part(folder: Path, suffix: str, name: str) -> Part:

@@ -119,6 +119,11 @@ def _identity(info: Mapping[str, Any]) -> tuple[int, str]:
     return int(info["size"] or 0), ""
 
 
+def is_there(url: str) -> bool:
+    """True if there is an object with this URL."""
+    return told(url, Store(url).info) is not None
+
+
 def again(act: Callable[[], Any]) -> Any:
     """What an act on storage gives, tried a few times: networks have bad moments."""
     for left in range(TRIES - 1, -1, -1):

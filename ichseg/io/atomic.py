@@ -60,17 +60,22 @@ def staged_folder(target: str | Path) -> Iterator[Path]:
     Raises:
         IchsegError: ``target`` exists and is not an empty folder.
     """
-    target = Path(target)
+    target = Path(target).resolve()  # a link stays a link
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise IchsegError(f"{target}: already exists and is not empty; choose another output folder or remove it")
     target.parent.mkdir(parents=True, exist_ok=True)
-    staged = _beside(target)
+    mounted = os.path.ismount(target)  # such as a volume of a container: it can neither be removed nor replaced
+    staged = _beside(target / "content" if mounted else target)
     staged.mkdir()
     try:
         yield staged
-        if target.exists():
-            target.rmdir()
-        staged.replace(target)
+        if mounted:
+            for part in sorted(staged.iterdir(), key=Path.is_file):  # files, such as the datalist, last
+                part.replace(target / part.name)
+        else:
+            if target.exists():
+                target.rmdir()
+            staged.replace(target)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
 

@@ -9,10 +9,12 @@ from pathlib import Path
 from ichseg.errors import IchsegError, ScanError
 from ichseg.io.nifti import SUFFIXES, is_nifti, read_header, scan_name
 from ichseg.io.other_files import other_formats, what_to_do
-from ichseg.io.volume import OWN_MASK
+from ichseg.io.volume import OWN_MASK, OWN_SCAN
+from ichseg.io.walk import Unreadable, refuse, walk
 
 MASK_POSTFIXES = ("_ich", "_pseudo")
 PROBABILITY_POSTFIX = "_probability"
+SCANS = "scans"  # the folder of scans that were DICOM, within the output folder
 # Key of a data dictionary: the folder that subfolders of outputs are relative to, in place of a data_root_dir.
 ROOT = "data_root"
 OUTPUT_POSTFIXES = (*MASK_POSTFIXES, PROBABILITY_POSTFIX)
@@ -20,12 +22,20 @@ OUTPUT_POSTFIXES = (*MASK_POSTFIXES, PROBABILITY_POSTFIX)
 
 def is_own_mask(path: Path) -> bool:
     """True for a mask that ichseg wrote: its name ends like one and its header says so."""
-    if not scan_name(path).endswith(OUTPUT_POSTFIXES):
-        return False
+    return scan_name(path).endswith(OUTPUT_POSTFIXES) and _says(path) == OWN_MASK
+
+
+def is_own_scan(path: Path) -> bool:
+    """True for a scan that ichseg wrote from DICOM, by its header."""
+    return _says(path) == OWN_SCAN
+
+
+def _says(path: Path) -> str:
+    """What stands in the header of a file under ``descrip``; nothing if it cannot be read."""
     try:
-        return bytes(read_header(path)["descrip"].item()).rstrip(b"\0") == OWN_MASK
+        return bytes(read_header(path)["descrip"].item()).rstrip(b"\0").decode("latin-1")
     except ScanError:
-        return False
+        return ""
 
 
 def check_output_folder(path: str | Path) -> None:
@@ -45,7 +55,8 @@ def subfolder(scan: str | Path, root: str) -> Path:
 
     A scan that is a link belongs to the folder the link lies in.
     """
-    return Path(scan).absolute().parent.relative_to(Path(root).absolute()) if root else Path()
+    # Not resolved: a link lies where its name says. But ".." is no folder.
+    return Path(os.path.abspath(scan)).parent.relative_to(os.path.abspath(root)) if root else Path()  # noqa: PTH100
 
 
 def find_scans(path: str | Path, exclude: str | Path | None = None) -> list[Path]:
@@ -53,14 +64,17 @@ def find_scans(path: str | Path, exclude: str | Path | None = None) -> list[Path
     return sorted(each_scan(path, exclude))
 
 
-def each_scan(path: str | Path, exclude: str | Path | None = None) -> Iterator[Path]:
-    """Every NIfTI scan at or below ``path``, in no order, as it is found; own masks are left out.
-
-    Hidden files and folders are passed by, and links are not followed into folders.
+def each_scan(
+    path: str | Path, exclude: str | Path | None = None, unreadable: Unreadable = refuse, may_lack: bool = False
+) -> Iterator[Path]:
+    """Every NIfTI scan at or below ``path``, as it is found; own masks are left out.
 
     Args:
         path: a NIfTI file or a folder.
-        exclude: a folder to leave out, such as an output folder inside the input folder.
+        exclude: a folder to leave out, such as an output folder inside the input folder; of one that is the input
+            folder itself, the scans that were made of DICOM.
+        unreadable: see :func:`ichseg.io.walk.walk`.
+        may_lack: a folder may hold none.
 
     Raises:
         IchsegError: ``path`` does not exist or holds no scan.
@@ -71,11 +85,21 @@ def each_scan(path: str | Path, exclude: str | Path | None = None) -> Iterator[P
         return
     if not path.is_dir():
         raise IchsegError(f"{path}: no such file or folder")
-    for file in nifti_below(path, exclude):
+    masks, troubles = 0, list[OSError]()
+
+    def told(error: OSError) -> None:
+        troubles.append(error)
+        unreadable(error)
+
+    for file in nifti_below(path, exclude, told):
         if file.is_dir() or not is_own_mask(file):
             found = True
             yield file
-    if not found:
+        else:
+            masks += 1
+    if masks and not (found or may_lack or troubles):
+        raise IchsegError(f"{path}: holds masks made by ichseg ({masks}) and no scan; name the folder of the scans")
+    if not (found or may_lack or troubles):
         others = other_formats(path)
         raise IchsegError(
             f"{path}: no .nii or .nii.gz file in this folder{f'; {what_to_do(others)}' if others else ''}"
@@ -99,7 +123,8 @@ def find_nifti(path: str | Path) -> list[Path]:
 
 def each_mask(path: str | Path, exclude: str | Path | None = None) -> Iterator[Path]:
     """Every mask that ichseg wrote below the folder ``path``; the counterpart of :func:`each_scan`."""
-    return (file for file in nifti_below(Path(path), exclude) if file.is_file() and is_own_mask(file))
+    below = nifti_below(Path(path), exclude, lambda error: None)  # told when scans were looked for
+    return (file for file in below if file.is_file() and is_own_mask(file))
 
 
 def _named_nifti(path: Path) -> list[Path]:
@@ -108,14 +133,14 @@ def _named_nifti(path: Path) -> list[Path]:
     return [path]
 
 
-def nifti_below(path: Path, exclude: str | Path | None) -> Iterator[Path]:
+def nifti_below(path: Path, exclude: str | Path | None, unreadable: Unreadable = refuse) -> Iterator[Path]:
     """Every NIfTI file below a folder, also those within the output folder if that is the folder itself."""
     left_out = Path(exclude).resolve() if exclude is not None else None
-    if left_out == path.resolve():
-        left_out = None  # own outputs are told by their names and headers
-    for folder, subfolders, names in os.walk(path, followlinks=False):
-        here = Path(folder)
-        subfolders[:] = sorted(s for s in subfolders if not s.startswith(".") and (here / s).resolve() != left_out)
-        yield from (here / n for n in names if is_nifti(n))
+    in_place = left_out == path.resolve()  # own outputs are told by their names and headers
+    for here, subfolders, names in walk(path, None if in_place else left_out, unreadable):
+        files = (here / n for n in names if is_nifti(n))
+        yield from (
+            file for file in files if not (in_place and here.is_relative_to(path / SCANS) and is_own_scan(file))
+        )
         # A folder that calls itself a scan and holds none: to be named, not passed over.
         yield from (here / s for s in subfolders if is_nifti(s) and not any((here / s).rglob("*.nii*")))

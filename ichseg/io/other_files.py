@@ -13,6 +13,7 @@ import numpy as np
 from nibabel.orientations import io_orientation
 
 from ichseg.io.nifti import is_nifti, scan_name
+from ichseg.io.walk import walk
 
 SCOUT_SLICES = 3
 # dcm2niix adds this to the names of copies that it resampled: tilt taken out, distances of the slices made equal.
@@ -105,10 +106,9 @@ def _evened_out(folder: Path, changed: int) -> dict[str, dict[str, str]]:
 def other_formats(folder: Path, exclude: Path | None = None) -> Counter[str]:
     """How many files below a folder are images of formats that are not read here."""
     found: Counter[str] = Counter()
-    for here, subfolders, names in os.walk(folder, followlinks=False):
-        subfolders[:] = [s for s in subfolders if not s.startswith(".") and (Path(here) / s).resolve() != exclude]
+    for here, _, names in walk(folder, exclude, lambda error: None):  # told when scans were looked for
         for name in names:
-            if not name.startswith(".") and not is_nifti(name) and (kind := _format(Path(here) / name)):
+            if not is_nifti(name) and (kind := _format(here / name)):
                 found[kind] += 1
     return found
 

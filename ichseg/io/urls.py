@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-REMOTE = "remote"  # key of a scan's data dictionary: its URL, bytes and version
+# Keys of a scan's data dictionary: its URL, bytes and version; and what it is made of, if that is DICOM.
+REMOTE, DICOM = "remote", "dicom"
 
 
 def is_url(name: object) -> bool:
@@ -14,5 +15,7 @@ def is_url(name: object) -> bool:
 
 
 def source_of(case: Mapping[str, Any]) -> str:
-    """Where a scan comes from: its URL, or its file."""
-    return str(case[REMOTE]["url"] if REMOTE in case else case["image"])
+    """Where a scan comes from: its URL, or its file; of DICOM the folder, file or archive."""
+    if REMOTE in case:
+        return str(case[REMOTE]["url"])
+    return str(case[DICOM]["place"] if DICOM in case else case["image"])

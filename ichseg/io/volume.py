@@ -19,7 +19,7 @@ from ichseg.io.nifti import SIZE_LIMIT, UNREADABLE, read_header, read_nifti
 from ichseg.io.other_files import other_picture, uneven_slices
 
 SPACING_UNKNOWN = "in-plane spacing unknown"
-OWN_MASK = b"ichseg"
+OWN_MASK, OWN_SCAN = "ichseg", "ichseg, from DICOM"  # in the headers of files that ichseg writes
 LARGEST_CODE = 2**53
 SCALING_ERROR = 1e-6
 BLOCK = (64, 16, 64)  # voxels that are converted at a time
@@ -246,7 +246,7 @@ def _affine(path: Path, header: nib.Nifti1Header) -> tuple[np.ndarray, list[str]
 def save_image(path: str | Path, image: nib.Nifti1Image, packing: int = PACKING) -> None:
     """Write an image atomically, with gzip level ``packing``; the same voxels give the same bytes."""
     with atomic_path(path) as temporary:
-        if str(path).endswith(".gz"):
+        if str(path).lower().endswith(".gz"):
             # neither time nor name
             with temporary.open("wb") as raw, gzip.GzipFile("", "wb", packing, raw, mtime=0) as packed:
                 packed.write(image.to_bytes())

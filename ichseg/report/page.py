@@ -15,6 +15,7 @@ import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from ichseg.folder.parts import PAGE
 from ichseg.folder.results import readable
 from ichseg.io import atomic_path, write_text
 from ichseg.io.folder import MASK_POSTFIXES
@@ -58,7 +59,7 @@ class FolderReport:
         if suffix:
             return None
         if not self.enabled:
-            (self.output_dir / "report.html").unlink(missing_ok=True)  # it would show an earlier run
+            _remove_pages(self.output_dir, 1)  # they would show an earlier run
             return None
         return write_report(self.output_dir, runner.results.prioritized(), facts, self.limit_mb)
 
@@ -133,6 +134,7 @@ def write_report(
         first = {"attention": _attentions(found), "unlisted": rest} if number == 1 else {}
         values = {**common, "attention": [], "unlisted": 0, **first, **_of_page(listed, parts, number, common)}
         _write_page(folder, values, limit_mb, parts, number)
+    _remove_pages(folder, len(parts) + 1)
     for old in folder.glob("report-*.html"):
         if old.name not in {page_name(number + 1) for number in range(len(parts))}:
             old.unlink(missing_ok=True)
@@ -151,6 +153,13 @@ def shown_files(rows: Iterable[Mapping[str, Any]]) -> list[str]:
 def page_name(number: int) -> str:
     """``report.html``, ``report-2.html``, ..."""
     return "report.html" if number == 1 else f"report-{number}.html"
+
+
+def _remove_pages(folder: Path, first: int) -> None:
+    """Remove the pages of an earlier run from this number on."""
+    for path in folder.glob("report*.html"):
+        if (found := PAGE.fullmatch(path.name)) and int(found[1] or 1) >= first:
+            path.unlink(missing_ok=True)
 
 
 def _write_page(
