@@ -41,7 +41,10 @@ def check_kind(name: str, default: Any, value: Any) -> None:
     if isinstance(value, str) and value[:1] in ("@", "$", "%"):
         return
     if isinstance(default, bool) and not isinstance(value, bool):
-        raise IchsegError(f"{name}: expected true or false, not '{value}'")
+        hint = ""
+        if isinstance(value, str) and value.lower() in ("true", "false"):  # MONAI's command line makes text of these
+            hint = f" as text; write {value.capitalize()}, with a capital"
+        raise IchsegError(f"{name}: expected true or false, not '{value}'{hint}")
 
 
 def check_value(name: str, default: Any, value: Any) -> None:

@@ -115,7 +115,12 @@ def test_metadata(bundle):
 
 
 @pytest.mark.parametrize(
-    ("bundle", "name"), [("ich_slice_classification", "train.yaml"), ("ich_segmentation", "inference.yaml")]
+    ("bundle", "name"),
+    [
+        ("ich_slice_classification", "train.yaml"),
+        ("ich_segmentation", "inference.yaml"),
+        *((method, "train.yaml") for method in ("resnet_lstm", "hgi_sam", "chest_xray", "label_efficient")),
+    ],
 )
 def test_network_takes_and_gives_what_the_metadata_says(bundle, name):
     folder = bundle_folder(bundle)

@@ -69,6 +69,18 @@ HARMFUL = [
     "$import torch; exec('1')",
     "$import monai.bundle",
     "$from monai.data.dataset import Path",
+    "$(x for x in [1]).gi_frame.f_builtins['exec']('1')",
+    "$(lambda: (yield))().gi_code.co_consts",
+    "$type(@a).mro()",
+    "$@file.replace('x')",
+    "$list(map(@file.replace, ['x']))",
+    "$@file.replace(*['x'])",
+    "$@file.read_text()",
+    "$@file.home() / '.bashrc'",
+    "$@file.cwd()",
+    "$@file.symlink_to('x')",
+    "$@x.untyped_storage().from_file('x', True, 8)",
+    "$monai.networks.nets.resnet50(pretrained=True)",
 ]
 HARMLESS = [
     "$@bundle_root + '/models'",
@@ -87,6 +99,8 @@ HARMLESS = [
     "$torch.nn.functional.softmax(@x, dim=1).to(torch.float32) + torch.zeros(2)",
     "$monai.utils.CommonKeys.IMAGE",
     "$x(@a)",
+    "$@dataset_dir.replace('a', 'b').split('/')[-1]",
+    "$@file.parent / 'a' if @file.is_file() else None",
     "$import glob",
 ]
 KNOWN = {"glob": {"glob"}, "math": {"math"}, "x": {"monai.handlers.from_engine"}, "ichseg": {"ichseg"}}
@@ -136,6 +150,9 @@ def found(tmp_path, content, *allow):
         ({"_target_": "monai.networks.utils.save_state", "src": 1, "path": "x"}, "_target_", "not on the list"),
         ({"_target_": "PersistentDataset", "data": [], "transform": 1, "cache_dir": "x"}, "_target_", "not on the li"),
         ({"_target_": "NumpyReader", "allow_pickle": True}, "allow_pickle", "lets a loader run code"),
+        ({"_target_": "PerceptualLoss", "spatial_dims": 2}, "_target_", "which is not on the list"),
+        ({"_target_": "DenseNet121", "spatial_dims": 2, "in_channels": 1, "out_channels": 1, "pretrained": True},
+         "pretrained", "fetch weights"),
         ({"a::_target_": "os.system"}, "a::_target_", "not on the list"),
         ({"a'] or exec('1": 1}, "a'] or exec('1", "contains characters that are not allowed"),
         ({"x": "@imports::0"}, "x", "refers to an import"),

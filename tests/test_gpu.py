@@ -6,13 +6,22 @@ import copy
 
 import pytest
 import torch
+from monai.data import MetaTensor
 
 from ichseg.cam import METHODS, CAMExtractor
 from ichseg.crf import DenseCRF
 from ichseg.inference import PrecisionInferer
 from ichseg.networks import BACKBONES, cam_layers, context_network, slice_classifier
 from ichseg.training import GraphedInferer
-from ichseg.transforms import ShallowFeatureCAM
+from ichseg.transforms import (
+    FillSmallHoles,
+    HeadCrop,
+    KeepIntracranial,
+    NeighborSlices,
+    RemoveSmallLesions,
+    ShallowFeatureCAM,
+    SliceResize,
+)
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -42,6 +51,24 @@ def test_backbones(backbone):
     network, x = slice_classifier(backbone).eval(), torch.rand(2, 1, 64, 64)
     for cpu, gpu in zip(*(on(d, network, cam_layers(backbone), "layer_cam", x) for d in ("cpu", "cuda")), strict=True):
         torch.testing.assert_close(cpu, gpu, atol=1e-3, rtol=1e-2)
+
+
+def test_transforms_take_what_is_on_the_gpu():
+    torch.manual_seed(0)
+    affine = torch.diag(torch.tensor([-1.0, -1.0, 5.0, 1.0]))
+    scan = torch.full((1, 64, 64, 6), -1000.0)
+    scan[:, 8:56, 8:56] = 35 + torch.rand(48, 48, 6)
+    mask = (torch.rand(1, 64, 64, 6) > 0.6).float()
+    for transform, values in (
+        (FillSmallHoles(3.0), mask), (RemoveSmallLesions(0.05), mask), (HeadCrop(32), scan), (SliceResize(32), scan),
+        (NeighborSlices(), scan),
+    ):  # fmt: skip
+        cpu, gpu = (transform(MetaTensor(values.clone().to(device), affine=affine)) for device in ("cpu", "cuda"))
+        assert gpu.device.type == "cuda"
+        torch.testing.assert_close(cpu.as_tensor(), gpu.as_tensor().cpu(), atol=1e-3, rtol=0)
+    gray = (scan.clamp(0, 80) / 80).cuda()
+    kept = KeepIntracranial(40, 80)(MetaTensor(mask.cuda(), affine=affine), MetaTensor(gray, affine=affine))
+    assert kept.device.type == "cuda"
 
 
 def test_dense_crf():

@@ -30,6 +30,7 @@ from ichseg.cli import main  # noqa: E402
 from ichseg.dicom.network import DimseDestination, Listener  # noqa: E402
 from ichseg.dicom.service import Service  # noqa: E402
 from ichseg.dicom.spool import Spool  # noqa: E402
+from ichseg.errors import IchsegError  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +98,7 @@ def files(tmp_path) -> list[Path]:
 
 def test_studies_of_a_server_get_their_segmentations(orthanc, files, weights, tmp_path, capsys, monkeypatch):
     def fail(self, studies):
-        raise ValueError("no network")
+        raise IchsegError("no network")
 
     assert push(files, orthanc.dicom, aet="ORTHANC") == [0] * 12
     words = ["pacs", str(tmp_path / "spool"), "--dicomweb", orthanc.web, "--weights", str(weights), "--device", "cpu",

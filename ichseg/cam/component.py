@@ -63,11 +63,13 @@ def principal_component(features: Tensor, mode: str = "spatial") -> Tensor:
         energy += part.square().sum(dim=(1, 2))
         part -= part.mean(dim=1, keepdim=True) if mode == "channel" else mean
         centered.append(part.to(digits))
-        products += centered[-1] @ centered[-1].transpose(1, 2)
+        with torch.autocast(x.device.type, enabled=False):
+            products += centered[-1] @ centered[-1].transpose(1, 2)
     if not bool(energy.isfinite().all() and products.isfinite().all()):
         raise ValueError("features are not finite; cannot compute the principal component")
     vectors = leading_eigenvector(products).to(digits)[:, None]
-    scores = torch.cat([(vectors @ part)[:, 0] for part in centered], dim=1).double()
+    with torch.autocast(x.device.type, enabled=False):
+        scores = torch.cat([(vectors @ part)[:, 0] for part in centered], dim=1).double()
     # What rounding leaves of features without variance is no component.
     variance = products.diagonal(dim1=1, dim2=2).sum(dim=1)
     scores = torch.where((variance > 1e-24 * energy)[:, None], scores, 0)

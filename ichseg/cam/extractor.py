@@ -131,7 +131,7 @@ class CAMExtractor:
             logits, finish = self.method(self, images.detach().clone() if images.is_inference() else images.detach())
 
         def maps() -> Maps:
-            with torch.inference_mode(False):
+            with torch.inference_mode(False), torch.autocast(images.device.type, enabled=False):
                 made = finish()
             return {name: made[name] for name in self.modules}
 

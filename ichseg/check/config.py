@@ -13,6 +13,7 @@ import yaml
 from ichseg.check.expressions import (
     HARMFUL_ARGUMENTS,
     IMPORTS,
+    PRETRAINED,
     doubts_of_expression,
     imported_names,
     references_of,
@@ -73,6 +74,8 @@ def check_config(
 def _mapping(path: Path, key: str, value: Mapping[str, Any], allow: Collection[str]) -> Iterator[Finding]:
     if "_target_" in value:
         yield from (Finding(path, _join(key, part), doubt) for part, doubt in doubts_of_target(value, allow))
+        if value.get(PRETRAINED) not in (None, False):
+            yield Finding(path, _join(key, PRETRAINED), "lets a network fetch weights")
     for part, inner in value.items():
         here = _join(key, str(part))
         if not isinstance(part, str):

@@ -9,7 +9,10 @@ from __future__ import annotations
 import ast
 import builtins
 import inspect
+import re
+import types
 from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path, PurePath
 
 from ichseg.check.names import ALLOWED, EXACTLY, MODULES, REFUSED, below, doubt_of_name, resolved
 
@@ -20,13 +23,24 @@ HARMLESS_NAMES = frozenset((
 ))  # fmt: skip
 # Parts of values that read, write or run things; "run" and "eval" are those of evaluators and networks.
 HARMFUL_PARTS = frozenset((
-    "builtins", "ctypes", "dump", "dumps", "exec", "fromfile", "importlib", "load", "loads", "memmap",
-    "modules", "open", "os", "pathlib", "pickle", "popen", "rename", "rmdir", "save", "savez", "serialization",
-    "shutil", "subprocess", "sys", "system", "to_csv", "to_filename", "to_pickle", "tofile", "unlink", "write",
-    "write_bytes", "write_text",
+    "builtins", "ctypes", "dump", "dumps", "exec", "from_file", "fromfile", "importlib", "load", "loads", "memmap",
+    "modules", "mro", "os", "pathlib", "pickle", "popen", "save", "savez", "serialization", "shutil", "subprocess",
+    "sys", "system", "to_csv", "to_filename", "to_pickle", "tofile", "with_traceback", "write",
 ))  # fmt: skip
+# Of paths: whatever is more than their text, but for questions; "replace" is one of texts too.
+OF_PATHS = frozenset(dir(Path)) - frozenset(dir(PurePath)) - frozenset((
+    "absolute", "exists", "glob", "is_dir", "is_file", "is_mount", "is_symlink", "resolve", "rglob", "stat",
+))  # fmt: skip
+# Of frames, generators and tracebacks: from there everything can be reached.
+OF_FRAMES = frozenset(
+    name
+    for kind in (types.AsyncGeneratorType, types.CodeType, types.CoroutineType, types.FrameType, types.GeneratorType,
+                 types.TracebackType)
+    for name in dir(kind) if re.match("[a-z]+_", name)
+)  # fmt: skip
 # Arguments that let loaders run what they read.
 HARMFUL_ARGUMENTS = {"allow_pickle": False, "weights_only": True}
+PRETRAINED = "pretrained"  # lets many of MONAI's networks fetch weights
 # What MONAI puts where an expression has "@a::b".
 REFERENCES = "__local_refs"
 IMPORTS = "imports"
@@ -158,14 +172,24 @@ class _Reading:
             yield f"uses '{node.id}', which is not on the list of allowed names"
         elif isinstance(node, ast.Attribute) and node.attr.startswith("_"):
             yield f"accesses the private attribute '{node.attr}'"
-        elif isinstance(node, ast.Attribute) and node.attr in HARMFUL_PARTS:
+        elif isinstance(node, ast.Call) and _replaces_text(node):
+            for child in (node.func.value, *node.args):  # type: ignore[attr-defined]
+                yield from self._node(child)
+            return
+        elif isinstance(node, ast.Attribute) and node.attr in HARMFUL_PARTS | OF_PATHS | OF_FRAMES:
             yield f"uses the attribute '{node.attr}', which may read or write files or run code"
-        elif isinstance(node, ast.keyword) and node.arg in HARMFUL_ARGUMENTS:
+        elif isinstance(node, ast.keyword) and (node.arg in HARMFUL_ARGUMENTS or node.arg == PRETRAINED):
             yield f"sets '{node.arg}'"
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and "__" in node.value:
             yield "contains '__' in a string, which can bypass these checks"
         for child in ast.iter_child_nodes(node):
             yield from self._node(child)
+
+
+def _replaces_text(node: ast.Call) -> bool:
+    """True for ``x.replace(a, b)``: of a path, which is renamed by it, this takes one argument."""
+    plain = not node.keywords and not any(isinstance(one, ast.Starred) for one in node.args)
+    return isinstance(node.func, ast.Attribute) and node.func.attr == "replace" and plain and len(node.args) == 2
 
 
 def _dotted(node: ast.AST) -> list[str] | None:

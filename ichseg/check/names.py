@@ -20,6 +20,8 @@ REFUSED = (
     "monai.apps", "monai.auto3dseg", "monai.bundle", "monai.data.dataset.CacheNTransDataset",
     "monai.data.dataset.GDSDataset", "monai.data.dataset.LMDBDataset", "monai.data.dataset.PersistentDataset",
     "monai.data.utils.pickle_operations", "monai.fl", "monai.handlers.utils.write_metrics_reports",
+    "monai.losses.perceptual", "monai.networks.blocks.text_embedding", "monai.networks.nets.hovernet",
+    "monai.networks.nets.transchex",
     "monai.networks.trt_compiler", "monai.transforms.utils_create_transform_ims", "monai.utils.misc.run_cmd",
     "monai.utils.module", "monai.utils.state_cacher", "torch.utils.data.datapipes",
 )  # fmt: skip

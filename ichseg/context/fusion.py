@@ -94,7 +94,8 @@ def fuse(maps: Tensor, window: int = 2, weight: float = 0.5, nf: str = "weights"
     maps = maps if maps.is_floating_point() else maps.float()
     # In double precision, so that a constant run stays constant to the last digit of the maps' own type.
     weights = _weights(len(maps), window, weight) / normalization(len(maps), window, weight, nf)[:, None]
-    return torch.einsum("lj,jhw->lhw", weights.to(maps), maps)
+    with torch.autocast(maps.device.type, enabled=False):
+        return torch.einsum("lj,jhw->lhw", weights.to(maps), maps)
 
 
 def normalization(n: int, window: int = 2, weight: float = 0.5, nf: str = "weights") -> Tensor:

@@ -15,6 +15,7 @@ from ichseg.data.arrays import read_arrays, write_arrays
 from ichseg.data.slices import neighbors, slice_labels_in_order, slices_first
 from ichseg.errors import IchsegError, one_line
 from ichseg.io import USUAL_STEP_MM, spacing_mm
+from ichseg.io.geometry import runs_up
 from ichseg.processes import made_once
 from ichseg.progress import progress as with_progress
 
@@ -176,15 +177,15 @@ def _packed(data: Sequence[dict[str, Any]], transform: Callable[[dict[str, Any]]
             where = "" if scan["image"] in message else f"{scan['image']}: "
             raise IchsegError(f"{where}{message}") from error
         affine = np.asarray(item["image"].affine)
-        slices = slices_first(item["image"].as_tensor(), affine)[:, 0].numpy()
         before = np.asarray(item["image"].meta.get("original_affine", affine))
+        slices = slices_first(item["image"].as_tensor(), affine, before)[:, 0].numpy()
         stored = slice_labels_in_order(range(len(slices)), before, affine)
         given = scan["slice_labels"]
         if len(given) != len(slices):
             raise IchsegError(
                 f"{scan['image']}: {len(slices)} slices, but the datalist lists {len(given)} slice_labels"
             )
-        upward = 1 if affine[2, 2] >= 0 else -1
+        upward = 1 if runs_up(affine[:3, 2]) else -1
         pixel, _, step = spacing_mm(affine)
         size = slices.shape[1]
         parts["gray"].append(gray(slices[::upward]))

@@ -10,6 +10,7 @@ import numpy as np
 from ichseg.data.packed import PackedScans
 from ichseg.data.slices import slices_first
 from ichseg.errors import IchsegError
+from ichseg.io.geometry import runs_up
 from ichseg.progress import progress as with_progress
 
 
@@ -47,8 +48,9 @@ def pack_masks(
             raise IchsegError(f"{scan['image']}: has hemorrhage, but no mask (label) in the datalist")
         item = transform(dict(scan))
         affine = np.asarray(item["image"].affine)
-        slices = slices_first(item["label"].as_tensor(), affine)[:, 0].numpy() > 0
-        upward = slices[:: 1 if affine[2, 2] >= 0 else -1]
+        before = np.asarray(item["image"].meta.get("original_affine", affine))
+        slices = slices_first(item["label"].as_tensor(), affine, before)[:, 0].numpy() > 0
+        upward = slices[:: 1 if runs_up(affine[:3, 2]) else -1]
         annotated = scan.get("label_slices")
         for place in positive:
             index = where.start + int(place)

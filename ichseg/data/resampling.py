@@ -32,7 +32,7 @@ def place_slices(
     slices = volume.movedim(1 + axis, 0)  # (slices, C, H, W)
     if tuple(slices.shape[2:]) == tuple(spans) == tuple(plane) and not any(starts):
         return volume.float()
-    placed = torch.zeros([*slices.shape[:2], *plane])
+    placed = torch.zeros([*slices.shape[:2], *plane], device=volume.device)
     here, there = [], []  # which pixels go where
     for start, span, length in zip(starts, spans, plane, strict=True):
         low, high = max(start, 0), max(min(start + span, length), max(start, 0))

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset, WeightedRandomSampler
 
 from ichseg.errors import IchsegError, one_line
 from ichseg.io import scan_name, slice_axis
+from ichseg.io.geometry import axis_along
 from ichseg.processes import place_and_count
 from ichseg.progress import progress as with_progress
 
@@ -29,13 +30,15 @@ def slice_labels_in_order(labels: Sequence[float], stored_affine: np.ndarray, sh
         stored_affine: (4, 4) affine of the file.
         shown_affine: (4, 4) affine after the transforms.
     """
-    upward = [affine[2, slice_axis(affine)] > 0 for affine in (np.asarray(stored_affine), np.asarray(shown_affine))]
-    return np.asarray(labels if upward[0] == upward[1] else labels[::-1])
+    stored = np.asarray(stored_affine, dtype=float)
+    _, turned = axis_along(shown_affine, stored[:3, slice_axis(stored)])
+    return np.asarray(labels[::-1] if turned else labels)
 
 
-def slices_first(volume: torch.Tensor, affine: np.ndarray | torch.Tensor) -> torch.Tensor:
-    """(C, X, Y, Z) with an affine -> (slices, C, H, W), in stored order."""
-    return volume.movedim(1 + slice_axis(np.asarray(affine)), 0)
+def slices_first(volume: torch.Tensor, affine: np.ndarray, stored_affine: np.ndarray) -> torch.Tensor:
+    """(C, X, Y, Z) with an affine -> (slices, C, H, W), in its own order; slices run as those of the file do."""
+    stored = np.asarray(stored_affine, dtype=float)
+    return volume.movedim(1 + axis_along(affine, stored[:3, slice_axis(stored)])[0], 0)
 
 
 def neighbors(count: int, step_mm: float, distance_mm: float = NEIGHBOR_MM) -> tuple[np.ndarray, np.ndarray]:
@@ -137,13 +140,13 @@ class SliceDataset(Dataset):
         except Exception as error:  # any reader or transform error, told with the file it concerns
             raise IchsegError(_naming(scan["image"], one_line(error))) from error
         affine = np.asarray(item["image"].affine)
-        image = slices_first(item["image"].as_tensor(), affine).to(torch.float16)
         before = np.asarray(item["image"].meta.get("original_affine", affine))
+        image = slices_first(item["image"].as_tensor(), affine, before).to(torch.float16)
         stored = slice_labels_in_order(range(len(image)), before, affine).tolist()
         if self.target == "mask":
             # Without a mask the annotated slices are the ones known to be empty.
             empty = torch.zeros_like(image, dtype=torch.bool)
-            mask = slices_first(item["label"].as_tensor(), affine) > 0 if "label" in item else empty
+            mask = slices_first(item["label"].as_tensor(), affine, before) > 0 if "label" in item else empty
             annotated = set(scan.get("label_slices", stored))
             # A slice labeled positive whose mask is empty has hemorrhage nobody knows where: it teaches nothing but
             # to miss. (Pseudo-masks miss some, and a lesion of a few pixels can vanish in resizing.)

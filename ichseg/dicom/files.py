@@ -87,7 +87,7 @@ def find_sources(path: Path, exclude: Path | None = None, unreadable: Unreadable
     if path.is_file():
         yield from _one(path)
         return
-    for here, _, names in walk(path, exclude, unreadable):
+    for here, _, names in walk(path, exclude, unreadable) if path.is_dir() else ():
         for name in names:
             if name.upper() != DIRECTORY:
                 yield from _one(here / name)

@@ -70,10 +70,10 @@ def list_scans(folder: Inputs, exclude: str | Path | None = None, series: str = 
 
     in_tables = {path for path in _in_tables(folder) if is_nifti(path)}
     inputs = [one for one in inputs if one not in in_tables]
-    listed = Table((str(path), _own(path)) for path in in_tables)  # image -> why it is not to be done
+    listed = Table((str(path), _own(path, exclude)) for path in in_tables)  # image -> why it is not to be done
     for one in inputs:
         found = _nifti_scans(one, exclude, bool(from_dicom), unreadable)
-        listed.update((str(path), _own(path) if one == path else None) for path in found)
+        listed.update((str(path), _own(path, exclude) if one == path else None) for path in found)
     names = Table(_named(image) for image, _ in listed.items())
     doubles = Table((image, told) for image, _ in listed.items() if (told := copy_of(Path(image), names.get)))
     listed.update(doubles.items())
@@ -90,8 +90,10 @@ def list_scans(folder: Inputs, exclude: str | Path | None = None, series: str = 
     return Items(itertools.chain((entry(image, skip) for image, skip in listed.items()), from_dicom, broken))
 
 
-def _own(path: Path) -> str | None:
-    return OWN if is_own_mask(path) else None
+def _own(path: Path, output: str | Path | None) -> str | None:
+    """Why a file that was named is not done: it is an output of the folder that the run writes to."""
+    inside = output is not None and Path(os.path.abspath(path)).is_relative_to(os.path.abspath(output))  # noqa: PTH100
+    return OWN if inside and is_own_mask(path) else None
 
 
 def _named(image: str) -> tuple[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from ichseg.transforms.volumes import like
 
 
 class SliceBatchInferer(Inferer):
-    """(1, C, X, Y, slices) -> (1, K, X, Y, slices): every slice through a 2-D network, whole.
+    """(B, C, X, Y, slices) -> (B, K, X, Y, slices): every slice through a 2-D network, whole.
 
     The same values as MONAI's ``SliceInferer`` with a window of the size of the slice. On a CPU each core takes batches
     of its own instead of a share of every layer, which leaves no core waiting while others read or write. Slices of one
@@ -35,14 +36,19 @@ class SliceBatchInferer(Inferer):
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> Any:
         volume = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
-        slices = volume[0].movedim(-1, 0)  # (slices, C, X, Y)
+        if volume.ndim != 5:
+            raise ValueError(f"expected volumes (B, C, X, Y, slices), not shape {tuple(volume.shape)}")
+        slices = volume.movedim(-1, 1).flatten(0, 1)  # (B * slices, C, X, Y)
         run, same_as = _distinct(slices)
         results: list[torch.Tensor] = [torch.empty(0)] * len(run)
         grad, on_cpu = torch.is_grad_enabled(), volume.device.type == "cpu"
+        # Threads do not take over the caller's precision by themselves.
+        kind, lower = volume.device.type, torch.is_autocast_enabled(volume.device.type)
+        cast = partial(torch.autocast, kind, torch.get_autocast_dtype(kind), lower)
         size = slices_per_pass(self.batch_size, volume.device, on_cpu=1)
 
         def one(start: int) -> None:
-            with torch.set_grad_enabled(grad):
+            with torch.set_grad_enabled(grad), cast():
                 wanted = run[start : start + size]
                 batch = slices[wanted].contiguous(memory_format=torch.channels_last)
                 for place, result in enumerate(network(batch, *args).unbind()):
@@ -56,7 +62,8 @@ class SliceBatchInferer(Inferer):
         else:
             with ThreadPoolExecutor(workers, "slices", torch.set_num_threads, (1,)) as pool:
                 list(pool.map(one, starts))
-        return like(torch.stack([results[place] for place in same_as], dim=-1)[None], inputs)
+        scans = torch.stack([results[place] for place in same_as]).unflatten(0, (len(volume), volume.shape[-1]))
+        return like(scans.movedim(1, -1), inputs)
 
 
 def _distinct(slices: torch.Tensor) -> tuple[list[int], list[int]]:

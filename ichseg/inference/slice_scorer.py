@@ -10,7 +10,7 @@ from monai.inferers import Inferer
 
 
 class SliceScorer(Inferer):
-    """(1, 1, X, Y, slices) -> (1, slices): probability of hemorrhage of every slice.
+    """(B, 1, X, Y, slices) -> (B, slices): probability of hemorrhage of every slice.
 
     Slices run along the last axis, as the bundles' preprocessing leaves them.
 
@@ -25,8 +25,8 @@ class SliceScorer(Inferer):
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args, **kwargs) -> torch.Tensor:
         volume = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
-        slices = volume[0].movedim(-1, 0)
         if not self.enabled:
-            return torch.full((1, len(slices)), torch.nan)
+            return torch.full((len(volume), volume.shape[-1]), torch.nan)
+        slices = volume.movedim(-1, 1).flatten(0, 1)
         scores = [network(batch)[:, 1] for batch in slices.split(self.batch_size)]
-        return torch.cat(scores).float()[None]
+        return torch.cat(scores).float().reshape(len(volume), -1)

@@ -41,6 +41,25 @@ def slice_axis(affine: np.ndarray) -> int:
     return upright_axis(affine) if thick is None else thick
 
 
+def axis_along(affine: np.ndarray, direction: np.ndarray) -> tuple[int, bool]:
+    """Index (0, 1, 2) of the array axis most nearly parallel to a direction, and True if it runs the other way.
+
+    Args:
+        affine: (4, 4) voxel-to-RAS matrix.
+        direction: (3,) in RAS, of any length.
+    """
+    columns = np.asarray(affine, dtype=float)[:3, :3]
+    lengths = np.linalg.norm(columns, axis=0)
+    cosines = direction @ columns / np.where(lengths > 0, lengths, 1.0)
+    axis = int(np.argmax(np.abs(cosines)))
+    return axis, bool(cosines[axis] < 0)
+
+
+def runs_up(direction: np.ndarray) -> bool:
+    """True if a direction (RAS) runs to the head, or, of slices that do not lie above one another, forward or right."""
+    return bool(direction[np.argmax(np.abs(direction))] >= 0)
+
+
 def upright_axis(affine: np.ndarray) -> int:
     """Index (0, 1, 2) of the array axis that runs most nearly from foot to head."""
     directions = np.asarray(affine, dtype=float)[:3, :3]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import layer_norm
 
 DEPTHS, WIDTHS = (3, 3, 9, 3), (96, 192, 384, 768)
 
@@ -75,7 +76,7 @@ class GlobalResponseNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        norm = x.norm(dim=(1, 2), keepdim=True)
+        norm = x.norm(2, dim=(1, 2), keepdim=True)
         return self.weight * (x * norm / (norm.mean(dim=-1, keepdim=True) + 1e-6)) + self.bias + x
 
 
@@ -86,4 +87,6 @@ class ChannelNorm(nn.LayerNorm):
         super().__init__(width, eps=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+        # Not by super(), which TorchScript does not know.
+        last = layer_norm(x.movedim(1, -1), self.normalized_shape, self.weight, self.bias, self.eps)
+        return last.movedim(-1, 1)

@@ -16,6 +16,7 @@ from ichseg.transforms.volumes import like, plain, volume_slice_axis
 from ichseg.transforms.window import gray_range
 
 UNARIES = ("label", "score")
+OVERLAP = 0.05  # how far above 1 probabilities may add up: rounding, and precisions lower than float32
 
 
 class RefineWithCRF(Transform):
@@ -105,7 +106,12 @@ class RefineWithCRF(Transform):
                 f"expected probabilities or a mask of 0 and 1, not values from {float(mask.min()):g} to "
                 f"{float(mask.max()):g}; apply Activationsd to logits or AsDiscreted to label maps first"
             )
-        if self.crf.iterations == 0 and self.argmax and len(mask) == 1:
+        if len(mask) > 1 and float(plain(mask).sum(dim=0).amax()) > 1 + OVERLAP:
+            raise ValueError(
+                f"probabilities of {len(mask)} channels add up to {float(plain(mask).sum(dim=0).amax()):g} where they "
+                "should to 1 (softmax); of classes that overlap (sigmoid), refine one channel at a time"
+            )
+        if self.crf.iterations == 0 and self.argmax and len(mask) == 1 and bool(((mask == 0) | (mask == 1)).all()):
             return mask
         whole = self.dimensions == 3 and image.ndim == 4
         axis = volume_slice_axis(image) if image.ndim == 4 else None

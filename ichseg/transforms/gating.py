@@ -82,13 +82,13 @@ class KeepIntracranial(Transform):
             return mask
         if image.ndim == 3 and len(image) == 1:
             inside = intracranial_mask(windowed_hounsfield(image, self.level, self.width))
-            return like(plain(mask) * torch.from_numpy(inside).to(plain(mask).dtype), mask)
+            return like(plain(mask) * torch.from_numpy(inside).to(plain(mask)), mask)
         axis = volume_slice_axis(image)
         slices = np.moveaxis(windowed_hounsfield(image, self.level, self.width), axis, 0)
         kept = plain(mask).movedim(1 + axis, 0).clone()
         for number, hounsfield in enumerate(slices):
             if kept[number].any():
-                kept[number] *= torch.from_numpy(intracranial_mask(hounsfield)).to(kept.dtype)
+                kept[number] *= torch.from_numpy(intracranial_mask(hounsfield)).to(kept)
         return like(kept.movedim(0, 1 + axis), mask)
 
 

@@ -15,7 +15,7 @@ from ichseg.anatomy import head_box
 from ichseg.data.resampling import MODES, crop_slices, moved_and_scaled, place_slices, resize_slices
 from ichseg.transforms.base import BACKENDS, InvertibleDictionaryTransform
 from ichseg.transforms.resize import inverse_mode
-from ichseg.transforms.volumes import is_label, like, plain, volume_slice_axis
+from ichseg.transforms.volumes import is_label, like, plain, remember_slices, volume_slice_axis
 
 
 class HeadCrop(InvertibleTransform):
@@ -54,7 +54,7 @@ class HeadCrop(InvertibleTransform):
         where = volume if image is None else image
         affine = np.asarray(volume.affine, dtype=float) if isinstance(volume, MetaTensor) else np.eye(4)
         lengths = np.delete(np.linalg.norm(affine[:3, :3], axis=0), axis)
-        box = head_box(plain(where)[0].movedim(axis, 0).numpy(), (float(lengths[0]), float(lengths[1])))
+        box = head_box(plain(where)[0].movedim(axis, 0).cpu().numpy(), (float(lengths[0]), float(lengths[1])))
         starts, spans = [], []
         for center, length in zip(box[:2], lengths, strict=True):
             spans.append(max(1, round(box[2] / float(length))))
@@ -71,6 +71,7 @@ class HeadCrop(InvertibleTransform):
         for place, other in enumerate(i for i in range(3) if i != axis):
             grown[other], offsets[other] = spans[place], float(starts[place])
         cut.affine = torch.as_tensor(moved_and_scaled(affine, offsets, grown, tuple(cut.shape[1:])))
+        remember_slices(cut, axis, affine)
         info = {"mode": mode, "axis": axis, "affine": affine, "starts": starts, "spans": spans}
         self.push_transform(cut, orig_size=before, extra_info=info)
         return cut

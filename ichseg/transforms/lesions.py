@@ -55,9 +55,11 @@ class RemoveSmallLesions(Transform):
             return mask
         axis, values = volume_slice_axis(mask), checked_mask(plain(mask))
         affine = affine_of(mask, "a volume in mL", self.spacing)
-        array = values[0].numpy()
+        array = values[0].cpu().numpy()
         removed = (array != 0) & ~without_small_lesions(array, affine, self.min_volume_ml, axis, slabs_of(mask))
-        return like(values.masked_fill(torch.from_numpy(removed)[None], 0), mask) if removed.any() else mask
+        if not removed.any():
+            return mask
+        return like(values.masked_fill(torch.from_numpy(removed)[None].to(values.device), 0), mask)
 
 
 class RemoveSmallLesionsd(DictionaryTransform, array=RemoveSmallLesions):
@@ -87,7 +89,7 @@ class FillSmallHoles(Transform):
             return mask
         axis, values = volume_slice_axis(mask), checked_mask(plain(mask))
         affine = affine_of(mask, "an area in mm²", self.spacing)
-        array = values[0].numpy()
+        array = values[0].cpu().numpy()
         marked = array > 0
         holes = without_small_holes(array, affine, self.max_area_mm2, axis) & ~marked
         if not holes.any():
@@ -98,7 +100,7 @@ class FillSmallHoles(Transform):
         else:  # a hole gets the code of what is nearest to it
             nearest = ndimage.distance_transform_edt(~marked, return_distances=False, return_indices=True)
             filled[holes] = array[tuple(nearest)][holes]
-        return like(torch.from_numpy(filled)[None], mask)
+        return like(torch.from_numpy(filled)[None].to(values.device), mask)
 
 
 class FillSmallHolesd(DictionaryTransform, array=FillSmallHoles):
@@ -140,7 +142,7 @@ class MeasureHemorrhaged(MapTransform):
         for key in self.key_iterator(item):
             mask, image = item[key], item[self.image_key]
             axis, affine = volume_slice_axis(mask), affine_of(mask, f"key '{key}': a volume in mL")
-            voxels = checked_mask(plain(mask))[0].numpy()
+            voxels = checked_mask(plain(mask))[0].cpu().numpy()
             plane = None
             if voxels.any() and isinstance(image, MetaTensor):
                 hounsfield = windowed_hounsfield(image, self.level, self.width)

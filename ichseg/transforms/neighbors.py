@@ -9,6 +9,7 @@ from monai.transforms import Transform
 
 from ichseg.data.slices import NEIGHBOR_MM, neighbors
 from ichseg.io import spacing_mm
+from ichseg.io.geometry import runs_up
 from ichseg.transforms.base import BACKENDS, DictionaryTransform
 from ichseg.transforms.volumes import like, plain, volume_slice_axis
 
@@ -34,12 +35,13 @@ class NeighborSlices(Transform):
         step, upward = self.distance_mm, True  # without an affine, the next slice
         if isinstance(volume, MetaTensor):
             affine = np.asarray(volume.affine)
-            step, upward = spacing_mm(affine)[axis - 1], bool(affine[2, axis - 1] >= 0)
+            step, upward = spacing_mm(affine)[axis - 1], runs_up(affine[:3, axis - 1])
         values = plain(volume)
         places = np.arange(values.shape[axis])
         before, after = neighbors(len(places), step, self.distance_mm)
-        order = [torch.from_numpy(index) for index in ([places, before, after] if upward else [places, after, before])]
-        return like(torch.cat([values.index_select(axis, index) for index in order]), volume)
+        order = (places, before, after) if upward else (places, after, before)
+        shown = [values.index_select(axis, torch.from_numpy(index).to(values.device)) for index in order]
+        return like(torch.cat(shown), volume)
 
 
 class NeighborSlicesd(DictionaryTransform, array=NeighborSlices):

@@ -11,7 +11,7 @@ from monai.transforms import MapTransform, RandomizableTransform
 
 from ichseg.synthetic.implants import draw_lookalikes, implant_hemorrhage
 from ichseg.transforms.base import BACKENDS
-from ichseg.transforms.volumes import plain, windowed_hounsfield
+from ichseg.transforms.volumes import like, plain, windowed_hounsfield
 
 
 class RandImplantHemorrhaged(RandomizableTransform, MapTransform):
@@ -49,25 +49,27 @@ class RandImplantHemorrhaged(RandomizableTransform, MapTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         item = dict(data)
+        image = item[self.image_key]
         self.randomize(None)
         seed = int(self.R.randint(2**31))
         if self.lookalike_prob and self.R.uniform() < self.lookalike_prob:
             drawn = draw_lookalikes(self._hounsfield(item), np.random.default_rng(self.R.randint(2**31)))
             if drawn is not None:
-                item[self.image_key] = self._windowed(drawn)
-        label = torch.as_tensor(item[self.label_key])
+                item[self.image_key] = like(self._windowed(drawn), image)
+        item[self.label_key] = label = torch.as_tensor(item[self.label_key])  # of one kind, changed or not
         bleeding = bool((label != 0).any())  # -1: it bleeds nobody knows where
         if self.mask_key is not None:
-            item[self.mask_key] = torch.full_like(plain(item[self.image_key]), -1.0 if bleeding else 0.0)
+            item[self.mask_key] = like(torch.full_like(plain(image), -1.0 if bleeding else 0.0), image)
         if not self._do_transform or bleeding:
             return item
         made = implant_hemorrhage(self._hounsfield(item), np.random.default_rng(seed))
         if made is not None:
-            item[self.image_key] = self._windowed(made[0])
+            item[self.image_key] = like(self._windowed(made[0]), image)
             spatial = label.ndim > 1
             if self.mask_key is not None:
-                item[self.mask_key] = torch.from_numpy(made[1])[None].float()
-            item[self.label_key] = torch.from_numpy(made[1])[None].to(label) if spatial else torch.ones_like(label)
+                item[self.mask_key] = like(torch.from_numpy(made[1])[None].float(), image)
+            mask = torch.from_numpy(made[1])[None]
+            item[self.label_key] = like(mask.to(plain(label)), label) if spatial else torch.ones_like(label)
         return item
 
     def _hounsfield(self, item: Mapping[Hashable, Any]) -> np.ndarray:

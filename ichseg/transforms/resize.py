@@ -13,7 +13,7 @@ from monai.utils.enums import TraceKeys
 
 from ichseg.data.resampling import MODES, moved_and_scaled, resize_slices
 from ichseg.transforms.base import BACKENDS, InvertibleDictionaryTransform
-from ichseg.transforms.volumes import is_label, like, plain, volume_slice_axis
+from ichseg.transforms.volumes import is_label, like, plain, remember_slices, volume_slice_axis
 
 
 class SliceResize(InvertibleTransform):
@@ -46,6 +46,7 @@ class SliceResize(InvertibleTransform):
         affine = np.asarray(volume.affine)
         resized = cast(MetaTensor, resized)
         resized.affine = torch.as_tensor(moved_and_scaled(affine, (0, 0, 0), before, tuple(resized.shape[1:])))
+        remember_slices(resized, axis, affine)
         self.push_transform(resized, orig_size=before, extra_info={"mode": mode, "axis": axis, "affine": affine})
         return resized
 

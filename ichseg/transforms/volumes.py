@@ -11,8 +11,9 @@ import torch
 from monai.data import MetaTensor
 
 from ichseg.io import slice_axis
-from ichseg.io.geometry import SLABS, is_unit
+from ichseg.io.geometry import SLABS, axis_along, is_unit
 
+SLICES_RUN = "slices_run"  # key of meta data: the direction from slice to slice, RAS
 FEW_CHANNELS, MANY_CHANNELS = 4, 16  # more of the one in front and fewer at the end: channels are last
 MOST_CODES, LARGEST_CODE = 64, 65535
 UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)  # torch can do little with them
@@ -20,6 +21,8 @@ UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)  # torch can do little wit
 
 def volume_slice_axis(volume: torch.Tensor | np.ndarray) -> int:
     """Spatial axis (0, 1, 2) that runs through the slices of (C, X, Y, Z); the last for a volume without affine.
+
+    Of a volume whose slices were resized, it is what it was before: see :func:`remember_slices`.
 
     Raises:
         ValueError: another number of axes, or channels last.
@@ -30,7 +33,25 @@ def volume_slice_axis(volume: torch.Tensor | np.ndarray) -> int:
     if shape[-1] <= FEW_CHANNELS < MANY_CHANNELS < shape[0]:
         raise ValueError(f"expected a volume (C, X, Y, Z), but shape {shape} has its channels last; use "
                          "EnsureChannelFirstd with channel_dim=-1")  # fmt: skip
-    return slice_axis(np.asarray(volume.affine)) if isinstance(volume, MetaTensor) else 2
+    if not isinstance(volume, MetaTensor):
+        return 2
+    if SLICES_RUN in volume.meta:
+        return axis_along(np.asarray(volume.affine), np.asarray(volume.meta[SLICES_RUN], dtype=float))[0]
+    return slice_axis(np.asarray(volume.affine))
+
+
+def remember_slices(volume: MetaTensor, axis: int, affine: np.ndarray) -> None:
+    """Write down where the slices of a volume run that is about to get other pixels.
+
+    The axis of slices is told by the lengths of a voxel's edges, which then say something else. A direction in the
+    patient stays right whatever becomes of the order of axes.
+
+    Args:
+        volume: gets it in its meta data.
+        axis: spatial axis (0, 1, 2) through the slices.
+        affine: (4, 4) with this axis.
+    """
+    volume.meta[SLICES_RUN] = np.asarray(affine, dtype=float)[:3, axis].copy()
 
 
 def checked_classes(values: torch.Tensor) -> torch.Tensor:

@@ -97,7 +97,7 @@ def gray_range(image: torch.Tensor) -> tuple[float, float]:
             "and white with image_range"
         )
     window = _named_window(image.meta) if isinstance(image, MetaTensor) else None
-    if window is None and inside:
+    if inside and window in (None, (0.0, 255.0)):
         return 0.0, 255.0
     # An 8-bit picture and Hounsfield units without air look alike: with a window named, only values below 0 tell.
     if window is not None and not inside and highest - lowest >= window[1] - window[0]:
