@@ -10,6 +10,7 @@ from ignite.engine import Engine
 from monai.losses import DiceCELoss
 from torch import nn
 
+from ichseg.cli import main
 from ichseg.data import balanced_sampler, load_masked
 from ichseg.errors import IchsegError
 from ichseg.networks import ClassifierSettings, DeeplySupervised, slice_classifier
@@ -189,3 +190,36 @@ def test_slice_labels_teach_where_no_mask_does():
     for wrong in ({"weight": -1}, {"share": 0}, {"share": 2}):
         with pytest.raises(ValueError, match="weight must be at least 0"):
             WeakSegmentationLoss(plain, **wrong)
+
+
+def test_training_goes_on_with_what_it_began_with(phantoms, tmp_path, capsys):
+    """Other folds would be trained on what was held out."""
+    words = ["train-segmenter", "--datalist", str(phantoms / "datalist.json"), "--output", str(tmp_path / "run")]
+    words += [
+        "--size",
+        "32",
+        "--device",
+        "cpu",
+        "--set",
+        "supervision=masks",
+        "--set",
+        "architecture=small",
+        "--epochs",
+    ]
+    assert main([*words, "1", "--train-folds", "0-2", "--val-folds", "3"]) == 0
+    capsys.readouterr()
+    for changed in (["--train-folds", "2,3", "--val-folds", "0"], ["--set", "learning_rate=0.5"]):
+        given = ["--train-folds", "0-2", "--val-folds", "3", *changed]
+        assert main([*words, "2", *given]) == 2
+        assert "choose another output folder" in capsys.readouterr().err
+    assert main([*words, "2", "--train-folds", "0-2", "--val-folds", "3"]) == 0
+
+
+def test_what_was_not_measured_is_said(tmp_path):
+    fake = Fake(tmp_path, [0.5])
+    fake.metric = None
+    fake.step = lambda engine, batch: None
+    trainer = Engine(fake.step)
+    fake.checkpoint.attach(trainer)
+    with pytest.raises(IchsegError, match="score was not measured after epoch 1: set val_interval to 1"):
+        trainer.run([0], max_epochs=1)

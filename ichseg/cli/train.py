@@ -51,7 +51,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ichseg.data.datalist import check_folds, load_datalist
+    from ichseg.data.datalist import check_folds, check_patients, load_datalist
     from ichseg.overrides import check_numbers
 
     scans = load_datalist(args.datalist, require=("slice_labels",))
@@ -100,6 +100,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         if args.cross_validate:
             every = {scan["fold"] for scan in scans if "fold" in scan}
+            check_patients(args.datalist, scans, {fold: str(fold) for fold in every})
             one = args.fold is not None
             made = train_fold(args.preset, plan, every, args.fold) if one else cross_validate(args.preset, plan, every)
         else:

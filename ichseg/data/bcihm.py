@@ -16,7 +16,8 @@ from ichseg.data.datalist import write_datalist
 from ichseg.data.folds import assign_folds
 from ichseg.data.manifest import load_manifest
 from ichseg.errors import IchsegError
-from ichseg.io import read_mask, read_volume, staged_folder, write_volume
+from ichseg.io import read_volume, staged_folder, write_volume
+from ichseg.io.lay import read_mask_of
 from ichseg.io.volume import SPACING_UNKNOWN
 
 COLUMNS = {
@@ -187,7 +188,7 @@ class _NiftiRelease:
         }
         mask_file = self.source / "masks" / f"{patient}.nii"
         if mask_file.is_file():
-            mask, _ = read_mask(mask_file)
+            mask = read_mask_of(mask_file, file)
             if mask.shape != hounsfield.shape:
                 raise IchsegError(f"{mask_file}: shape {mask.shape} differs from the scan's {hounsfield.shape}")
             write_volume(output / "labels" / f"{patient}.nii.gz", (mask > 0).astype(np.uint8), volume.affine)

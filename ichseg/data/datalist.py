@@ -11,7 +11,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -52,8 +52,11 @@ def load_datalist(
     path = Path(path)
     entries = _entries(path)
     wanted = None if folds is None else set(parse_folds(folds))
-    if apart_from is not None and (both := set(parse_folds(apart_from)) & (wanted or set())):
+    others = set() if apart_from is None else set(parse_folds(apart_from))
+    if both := others & (wanted or set()):
         raise IchsegError(f"fold {min(both)} is used for both training and validation")
+    if wanted and others:
+        check_patients(path, entries, {**dict.fromkeys(others, "training"), **dict.fromkeys(wanted, "validation")})
     scans: list[dict[str, Any]] = []
     for index, entry in enumerate(entries):
         where = f"{path}: training[{index}] (case {entry['case']})"
@@ -64,7 +67,9 @@ def load_datalist(
         for key in require:
             if key not in entry:
                 raise IchsegError(f"{where}: key '{key}' is missing")
-        scan = dict(entry)
+        scan = {key: value for key, value in entry.items() if (key, value) != ("fold", None)}
+        if "slice_labels" in scan:
+            scan["slice_labels"] = [int(label) for label in scan["slice_labels"]]  # 1.0, as tables write it
         for key in FILES:
             if key in entry:
                 scan[key] = str(_absolute(path, entry[key]))
@@ -137,8 +142,19 @@ def datalist_problems(content: Any) -> Iterator[tuple[int | None, str, str]]:
             rule = top["items"]["properties"][key] if key else top["items"]
             found.append((index, key, f"must be {rule['description']}"))
     names: dict[str, int] = {}
+    cases: dict[str, int] = {}
     for index, entry in enumerate(content["training"]):
-        if isinstance(entry, dict) and isinstance(entry.get("image"), str):
+        if not isinstance(entry, dict):
+            continue
+        if isinstance(entry.get("case"), str) and (first := cases.setdefault(entry["case"], index)) != index:
+            found.append((index, "case", f"is that of training[{first}]"))
+        chosen, labels = entry.get("label_slices"), entry.get("slice_labels")
+        if isinstance(chosen, list) and all(isinstance(number, int) for number in chosen):
+            if len(set(chosen)) < len(chosen):
+                found.append((index, "label_slices", "names a slice twice"))
+            if isinstance(labels, list) and any(number >= len(labels) for number in chosen):
+                found.append((index, "label_slices", f"goes beyond the {len(labels)} slices of slice_labels"))
+        if isinstance(entry.get("image"), str):
             first = names.setdefault(scan_name(entry["image"]), index)
             if first != index:
                 found.append((index, "image", f"has the same file name as training[{first}]; outputs would collide"))
@@ -158,9 +174,10 @@ def check_folds(path: str | Path, **parts: Sequence[int] | str | int) -> None:
         **parts: what they are for -> folds.
 
     Raises:
-        IchsegError: a fold is in two parts, or no scan is in it.
+        IchsegError: a fold or a patient is in two parts, or no scan is in a fold.
     """
-    there = {scan.get("fold") for scan in load_datalist(path, check_files=False)}
+    scans = load_datalist(path, check_files=False)
+    there = {scan.get("fold") for scan in scans}
     seen: dict[int, str] = {}
     for name, folds in parts.items():
         for fold in parse_folds(folds):
@@ -168,9 +185,33 @@ def check_folds(path: str | Path, **parts: Sequence[int] | str | int) -> None:
                 raise IchsegError(f"{path}: no scan in fold {fold} ({name} folds {folds})")
             if seen.setdefault(fold, name) != name:
                 raise IchsegError(f"fold {fold} is used for both {seen[fold]} and {name}")
+    check_patients(path, scans, seen)
 
 
-def patient_name(scan: dict[str, Any]) -> str:
+def check_patients(path: str | Path, scans: Iterable[Mapping[str, Any]], parts: Mapping[int, str]) -> None:
+    """No patient has scans in two parts of the data: what was learned would be tested on what it was learned from.
+
+    Args:
+        path: of the datalist, for the message.
+        scans: its scans.
+        parts: fold -> what it is for.
+
+    Raises:
+        IchsegError: names the patient.
+    """
+    seen: dict[str, int] = {}
+    for scan in scans:
+        fold = int(scan.get("fold") or 0) if scan.get("fold") is not None else -1
+        if fold in parts:
+            first = seen.setdefault(patient_name(scan), fold)
+            if parts[first] != parts[fold]:
+                raise IchsegError(
+                    f"{path}: patient {patient_name(scan)} is in folds {first} and {fold}, which are different parts "
+                    "of the data; all scans of a patient belong in one"
+                )
+
+
+def patient_name(scan: Mapping[str, Any]) -> str:
     """The patient of a scan; its case where the datalist names none."""
     return str(scan.get("patient", scan["case"]))
 

@@ -13,7 +13,8 @@ from ichseg.data.datalist import write_datalist
 from ichseg.data.folds import fold_scans
 from ichseg.defaults import FOLD_TOLERANCE
 from ichseg.errors import IchsegError
-from ichseg.io import lost_intercept, read_mask, read_volume, scan_name, slice_axis, staged_folder, write_volume
+from ichseg.io import lost_intercept, read_volume, scan_name, slice_axis, staged_folder, write_volume
+from ichseg.io.lay import read_mask_of
 
 NIFTI = (".nii", ".nii.gz")
 
@@ -160,7 +161,7 @@ def _convert(
     labels_at: int | None,
     warn: Callable[[str], None],
 ) -> dict[str, Any]:
-    mask = read_mask(mask_file)[0]
+    mask = read_mask_of(mask_file, image_file)
     return converted_scan(name, image_file, mask_file, mask, release.codes, release.name, output, labels_at, warn)
 
 

@@ -20,7 +20,8 @@ from ichseg.data.masked_release import converted_scan
 from ichseg.data.subtypes import SUBTYPES
 from ichseg.defaults import FOLD_TOLERANCE, RATER_RULES
 from ichseg.errors import IchsegError
-from ichseg.io import read_mask, staged_folder
+from ichseg.io import staged_folder
+from ichseg.io.lay import read_mask_of
 
 NAME, IMAGE = "MBH-Seg 2025", "image.nii.gz"
 RATER = re.compile(r"label_annot_(\d+)\.nii\.gz")
@@ -101,7 +102,7 @@ def _masks(folder: Path) -> dict[int, np.ndarray]:
     found = {int(match[1]): file for file in sorted(folder.iterdir()) if (match := RATER.fullmatch(file.name))}
     if not found:
         raise IchsegError(f"{folder}: no label_annot_N.nii.gz; scans with case labels alone cannot be converted")
-    masks = {rater: read_mask(file)[0] for rater, file in found.items()}
+    masks = {rater: read_mask_of(file, folder / IMAGE) for rater, file in found.items()}
     first = next(iter(masks))
     for rater, mask in masks.items():
         if unknown := sorted(set(np.unique(mask).tolist()) - {0, *SUBTYPES}):

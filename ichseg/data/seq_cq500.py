@@ -19,13 +19,12 @@ from ichseg.data.datalist import write_datalist
 from ichseg.data.folds import fold_scans
 from ichseg.defaults import FOLD_TOLERANCE
 from ichseg.errors import IchsegError
-from ichseg.io import staged_folder, write_volume
+from ichseg.io import SPACING_UNKNOWN, staged_folder, write_volume
 
 TABLE = "ct_info.csv"
 NEEDED = ("PatientNumber", "SliceNumber", "CT_fn", "mask_fn")
 NO_MASK = ("", "None", "nan")
 NOMINAL_MM = (0.45, 5.0)
-SPACING_UNKNOWN = "spacing unknown: nominal"
 
 
 def prepare_seq_cq500(

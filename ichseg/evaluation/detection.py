@@ -13,9 +13,10 @@ from ichseg.data import SUBTYPES, load_datalist
 from ichseg.data.datalist import patient_name, read_slice_table
 from ichseg.errors import IchsegError
 from ichseg.evaluation.intervals import LEVEL, bootstrap_intervals, by_patient
-from ichseg.evaluation.truth import laid_on, prediction_files, probability_beside
+from ichseg.evaluation.truth import prediction_files, probability_beside
 from ichseg.io import header_affine, header_doubts, read_mask, scan_name, slice_axis
 from ichseg.io.geometry import NO_ORIENTATION
+from ichseg.io.lay import laid_on
 from ichseg.io.tables import write_csv, write_json
 from ichseg.metrics import hemorrhage_volume, roc_auc
 from ichseg.report.gallery import Judged, slice_gallery

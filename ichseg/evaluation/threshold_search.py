@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from ichseg.errors import IchsegError
-from ichseg.evaluation.truth import laid_on, true_scans
+from ichseg.evaluation.truth import true_scans
 from ichseg.io import read_mask, read_volume, scan_name, slice_axis
+from ichseg.io.lay import laid_on
 from ichseg.io.tables import write_csv
 
 logger = logging.getLogger(__name__)

@@ -17,7 +17,8 @@ from ichseg.data.datalist import patient_name
 from ichseg.errors import IchsegError
 from ichseg.io import find_nifti, header_doubts, read_mask, read_volume, scan_name, slice_axis, spacing_mm
 from ichseg.io.folder import PROBABILITY_POSTFIX
-from ichseg.io.geometry import NO_ORIENTATION, is_unit, same_grid, turned
+from ichseg.io.geometry import NO_ORIENTATION, is_unit
+from ichseg.io.lay import has_lost, laid_on
 from ichseg.metrics.measures import voxel_ml
 
 logger = logging.getLogger(__name__)
@@ -227,7 +228,7 @@ class _Grid:
 
     @property
     def lost(self) -> bool:
-        return self.no_code or _lost(self.affine)
+        return self.no_code or has_lost(self.affine)
 
 
 def _most_agreed(grids: dict[str, _Grid], label: str, prediction: str) -> np.ndarray | None:
@@ -240,44 +241,6 @@ def _most_agreed(grids: dict[str, _Grid], label: str, prediction: str) -> np.nda
     if agreeing[chosen] < len(sizes):
         logger.warning("%s: voxel sizes differ between the files; that of %s is used", prediction, chosen)
     return grids[chosen].affine
-
-
-def laid_on(
-    array: np.ndarray, affine: np.ndarray, wanted: np.ndarray, name: str | Path, other: str, lost: bool | None = None
-) -> np.ndarray:
-    """Voxels with their axes in the order and direction of another grid, or as stored where an affine is lost.
-
-    Args:
-        array: (X, Y, Z).
-        affine: its voxel-to-RAS matrix.
-        wanted: that of the other grid.
-        name, other: what to call the two in messages.
-        lost: True if ``affine`` says nothing; None: found out.
-
-    Raises:
-        IchsegError: the axes are turned, and the two do not fill the same space.
-    """
-    lost = _lost(affine) if lost is None else lost
-    if np.allclose(affine, wanted, atol=0.1):
-        return array
-    laid, laid_affine = turned(array, affine, wanted)
-    if not lost and same_grid(laid.shape, laid_affine, laid.shape, wanted):
-        return laid
-    if lost or _lost(wanted):
-        which = name if lost else other
-        logger.warning("%s has lost its affine; %s compared voxel by voxel, as stored", which, name)
-        return array
-    if not np.array_equal(io_orientation(affine), io_orientation(wanted)):
-        raise IchsegError(f"{name}: its axes are turned against those of {other}, and it does not fill the same space")
-    logger.warning("%s: affine differs from %s; compared voxel by voxel, as stored", name, other)
-    return array
-
-
-def _lost(affine: np.ndarray) -> bool:
-    """True for the affine of an array that was saved without that of its scan: 1 mm voxels, or axes as they come."""
-    straight = np.allclose(affine[:3, :3], np.diag(np.diag(affine[:3, :3])), atol=1e-4)
-    unit = np.allclose(np.abs(affine[:3, :3]), np.eye(3), atol=1e-4)
-    return bool(straight and (unit or (affine[0, 0] > 0 and np.allclose(affine[:3, 3], 0, atol=1e-4))))
 
 
 def probability_beside(prediction: str | Path, shape: tuple[int, ...], affine: np.ndarray) -> np.ndarray | None:

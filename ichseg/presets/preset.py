@@ -146,7 +146,8 @@ def _fold_plans(name: str, plan: Plan, folds: Iterable[int]) -> dict[int, Plan]:
     if plan.member is not None:
         raise IchsegError("a single member cannot be cross-validated; omit --member")
     for setting in plan.settings:
-        if (key := setting.split("=")[0]) in ("teacher_weights", "judge_weights"):
+        key = setting.split("=")[0]
+        if key in SEEN or any(key.startswith(f"{part}::") for part in SEEN):
             raise IchsegError(f"--set {setting}: a model has seen what folds hold out; no {key} with cross-validation")
     every = sorted(folds)
     if len(every) < 3:
@@ -160,6 +161,8 @@ def _fold_plans(name: str, plan: Plan, folds: Iterable[int]) -> dict[int, Plan]:
     return plans
 
 
+# Weights that may come from a training on scans that a fold holds out.
+SEEN = ("teacher_weights", "judge_weights", "init_weights", "train::prepare", "train::pool")
 # What the plan itself decides: settings that changed it would train on scans that are held out, or twice the same.
 DECIDED = ("bundle_root", "cache_dir", "datalist", "dataset_dir", "output_dir", "seed", "train_folds", "val_folds")
 OF_THE_MACHINE = ("bundle_root", "cuda_graphs", "device_name", "num_workers")

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import Checkpoint, EarlyStopping
+from monai.data.utils import set_rnd
 from torch import nn
 
 from ichseg.errors import IchsegError
@@ -116,6 +117,8 @@ class TrainingCheckpoint:
         return float(engine.state.epoch)
 
     def _score(self, engine: Engine) -> float:
+        if self.metric not in self.evaluator.state.metrics:
+            raise IchsegError(f"{self.metric} was not measured after epoch {engine.state.epoch}: set val_interval to 1")
         score = self.sign * float(self.evaluator.state.metrics[self.metric])
         if math.isnan(score):
             raise IchsegError(
@@ -151,7 +154,10 @@ class TrainingCheckpoint:
                 f"{path}: checkpoint of a different network or optimizer; remove it or choose another output folder"
             ) from None
         # Other random numbers than those the first epochs had.
-        torch.manual_seed(torch.initial_seed() % 2**32 + int(state["epoch"]))
+        seed = torch.initial_seed() % 2**32 + int(state["epoch"])
+        torch.manual_seed(seed)
+        if (data := getattr(engine.state.dataloader, "dataset", None)) is not None:
+            set_rnd(data, seed)  # loaders with workers do it by themselves
         last = int(engine.state.max_epochs or 0)
         stopped = self.keep == "best" and self.stopping.counter >= self.patience
         finished = stopped or int(state["epoch"]) >= last

@@ -12,7 +12,7 @@ from ichseg.data.datalist import load_datalist, patient_name, write_datalist
 from ichseg.data.subtypes import SUBTYPES
 from ichseg.defaults import HELD_OUT_FOLDS, IMPLANT_FAMILIES, IMPLANTS_PER_SCAN
 from ichseg.errors import IchsegError
-from ichseg.io import read_volume, slice_axis, spacing_mm, staged_folder, write_volume
+from ichseg.io import SPACING_UNKNOWN, read_volume, slice_axis, spacing_mm, staged_folder, write_volume
 from ichseg.synthetic.implants.fields import field_volume
 from ichseg.synthetic.implants.implant import implant_volume
 
@@ -69,6 +69,7 @@ def prepare_implants(
     with staged_folder(output) as folder:
         for scan in progress(healthy):
             volume = read_volume(scan["image"])
+            note = SPACING_UNKNOWN if any(SPACING_UNKNOWN in flag for flag in volume.flags) else ""
             axis = slice_axis(volume.affine)
             upward = 1 if volume.affine[2, axis] >= 0 else -1
             hounsfield = np.moveaxis(volume.array, axis, 0).astype(np.float32)[::upward]
@@ -90,7 +91,8 @@ def prepare_implants(
                 image, mask = image[::upward], mask[::upward]  # as stored
                 label = mask.astype(np.uint8) * codes[subtype]
                 for subfolder, array in (("images", np.round(image).astype(np.int16)), ("labels", label)):
-                    write_volume(folder / subfolder / f"{case}.nii.gz", np.moveaxis(array, 0, axis), volume.affine)
+                    where = folder / subfolder / f"{case}.nii.gz"
+                    write_volume(where, np.moveaxis(array, 0, axis), volume.affine, note)
                 touched = np.asarray(mask.any(axis=(1, 2)))
                 entries.append(
                     {

@@ -32,11 +32,19 @@ class HeadSlices:
         pixel: mm per pixel in plane.
         step: mm between slices.
         back: direction (rows, columns) of the patient's back, if it is known.
+        kept: (slices, H, W) bool: what must not be moved, such as hemorrhage whose mask is known.
     """
 
-    def __init__(self, hounsfield: np.ndarray, pixel: float, step: float, back: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self,
+        hounsfield: np.ndarray,
+        pixel: float,
+        step: float,
+        back: tuple[int, int] | None = None,
+        kept: np.ndarray | None = None,
+    ) -> None:
         self.hounsfield = np.asarray(hounsfield, dtype=np.float32)
-        self.back = back
+        self.back, self.kept = back, kept
         self.pixel, self.step = pixel, step
         self._depth: dict[int, np.ndarray] = {}
         self._smooth: dict[int, np.ndarray] = {}
@@ -45,6 +53,10 @@ class HeadSlices:
     def brain(self) -> np.ndarray:
         """(slices, H, W) bool: inside the skull."""
         return np.stack([intracranial_mask(one) for one in self.hounsfield])
+
+    def yielding(self, index: int) -> np.ndarray:
+        """(H, W) bool: brain that a lesion may push aside."""
+        return self.brain[index] if self.kept is None else self.brain[index] & ~self.kept[index]
 
     @cached_property
     def areas(self) -> np.ndarray:

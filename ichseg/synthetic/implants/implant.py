@@ -51,6 +51,7 @@ def implant_volume(
     rng: np.random.Generator,
     subtype: str | None = None,
     back: tuple[int, int] | None = None,
+    kept: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, str] | None:
     """Draw one hemorrhage into a scan, through as many slices as it reaches.
 
@@ -64,12 +65,13 @@ def implant_volume(
         subtype: as in :func:`implant_hemorrhage`.
         back: direction (rows, columns) of the patient's back, where blood settles in ventricles; None: not known, and
             ventricles fill as a whole.
+        kept: (slices, H, W) bool: voxels that do not give way, such as those of an earlier implant.
 
     Returns:
         the new scan (slices, H, W) float32 within the old one's range of HU, its exact mask (slices, H, W) bool, and
         the subtype; or None where there is no room for it.
     """
-    head = HeadSlices(hounsfield, pixel=(spacing[1] + spacing[2]) / 2, step=spacing[0], back=back)
+    head = HeadSlices(hounsfield, pixel=(spacing[1] + spacing[2]) / 2, step=spacing[0], back=back, kept=kept)
     subtype = _drawn(rng, subtype)
     least = LEAST_ROOM.get(subtype, MOST_ROOM) * head.areas.max()
     roomy = [int(i) for i in np.flatnonzero(head.areas > max(least, 0))]
@@ -147,8 +149,9 @@ def _pushed(head: HeadSlices, index: int, image: np.ndarray, inside: np.ndarray,
     shift = ndimage.gaussian_filter(shift, 1.0)
     source = np.stack([rows + toward[0] * shift, columns + toward[1] * shift])
     moved = ndimage.map_coordinates(image, source, order=1, mode="nearest")
-    from_brain = ndimage.map_coordinates(head.brain[index].astype(np.float32), source, order=1) > 0.99
-    return np.where(head.brain[index] & from_brain & ~inside, moved, image)
+    yielding = head.yielding(index)
+    from_there = ndimage.map_coordinates(yielding.astype(np.float32), source, order=1) > 0.99
+    return np.where(yielding & from_there & ~inside, moved, image)
 
 
 def _filled(head: HeadSlices, lesion: ImplantLesion, index: int, middle: int) -> np.ndarray:

@@ -21,7 +21,7 @@ from ichseg.synthetic.implants.implant import SMALLEST_MM2, implant_volume
 from ichseg.synthetic.implants.surgery import draw_surgery
 
 # Raised when implants are drawn in another way.
-FORMAT = 5
+FORMAT = 6
 BACK = (0, 1)  # packed slices are turned: rows to the left, columns to the back
 # How many lesions a scan gets; and how often to try where a head has no room for the kind that was drawn.
 LESIONS, LESION_SHARES, TRIES = (1, 2, 3), (0.6, 0.25, 0.15), 8
@@ -162,7 +162,7 @@ class _Drawn(Dataset):
         for _ in range(TRIES):
             if made == wanted:
                 break
-            drawn = implant_volume(image, spacing, rng, back=BACK)  # type: ignore[arg-type]
+            drawn = implant_volume(image, spacing, rng, back=BACK, kept=mask)  # type: ignore[arg-type]
             if drawn is not None:
                 image, mask, made = drawn[0], mask | drawn[1], made + 1
                 subtypes[drawn[1].any(axis=(1, 2))] |= bits_of([drawn[2]])
