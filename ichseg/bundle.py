@@ -142,8 +142,9 @@ def parse_settings(bundle: str, config: str, settings: Sequence[str]) -> dict[st
     for setting in settings:
         key, equals, text = setting.partition("=")
         if key.split("::")[0] not in known:
-            file = config_file(bundle, config)
-            raise IchsegError(f"--set {setting}: '{key}' is not a key of {file}; use KEY=VALUE with one of its keys")
+            close = difflib.get_close_matches(key, known, 1)
+            hint = f"did you mean {close[0]}?" if close else f"its keys stand in {config_file(bundle, config)}"
+            raise IchsegError(f"--set {setting}: '{key}' is not a key of {config}; {hint}")
         if not equals:
             raise IchsegError(f"--set {setting}: '=VALUE' is missing")
         try:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
 
 from ichseg.crf import DenseCRF as CRF
-from ichseg.transforms import DenseCRF, DenseCRFd, gray_range
+from ichseg.transforms import DenseCRF, DenseCRFd, RefineWithCRF, gray_range
 
 
 def test_crf_from_the_score_behind_the_mask():
@@ -128,3 +131,12 @@ def test_what_is_no_probability_is_refused():
     assert DenseCRF()(empty, empty).shape == empty.shape
     array = DenseCRF(iterations=1)(np.float32(image > 0.5), image.numpy())
     assert torch.equal(array, DenseCRF(iterations=1)((image > 0.5).float(), image))
+
+
+def test_the_page_names_the_defaults_of_all_options():
+    page = (Path(__file__).parents[1] / "docs" / "dense_crf.md").read_text(encoding="utf-8")
+    for owner in (RefineWithCRF, CRF):
+        for name, option in inspect.signature(owner).parameters.items():
+            if isinstance(option.default, str | bool | int | float) and name not in ("dimensions", "in_mm"):
+                told = f'"{option.default}"' if isinstance(option.default, str) else option.default
+                assert f"`{name}={told}`" in page or f"`{name}` {told}" in page, name

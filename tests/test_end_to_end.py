@@ -164,7 +164,10 @@ def test_wrong_use_gets_one_line_and_exit_code_2(path, phantoms, tmp_path, capsy
         ),
         (["pseudo-label", "--datalist", str(lost), "--classifiers", scans, "--output", out], "no <backbone>/model.pt"),
         (["train-classifier", "--datalist", str(lost), "--output", out], "(case phantom_002): image file not found"),
-        (["train-classifier", "--datalist", str(tmp_path / "no.json"), "--output", out], "no.json: datalist not found"),
+        (
+            ["train-classifier", "--datalist", str(tmp_path / "no.json"), "--output", out],
+            "no.json: no such file",
+        ),
         (
             ["train-classifier", "--datalist", datalist, "--output", out, "--val-folds", "4", "--workers", "-1"],
             "num_workers must be at least 0, not -1",

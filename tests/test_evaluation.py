@@ -93,6 +93,7 @@ def test_figures_recomputed_by_hand(masks):
     empty = [(n, k) for n in range(4) for k in range(4) if not t[n, ..., k].any()]
     assert prediction["empty_slices_touched"] == pytest.approx(np.mean([p[n, ..., k].any() for n, k in empty]))
     assert prediction["scans"] == 4 and prediction["positive_scans"] == 2 and prediction["positive_scans_missed"] == 1
+    assert prediction["positive_scans_without_overlap"] == 1 and nothing["positive_scans_without_overlap"] == 2
     assert prediction["empty_scans"] == 2 and prediction["empty_scans_touched"] == 0.5
     assert prediction["surface_dice"] == pytest.approx(
         surface_agreement(np.moveaxis(p[0], 2, 0), np.moveaxis(t[0], 2, 0), (5, 0.5, 0.5))["surface_dice"] / 2
@@ -118,7 +119,7 @@ def test_tables_and_json(masks, capsys):
     for words_, told in (
         ([str(folder / "found"), str(folder / "truth"), "--images", str(folder / "truth")], "no scan a.nii.gz"),
         ([str(folder / "found"), str(folder / "truth"), "--folds", "1"], "a folder of masks has no folds"),
-        ([str(folder / "scans"), str(folder / "none")], "none: datalist not found"),
+        ([str(folder / "scans"), str(folder / "none")], "none: no such file or folder"),
         ([str(folder / "truth"), str(folder / "found"), "--cases", "z"], "no mask for case z"),
         ([str(folder / "truth"), str(folder / "found")], "no prediction for case a"),
         ([str(folder / "found"), str(folder / "truth"), "--tolerance-mm", "nan"], "--tolerance-mm must be a non-neg"),

@@ -258,7 +258,7 @@ def test_what_cannot_be_measured_is_said(study, data, tmp_path, capsys):
         ([*base, "--test-folds", "4-3"], "folds '4-3': the range 4-3 is reversed"),
         ([*base, "--set", "gates=1"], "'gates' is not a key of"),
         ([*base, "--set", "rule=and"], "--set rule: each table row sets this itself"),
-        ([*base, "--benchmark", str(tmp_path / "no.json")], "no.json: datalist not found"),
+        ([*base, "--benchmark", str(tmp_path / "no.json")], "no.json: no such file"),
     ):
         assert main(words) == 2
         assert told in capsys.readouterr().err

@@ -26,7 +26,7 @@ EXAMPLES = """examples:
   ichseg segment SCANS MASKS                         segment hemorrhage in a folder of NIfTI or DICOM scans
   ichseg listen SPOOL --send-to PACS@HOST:PORT       segment what a PACS or scanner sends, and send results back
   ichseg estimate SCANS                              hours, memory and money for a folder of scans
-  ichseg status MASKS                                how far the runs of a folder have come
+  ichseg status MASKS                                progress of the runs in a folder
   ichseg measure MASKS                               volume in mL, lesions and ABC/2 of masks
   ichseg check BUNDLE                                examine a bundle, config, datalist or weights first
   ichseg prepare bcihm DOWNLOAD DATA                 convert a public data set

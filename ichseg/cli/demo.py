@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         found, _ = read_mask(masks / f"{scan_name(case['image'])}_ich.nii.gz")
         true_ml, found_ml = (hemorrhage_volume(mask, affine)["volume_ml"] for mask in (truth, found))
         overlap = dice(torch.from_numpy(found), torch.from_numpy(truth))
-        shown, kinds = "-" if overlap != overlap else f"{overlap:.2f}", _kinds(truth)
+        shown, kinds = "-" if not true_ml else f"{overlap:.2f}", _kinds(truth)
         print(f"{case['case']:14s}{kinds:>14s}{true_ml:10.1f}{found_ml:10.1f}{shown:>8s}")
         caption = f"{case['case']} ({kinds}): true {true_ml:.1f} mL, found {found_ml:.1f} mL, Dice {shown}"
         chosen = telling_slices(truth, PICTURES_PER_SCAN, found)

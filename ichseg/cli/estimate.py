@@ -9,7 +9,7 @@ from pathlib import Path
 from ichseg.cli.options import backend_option, run_options
 from ichseg.errors import DONE
 
-HELP = "Measure a few scans of a folder and tell what segmenting all of them takes: hours, memory, disk, money."
+HELP = "Measure a few scans of a folder and estimate what segmenting all of it will take: hours, memory, disk, money."
 EXAMPLE = """ichseg estimate SCANS
   ichseg estimate SCANS --sample 20 --machines 50 --price 0.08
   ichseg estimate SCANS --device cuda --json"""
@@ -22,7 +22,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--machines", type=int, default=1, metavar="N", help="machines like this one to share the work (default: 1)"
     )
-    parser.add_argument("--price", type=float, default=0.0, metavar="P", help="of one machine for an hour")
+    parser.add_argument("--price", type=float, default=0.0, metavar="P", help="price of one machine per hour")
     parser.add_argument("--json", action="store_true", help="one JSON line instead of text")
     backend_option(parser)
     run_options(parser)

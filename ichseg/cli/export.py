@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ichseg.errors import DONE
 
-HELP = "Write a model as TorchScript (.ts), ONNX (.onnx) or torch.export (.pt2), for any number of slices of any size."
+HELP = "Write a model as TorchScript (.ts), ONNX (.onnx) or torch.export (.pt2), for any number of slices."
 EXAMPLE = """ichseg export model.ts model.onnx model.pt2
   ichseg export unet.onnx --weights runs/unet/model.pt"""
 

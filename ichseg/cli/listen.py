@@ -39,7 +39,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="who may call (default: everybody); repeatable",
     )
     parser.add_argument("--quiet", type=float, default=30.0, metavar="SECONDS",
-                        help="a study is complete after so long without an image (default: 30)")  # fmt: skip
+                        help="a study is complete after so many seconds without a new image (default: 30)")  # fmt: skip
     parser.add_argument("--max-associations", type=int, default=10, metavar="N", help="at a time (default: 10)")
     parser.add_argument("--tls", nargs=2, metavar=("CERTIFICATE", "KEY"), help="PEM files: TLS in both directions")
     parser.add_argument(
@@ -59,7 +59,7 @@ def service_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keep", type=float, default=24.0, metavar="HOURS",
                         help="keep received images for so long after they were done (default: 24)")  # fmt: skip
     parser.add_argument("--min-free", type=float, default=2.0, metavar="GIB",
-                        help="accept nothing with less room on the disk (default: 2)")  # fmt: skip
+                        help="refuse images when free disk space falls below this (default: 2)")  # fmt: skip
     parser.add_argument(
         "--dry-run", action="store_true", help="send nothing; results stay in SPOOL/results until a run without it"
     )

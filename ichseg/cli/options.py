@@ -20,7 +20,7 @@ def device_options(parser: argparse.ArgumentParser) -> None:
 
 
 def backend_option(parser: argparse.ArgumentParser) -> None:
-    told = "what runs the network; openvino and onnxruntime on a CPU only, as extras (default: %(default)s)"
+    told = "inference library; openvino and onnxruntime run on a CPU only and are extras (default: %(default)s)"
     parser.add_argument("--backend", choices=BACKENDS, default=BACKENDS[0], help=told)
 
 

@@ -92,7 +92,7 @@ def _entries(path: Path) -> list[dict[str, Any]]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise IchsegError(f"{path}: datalist not found; make one with 'ichseg prepare'") from None
+        raise IchsegError(f"{path}: no such file or folder; a datalist is made with 'ichseg prepare'") from None
     except UnicodeDecodeError as error:
         raise IchsegError(f"{path}: not a JSON file ({error})") from None
     except OSError as error:

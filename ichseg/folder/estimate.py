@@ -113,7 +113,7 @@ def estimate_text(found: Mapping[str, Any]) -> str:
         f"{found['scans']} scans, {found['input_gib']:.2f} GiB, listed in {found['list_s']} s",
         f"{found['sample']} measured, {found['failed']} of them failed",
         f"a scan takes {found['scan_s']:.2f} s (standard deviation {found['spread_s']:.2f}) and "
-        f"{found['output_mib_per_scan']:.2f} MiB of disk, starting {found['start_s']} s, memory "
+        f"{found['output_mib_per_scan']:.2f} MiB of disk, startup {found['start_s']} s, memory "
         f"{found['peak_mib']} MiB",
         f"all of them: {_time(found['machine_hours'])} on one machine like this one "
         f"({_time(found['low'])} to {_time(found['high'])}), {found['output_gib']:.2f} GiB written",
@@ -121,7 +121,7 @@ def estimate_text(found: Mapping[str, Any]) -> str:
     if found["machines"] > 1:
         lines.append(f"on {found['machines']} of them: {_time(found['hours'])}")
     if found["price"]:
-        lines.append(f"cost at {found['price']:g} for a machine and hour: {found['cost']:.3g}")
+        lines.append(f"cost at {found['price']:g} per machine-hour: {found['cost']:.3g}")
     return "\n".join(lines)
 
 

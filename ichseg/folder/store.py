@@ -40,7 +40,9 @@ class Store:
             raise IchsegError(f'{url}: object storage needs packages: pip install "ichseg[remote]"') from None
         try:
             self.fs, self.root = fsspec.core.url_to_fs(url.rstrip("/"))
-        except (ImportError, ValueError) as error:
+        except ImportError as error:
+            raise IchsegError(f'{url}: {one_line(error)}: pip install "ichseg[remote]"') from None
+        except ValueError as error:
             raise IchsegError(f"{url}: {one_line(error)}") from None
         self.url = url.rstrip("/")
         kinds = {self.fs.protocol} if isinstance(self.fs.protocol, str) else set(self.fs.protocol)

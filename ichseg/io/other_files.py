@@ -116,8 +116,11 @@ def other_formats(folder: Path, exclude: Path | None = None) -> Counter[str]:
 def what_to_do(found: Counter[str]) -> str:
     """``28 DICOM and 1 NRRD files: convert to NIfTI first; for DICOM: pip install "ichseg[dicom]"``."""
     kinds = " and ".join(f"{count} {kind}" for kind, count in sorted(found.items()))
+    files = f"{kinds} file{'s' if sum(found.values()) > 1 else ''}"
+    if set(found) == {"DICOM"}:
+        return f'{files}: pip install "ichseg[dicom]" to read them'
     how = '; for DICOM: pip install "ichseg[dicom]"' if "DICOM" in found else ""
-    return f"{kinds} file{'s' if sum(found.values()) > 1 else ''}: convert to NIfTI first{how}"
+    return f"{files}: convert to NIfTI first{how}"
 
 
 def _format(path: Path) -> str | None:
