@@ -253,12 +253,12 @@ def test_the_viewer_tells_left_from_right(browser, tmp_path, corner):
     canvas = "JSON.stringify(document.getElementById('viewer-canvas').getBoundingClientRect())"
     box = json.loads(browser.value(canvas))
     told = []
-    for n in range(1, 40):  # from left to right: the patient's right is on the left of the picture
+    for n in range(1, 40, 2):  # from left to right: the patient's right is on the left of the picture
         browser.click(box["left"] + box["width"] * n / 40, box["top"] + box["height"] * HIGH)
         told.append(text_of(browser, "viewer-text"))
     form = r"slice (\d+), column (\d+), row (\d+), (\d+) mm (left|right) of the midline: (.*)"
     told = [found for one in told if (found := re.fullmatch(form, one))]
-    assert len(told) > 20
+    assert len(told) > 10
     sides = [one[5] for one in told]
     assert sides[0] == "right" and sides[-1] == "left" and sides == sorted(sides, reverse=True)
     mask = np.asarray(nib.load(tmp_path / "masks" / "p_ich.nii.gz").dataobj)
@@ -268,7 +268,7 @@ def test_the_viewer_tells_left_from_right(browser, tmp_path, corner):
         around = mask[max(0, column - 3) : column + 4, max(0, line - 3) : line + 4, number]
         assert around.any() if inside else not around.all()
         assert not inside or one[5] == row["side"]
-    assert sum("in the mask" in one[6] for one in told) > 2
+    assert sum("in the mask" in one[6] for one in told) > 1
 
 
 def test_it_prints_with_its_pictures(browser, out):

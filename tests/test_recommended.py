@@ -23,7 +23,7 @@ from scipy import ndimage
 from torch import nn
 
 from ichseg.anatomy import head_box, intracranial_mask
-from ichseg.bundle import BundleParts, config_values
+from ichseg.bundle import BundleParts, config_values, run_bundle
 from ichseg.cli import main
 from ichseg.context import fuse
 from ichseg.data import PackedSlices, load_datalist, pack_masks, pack_scans
@@ -832,3 +832,9 @@ def test_the_gallery_turns_slices_to_the_back(tmp_path):
     assert Image.open(tmp_path / "gallery.png").height > 3 * 256  # found, missed, made up
     slice_gallery([], tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()
+
+
+def test_training_and_validation_share_no_fold_however_they_are_started(cohort, tmp_path):
+    values = {"datalist": cohort, "output_dir": tmp_path / "out", "train_folds": [0, 1], "val_folds": [1], "size": 32}
+    with pytest.raises(IchsegError, match="fold 1 is used for both training and validation"):
+        run_bundle("ich_segmentation", "train_recommended.yaml", values)

@@ -21,7 +21,6 @@ SLURM = {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_T
     ("text", "environment", "number", "count"),
     [
         ("auto", SLURM, 3, 8),
-        ("auto", {**SLURM, "SLURM_ARRAY_TASK_MIN": "0", "SLURM_ARRAY_TASK_MAX": "7"}, 4, 8),
         # Two of 16 jobs are run again: their own numbers count, not what is left of the array.
         ("auto/16", {**SLURM, "SLURM_ARRAY_TASK_ID": "9", "SLURM_ARRAY_TASK_COUNT": "2"}, 9, 16),
         ("auto", {"SGE_TASK_ID": "2", "SGE_TASK_FIRST": "1", "SGE_TASK_LAST": "5"}, 2, 5),
@@ -46,6 +45,16 @@ def test_place_in_a_job_array(text, environment, number, count):
         ("auto/3", {"JOB_COMPLETION_INDEX": "3"}, "JOB_COMPLETION_INDEX is 3, which is none of 3 parts"),
         ("auto/4", {**SLURM, "SLURM_ARRAY_TASK_ID": "0"}, "none of 4 parts"),
         ("auto/x", SLURM, "write K/N"),
+        (
+            "auto",
+            {**SLURM, "SLURM_ARRAY_TASK_MIN": "0", "SLURM_ARRAY_TASK_MAX": "7"},
+            "begins with 0; number arrays from 1",
+        ),
+        (
+            "auto",
+            {**SLURM, "SLURM_ARRAY_TASK_MIN": "3", "SLURM_ARRAY_TASK_MAX": "3", "SLURM_ARRAY_TASK_COUNT": "1"},
+            "begins with 3; number arrays from 1, and write auto/N",
+        ),
     ],
 )
 def test_no_place_in_a_job_array(text, environment, told):

@@ -148,12 +148,10 @@ def datalist_problems(content: Any) -> Iterator[tuple[int | None, str, str]]:
             continue
         if isinstance(entry.get("case"), str) and (first := cases.setdefault(entry["case"], index)) != index:
             found.append((index, "case", f"is that of training[{first}]"))
-        chosen, labels = entry.get("label_slices"), entry.get("slice_labels")
-        if isinstance(chosen, list) and all(isinstance(number, int) for number in chosen):
-            if len(set(chosen)) < len(chosen):
-                found.append((index, "label_slices", "names a slice twice"))
-            if isinstance(labels, list) and any(number >= len(labels) for number in chosen):
-                found.append((index, "label_slices", f"goes beyond the {len(labels)} slices of slice_labels"))
+        chosen = entry.get("label_slices")
+        numbers = isinstance(chosen, list) and all(isinstance(number, int) for number in chosen)
+        if numbers and len(set(chosen)) < len(chosen):
+            found.append((index, "label_slices", "names a slice twice"))
         if isinstance(entry.get("image"), str):
             first = names.setdefault(scan_name(entry["image"]), index)
             if first != index:

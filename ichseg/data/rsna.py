@@ -57,7 +57,6 @@ def prepare_rsna(
     source, output = Path(source), Path(output)
     labels = read_labels(source / TABLE)
     series: dict[str, list[_Slice]] = {}
-    broken: dict[str, str] = {}
     for name in progress(sorted(labels)):
         file = source / FOLDER / f"{name}.dcm"
         if not file.is_file():
@@ -65,7 +64,6 @@ def prepare_rsna(
         one = _Slice(file)
         if one.error:
             warn(f"{file}: {one.error}; left out")
-            broken[name] = one.error
             continue
         series.setdefault(one.series, []).append(one)
     made: list[dict[str, Any]] = []

@@ -200,6 +200,8 @@ def compare(scan: TrueScan, prediction: str | Path) -> Compared:
     probability = probability_beside(prediction, found.shape, affine)
     axis = slice_axis(affine)
     chosen = list(range(found.shape[axis])) if scan.slices is None else list(scan.slices)
+    if max(chosen, default=0) >= found.shape[axis]:
+        raise IchsegError(f"case {scan.case}: 'label_slices' goes beyond the {found.shape[axis]} slices of the mask")
     same_axes = np.array_equal(io_orientation(measuring), io_orientation(affine))
     spacing = spacing_mm(measuring if same_axes else affine)
     in_plane = [s for i, s in enumerate(spacing) if i != axis]

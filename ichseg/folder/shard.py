@@ -49,7 +49,7 @@ class Shard:
         """``"2/4"`` is the second of four; None is everything; ``"auto"`` is the place of this job in its array.
 
         ``"auto/16"`` says how many parts there are, for schedulers that do not (Kubernetes, PBS), and for running some
-        of 16 jobs again: parts are then counted from 1, or from 0 where the scheduler does so itself.
+        of 16 jobs again. Arrays are numbered from 1, or from 0 where the scheduler has no choice.
 
         Args:
             text: see above.
@@ -83,6 +83,12 @@ class Shard:
             # Running some jobs again changes what the scheduler says of first and last, but not their own numbers.
             place = index + 1 if array.first == 0 else index
         else:
+            if isinstance(array.first, str) and first not in (None, 1):
+                # Run again alone, a job of such an array would be another part, or everything.
+                raise IchsegError(
+                    f"shard '{text}': the {array.name} array begins with {first}; number arrays from 1, and write "
+                    f"{AUTO}/N with all N parts to run some of them again"
+                )
             place = index + 1 - (1 if first is None else first)
             count = number(array.size)
             if last is not None and first is not None:

@@ -42,7 +42,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except (IndexError, AttributeError, TypeError, struct.error):  # what text makes of the unpickler
         raise IchsegError(f"{path}: not a weight file") from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise IchsegError(f"{path}: damaged weight file ({' '.join(str(error).split())[:120]})") from None
+        why = " ".join(str(error).split())[:120]
+        why = why if " " in why else f"{type(error).__name__} {why}".strip()  # a bare number or key tells nothing
+        raise IchsegError(f"{path}: damaged weight file ({why})") from None
     if not isinstance(content, dict):
         raise IchsegError(f"{path}: expected a state dict, found {type(content).__name__}")
     return content

@@ -83,7 +83,6 @@ def fit_score(
 
     Args:
         weights: of the joined members.
-        output: the weight file that is made.
         packed: scans nothing was trained on.
         device: where the network runs.
         reference: how the training scans look, for the weight file as well.

@@ -63,8 +63,3 @@ class HemorrhageMask(Transform):
 
 class HemorrhageMaskd(DictionaryTransform, array=HemorrhageMask):
     """Dictionary version of :class:`HemorrhageMask`."""
-
-    @property
-    def mask(self) -> HemorrhageMask:
-        """The array transform."""
-        return self.transform

@@ -52,7 +52,7 @@ def some_patients(
     for patients in kinds.values():
         order = np.random.default_rng(seed).permutation(len(patients))
         kept |= {patients[i] for i in order[: max(1, round(fraction * len(patients)))]}
-    return [scan for scan in scans if str(scan.get("patient", scan["case"])) in kept]
+    return [scan for scan in scans if patient_name(scan) in kept]
 
 
 def pretrained_unet(network: LabelEfficientSegmenter, path: str | Path | None) -> LabelEfficientSegmenter:
