@@ -111,12 +111,10 @@ def test_gray_range_of_an_8_bit_picture_that_names_its_range():
     assert gray_range(image) == (0.0, 255.0)
 
 
-def test_overlapping_classes_are_refused_and_no_iterations_still_give_labels():
+def test_overlapping_classes_are_refused():
     image = torch.rand(1, 16, 16)
     with pytest.raises(ValueError, match=r"3 channels add up to 1.85"):
         DenseCRF()(torch.tensor([0.0, 0.9, 0.95]).view(3, 1, 1).expand(3, 16, 16), image)
-    labels = DenseCRF(iterations=0)(torch.rand(1, 16, 16), image)
-    assert set(labels.unique().tolist()) <= {0.0, 1.0}
 
 
 def test_convnext_is_torchscript():

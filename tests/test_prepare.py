@@ -277,8 +277,8 @@ def test_a_compact_copy_keeps_what_counts(phantoms, tmp_path, capsys):
 
 def test_a_compact_copy_goes_by_file_names_and_says_what_does_not_fit(phantoms, tmp_path, capsys):
     scans = json.loads((phantoms / "datalist.json").read_text())["training"][:2]
-    for scan in scans:  # two scans of one case, and no table of slice labels
-        scan.update(case="one/../two", image=str(phantoms / scan["image"]), label=str(phantoms / scan["label"]))
+    for number, scan in enumerate(scans):  # cases that are no file names, and no table of slice labels
+        scan.update(case=f"one/../{number}", image=str(phantoms / scan["image"]), label=str(phantoms / scan["label"]))
     source = tmp_path / "source"
     source.mkdir()
     (source / "datalist.json").write_text(json.dumps({"training": scans}))

@@ -93,7 +93,8 @@ def trained(name: str, processes: int, phantoms: Path, out: Path) -> tuple[dict[
 @pytest.mark.parametrize("name", CONFIGS)
 def test_two_processes_train_as_one(name, phantoms, tmp_path):
     (weights, line), (other, its) = (trained(name, n, phantoms, tmp_path / f"out{n}") for n in (1, 2))
-    assert float(line["train_loss"]) == pytest.approx(float(its["train_loss"]), rel=1e-3)
+    # Rounding grows from step to step; a loss over half of the batch would differ by far more.
+    assert float(line["train_loss"]) == pytest.approx(float(its["train_loss"]), rel=5e-3)
     far = [(weights[key] - other[key]).double().square().sum() for key in weights]
     size = [value.double().square().sum() for value in weights.values()]
     assert float(sum(far) / sum(size)) ** 0.5 < 1e-3

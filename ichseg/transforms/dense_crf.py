@@ -82,7 +82,7 @@ class RefineWithCRF(Transform):
         """Sharpen one scan.
 
         Slices whose mask is empty stay empty (with ``dimensions=3``, volumes): the field must not invent foreground.
-        With no iterations and ``argmax``, a mask is returned as it is.
+        No iterations turn it off: with ``argmax``, one channel comes back as it is, be it a mask or probabilities.
 
         Args:
             mask: (1, X, Y, Z) or (1, X, Y) of 0 and 1, or probabilities (C, ...), C = 1 of foreground.
@@ -111,7 +111,7 @@ class RefineWithCRF(Transform):
                 f"probabilities of {len(mask)} channels add up to {float(plain(mask).sum(dim=0).amax()):g} where they "
                 "should to 1 (softmax); of classes that overlap (sigmoid), refine one channel at a time"
             )
-        if self.crf.iterations == 0 and self.argmax and len(mask) == 1 and bool(((mask == 0) | (mask == 1)).all()):
+        if self.crf.iterations == 0 and self.argmax and len(mask) == 1:
             return mask
         whole = self.dimensions == 3 and image.ndim == 4
         axis = volume_slice_axis(image) if image.ndim == 4 else None
