@@ -353,8 +353,12 @@ def test_a_pool_pastes_implants_into_slices_without_hemorrhage(packed, tmp_path)
     apart = implant_pool(packed, per_scan=2, seed=3, workers=2)
     assert apart.index == pool.index and np.array_equal(apart[7][0], pool[7][0])
     operated = implant_pool(packed, per_scan=2, seed=3, folder=tmp_path, surgery_share=1.0)
-    opened = [sum(int((p.packed.gray[p.index[k][1]] == 255).sum()) - int((p[k][0][0] == 255).sum()) for k in range(len(p)))
-              for p in (pool, operated)]  # fmt: skip
+
+    def bone_lost(implants):
+        before = (int((implants.packed.gray[slice_number] == 255).sum()) for _, slice_number in implants.index)
+        return sum(before) - sum(int((implants[k][0][0] == 255).sum()) for k in range(len(implants)))
+
+    opened = [bone_lost(implants) for implants in (pool, operated)]
     assert opened[1] > opened[0] + 20 and len(operated) > 20  # bone is gone, and what was kept is not read
     # A part of the folds gets the same implants as all of them.
     some = implant_pool(packed.of_folds([1, 4]), per_scan=2, seed=3)

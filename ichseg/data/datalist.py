@@ -149,8 +149,7 @@ def datalist_problems(content: Any) -> Iterator[tuple[int | None, str, str]]:
         if isinstance(entry.get("case"), str) and (first := cases.setdefault(entry["case"], index)) != index:
             found.append((index, "case", f"is that of training[{first}]"))
         chosen = entry.get("label_slices")
-        numbers = isinstance(chosen, list) and all(isinstance(number, int) for number in chosen)
-        if numbers and len(set(chosen)) < len(chosen):
+        if isinstance(chosen, list) and len({*map(str, chosen)}) < len(chosen):
             found.append((index, "label_slices", "names a slice twice"))
         if isinstance(entry.get("image"), str):
             first = names.setdefault(scan_name(entry["image"]), index)
