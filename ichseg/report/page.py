@@ -34,6 +34,12 @@ HEADINGS = {
     "a_cm": ("A cm", True), "b_cm": ("B cm", True), "c_cm": ("C cm", True), "abc2_ml": ("ABC/2 mL", True),
     "seconds": ("s", True), "message": ("message", False),
 }  # fmt: skip
+# What a heading says to who points at it; else the name of the column in results.csv.
+MEANINGS = {
+    "probability": "probability that the scan shows hemorrhage", "priority": "1: look at it first",
+    "unusual": "how unlike the training scans it looks, in standard deviations; flagged above 3",
+    "largest_slice": "the slice with the most hemorrhage, counted from 1", "seconds": "seconds for this scan",
+}  # fmt: skip
 # Title and style of what stands on top.
 ATTENTION = dict(zip(TOLD, (("Failed: no mask", ""), ("Flagged: review before use", " doubts")), strict=True))
 PAGE_SCANS = 40  # with pictures and volumes, about half a megabyte each
@@ -239,7 +245,10 @@ def _common(
         "names": columns,
         "places": {number: page_name(place) for place, part in enumerate(parts, 1) for number, _ in part},
         "unpictured": sum(found.counts[status] for status in DONE) - sum(map(len, parts)),
-        "columns": [{"heading": HEADINGS[name][0], "number": HEADINGS[name][1]} for name in columns],
+        "columns": [
+            {"heading": HEADINGS[name][0], "number": HEADINGS[name][1], "meaning": MEANINGS.get(name, name)}
+            for name in columns
+        ],
     }
 
 
