@@ -28,7 +28,7 @@ from ichseg.networks import (
     slice_classifier,
 )
 from ichseg.networks.segmenters import USUAL_CHANNELS
-from ichseg.transforms import head_ct_loader
+from ichseg.transforms import HemorrhageMaskd, head_ct_loader
 from ichseg.version import __version__
 
 CONFIGS = [
@@ -285,7 +285,8 @@ def test_what_programs_may_change_is_what_is_used():
     assert parts["displayable_configs"] == {"threshold": shipped.threshold}
     parts.parser["displayable_configs"].update({"threshold": 0.9})
     parts.parser.parse()
-    assert [s.transform.threshold for s in parts["postprocessing"].transforms if hasattr(s, "mask")] == [0.9]
+    steps = parts["postprocessing"].transforms
+    assert [step.transform.threshold for step in steps if isinstance(step, HemorrhageMaskd)] == [0.9]
 
 
 def test_pseudo_and_segmentation_evaluation_configs_run(phantoms, tmp_path, capsys):

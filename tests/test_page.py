@@ -268,7 +268,7 @@ def test_the_viewer_tells_left_from_right(browser, tmp_path, corner):
         around = mask[max(0, column - 3) : column + 4, max(0, line - 3) : line + 4, number]
         assert around.any() if inside else not around.all()
         assert not inside or one[5] == row["side"]
-    assert sum("in the mask" in one[6] for one in told) > 1
+    assert any("in the mask" in one[6] for one in told)
 
 
 def test_it_prints_with_its_pictures(browser, out):

@@ -103,8 +103,11 @@ def test_other_formats_are_counted(ran, tmp_path, monkeypatch, capsys):
     (tmp_path / "a.dcm").write_bytes(b"")
     monkeypatch.setattr("ichseg.dicom.has_dicom", lambda: False)
     assert main(["segment", str(tmp_path), str(tmp_path / "out")]) == 2
-    assert 'for DICOM: pip install "ichseg[dicom]"' in capsys.readouterr().err
-    with pytest.raises(ichseg.IchsegError, match=r"no \.nii or \.nii\.gz file in this folder; 1 DICOM file: convert"):
+    assert '1 DICOM file: pip install "ichseg[dicom]" to read' in capsys.readouterr().err
+    (tmp_path / "b.mha").write_bytes(b"")
+    with pytest.raises(
+        ichseg.IchsegError, match=r"no \.nii or \.nii\.gz file in this folder; 1 DICOM and 1 MetaImage files: convert"
+    ):
         list_scans(tmp_path)
 
 
