@@ -198,8 +198,8 @@ def check_patients(path: str | Path, scans: Iterable[Mapping[str, Any]], parts: 
     """
     seen: dict[str, int] = {}
     for scan in scans:
-        fold = int(scan.get("fold") or 0) if scan.get("fold") is not None else -1
-        if fold in parts:
+        fold = scan.get("fold")
+        if fold is not None and fold in parts:
             first = seen.setdefault(patient_name(scan), fold)
             if parts[first] != parts[fold]:
                 raise IchsegError(

@@ -21,6 +21,7 @@ from ichseg.errors import IchsegError
 from ichseg.folder.configured import configured_runner
 from ichseg.folder.journal import Journal, WorkerJournal
 from ichseg.folder.memory import return_freed_memory
+from ichseg.io.urls import source_of
 from ichseg.logs import hush_monai
 from ichseg.provenance import network_hash, value_hash
 
@@ -127,7 +128,7 @@ class DaskEngine:
             return
         journal: Journal = runner.journal
         first = runner.dataset.data[todo[0]]
-        place = Path(str(first["dicom"]["place"] if "dicom" in first else first["image"]))
+        place = Path(source_of(first))
         inputs = [str(folder) for folder in (place, place.parent) if folder.is_dir()][:1]
         work = Work(self.bundle, self.config, self.values, journal.run, (str(runner.output_dir), *inputs))
         size = max(1, min(self.batch, len(todo) // (2 * (self.workers or os.cpu_count() or 1))))

@@ -201,7 +201,8 @@ class ScanDataset(Dataset):
         known, moved = item[DICOM], list[str]()
 
         def before(path: Path) -> None:
-            moved.extend(filter(None, [self.make_way(path) if self.make_way is not None else None]))
+            if self.make_way is not None and (name := self.make_way(path)):
+                moved.append(name)
 
         doubts = [*known["doubts"], *write_scan(item, before), *map(kept_aside, moved)]
         item = self.transform(item)

@@ -75,7 +75,7 @@ def read_parts(folder: str | Path, count: int) -> list[Part]:
 
 
 def _divisions(folder: Path) -> list[int]:
-    """In how many parts a folder was run, in order; more than one number if it was divided anew."""
+    """How many parts a folder was run in; several numbers if it was run again with another number of parts."""
     found = (_NAMED.fullmatch(path.name) for path in folder.glob("*-*of*.jsonl"))
     return sorted({int(match[1]) for match in found if match})
 

@@ -1,4 +1,4 @@
-"""Names of what is not on this machine."""
+"""Where scans come from: files, DICOM, and names of what is not on this machine."""
 
 from __future__ import annotations
 
