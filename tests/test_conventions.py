@@ -8,25 +8,56 @@ import pytest
 import torch
 from monai.data import MetaTensor, list_data_collate
 from monai.inferers import SliceInferer
-from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, Orientation
+from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, MapTransform, Orientation
 
+import ichseg.transforms
 from ichseg.cam import principal_component
 from ichseg.context import fuse
 from ichseg.data.slices import slice_labels_in_order
+from ichseg.dicom.writer import WriteDicomd
 from ichseg.inference import SliceBatchInferer, SliceScorer
+from ichseg.io.urls import DICOM
+from ichseg.methods.hgi_sam.volume import AttentionMapsd
+from ichseg.methods.resnet_lstm.volume import SequenceMasksd
+from ichseg.methods.slice_masks import SliceMasksd
 from ichseg.networks import slice_classifier
 from ichseg.transforms import (
+    CheckSameGridd,
+    CompareAppearanced,
     DenseCRF,
+    GateSlicesd,
     HeadCrop,
     HeadCTReader,
+    LayerAggregationd,
+    MeasureHemorrhaged,
     NeighborSlices,
     RandImplantHemorrhaged,
+    RemoveShelld,
+    SaveImageMaskd,
+    SaveSliceProbabilityd,
     SliceResize,
     SlicesLastd,
     gray_range,
 )
+from ichseg.transforms.base import DictionaryTransform, SingleKeyTransform
 from ichseg.transforms.volumes import volume_slice_axis
 
+# What the transforms need that no array transform stands behind; the others share one base class.
+NEEDED = {
+    AttentionMapsd: {"network": torch.nn.Identity()},
+    CheckSameGridd: {},
+    CompareAppearanced: {"reference": {"mean": [0.0], "deviation": [1.0], "precision": [[1.0]]}},
+    GateSlicesd: {"by": "label"},
+    LayerAggregationd: {"reference_key": "image", "output_key": "pred"},
+    MeasureHemorrhaged: {},
+    RemoveShelld: {},
+    SaveImageMaskd: {"output_dir": "none"},
+    SaveSliceProbabilityd: {"output_dir": "none"},
+    SequenceMasksd: {"network": torch.nn.Identity()},
+    SliceMasksd: {"maker": torch.nn.Identity()},
+    SlicesLastd: {},
+    WriteDicomd: {"output_dir": "none", "kinds": "seg", "weights": "none"},
+}
 DIRECTIONS = {"R": (1, 0, 0), "L": (-1, 0, 0), "A": (0, 1, 0), "P": (0, -1, 0), "S": (0, 0, 1), "I": (0, 0, -1)}
 
 
@@ -123,3 +154,22 @@ def test_convnext_is_torchscript():
     x = torch.rand(1, 1, 64, 64)
     with torch.no_grad():
         assert torch.allclose(torch.jit.script(network)(x), network(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("made", NEEDED, ids=lambda made: made.__name__)
+def test_missing_keys_can_be_allowed(made):
+    item = {"image": MetaTensor(torch.rand(1, 8, 8, 4)), "slice_labels": [0, 0, 0, 1], DICOM: {}}
+    assert made("absent", **NEEDED[made], allow_missing_keys=True)(item) == item
+    with pytest.raises(KeyError, match="absent"):
+        made("absent", **NEEDED[made])(item)
+    if issubclass(made, SingleKeyTransform):
+        with pytest.raises(ValueError, match=f"{made.__name__} takes one key, not one, two"):
+            made(["one", "two"], **NEEDED[made])
+
+
+def test_every_dictionary_transform_is_tried():
+    ours = {
+        made for made in vars(ichseg.transforms).values() if isinstance(made, type) and issubclass(made, MapTransform)
+    }
+    by_hand = {made for made in ours if not issubclass(made, DictionaryTransform)}
+    assert by_hand - {RandImplantHemorrhaged} == {made for made in NEEDED if made in ours}  # its keys are named apart

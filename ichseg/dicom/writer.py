@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from monai.config import KeysCollection
-from monai.transforms import MapTransform
 
 from ichseg.dicom.capture import captures
 from ichseg.dicom.files import Source
@@ -22,11 +21,11 @@ from ichseg.io.folder import ROOT, subfolder
 from ichseg.io.urls import DICOM
 from ichseg.overrides import object_kinds
 from ichseg.provenance import file_hash
-from ichseg.transforms.base import BACKENDS
+from ichseg.transforms.base import SingleKeyTransform
 from ichseg.transforms.saver import BEFORE_WRITE
 
 
-class WriteDicomd(MapTransform):
+class WriteDicomd(SingleKeyTransform):
     """Write a mask of a DICOM series as SEG, SR and secondary captures; scans that are not DICOM pass as they are.
 
     Files: ``NAME_seg.dcm`` (not for an empty mask), ``NAME_sr.dcm``, ``NAME_capture/001.dcm`` and on. Each appears
@@ -42,12 +41,11 @@ class WriteDicomd(MapTransform):
         measured_key: what :class:`ichseg.transforms.MeasureHemorrhaged` found.
         probability_key: the probability of hemorrhage in the scan, if there is one.
         image_key: the scan; what its meta data say is doubtful goes into the report, as what stands under ``flags``.
+        allow_missing_keys: do nothing where the key is not there.
 
     Raises:
         IchsegError: an unknown kind.
     """
-
-    backend = BACKENDS
 
     def __init__(
         self,
@@ -59,8 +57,9 @@ class WriteDicomd(MapTransform):
         measured_key: str = "measured",
         probability_key: str = "probability",
         image_key: str = "image",
+        allow_missing_keys: bool = False,
     ) -> None:
-        super().__init__(keys)
+        super().__init__(keys, allow_missing_keys)
         self.kinds = object_kinds("dicom_objects", kinds)
         self.output_dir, self.weights, self.threshold = Path(output_dir), Path(weights), threshold
         self.measured_key, self.probability_key, self.image_key = measured_key, probability_key, image_key

@@ -7,17 +7,16 @@ from typing import Any
 
 import torch
 from monai.config import KeysCollection
-from monai.transforms import MapTransform
 from monai.transforms.traits import ThreadUnsafe
 from torch import Tensor
 
-from ichseg.transforms.base import BACKENDS
+from ichseg.transforms.base import SingleKeyTransform
 from ichseg.transforms.volumes import like, plain
 
 MaskMaker = Callable[[Tensor], Tensor]
 
 
-class SliceMasksd(MapTransform, ThreadUnsafe):
+class SliceMasksd(SingleKeyTransform, ThreadUnsafe):
     """Windowed scan -> masks of the slices that may bleed, a few slices at a time.
 
     Args:
@@ -27,9 +26,8 @@ class SliceMasksd(MapTransform, ThreadUnsafe):
         output_key: gets the mask (1, X, Y, slices) uint8.
         gate: probability a slice needs.
         batch_size: slices at a time.
+        allow_missing_keys: do nothing where the key is not there.
     """
-
-    backend = BACKENDS
 
     def __init__(
         self,
@@ -39,8 +37,9 @@ class SliceMasksd(MapTransform, ThreadUnsafe):
         output_key: str = "pred",
         gate: float = 0.5,
         batch_size: int = 4,
+        allow_missing_keys: bool = False,
     ) -> None:
-        super().__init__(keys)
+        super().__init__(keys, allow_missing_keys)
         self.maker, self.gate, self.batch_size = maker, gate, batch_size
         self.probability_key, self.output_key = probability_key, output_key
 

@@ -6,11 +6,27 @@ import inspect
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, ClassVar
 
+from monai.config import KeysCollection
 from monai.transforms import InvertibleTransform, MapTransform
 from monai.utils.enums import TransformBackends
 
 # Tensors and NumPy arrays come in; tensors go out.
 BACKENDS = [TransformBackends.TORCH, TransformBackends.NUMPY]
+
+
+class SingleKeyTransform(MapTransform):
+    """A dictionary transform of one key.
+
+    Raises:
+        ValueError: several keys.
+    """
+
+    backend = BACKENDS
+
+    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        if len(self.keys) != 1:
+            raise ValueError(f"{type(self).__name__} takes one key, not {', '.join(map(str, self.keys))}")
 
 
 class DictionaryTransform(MapTransform):

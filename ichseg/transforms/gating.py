@@ -28,6 +28,7 @@ class GateSlicesd(MapTransform):
         labels_key: slice labels of the datalist, in stored order; needed unless ``by`` is ``"prediction"``.
         image_key: the volume.
         by: ``"prediction"`` (the paper), ``"label"`` (1 or 0 by the label), ``"both"`` (0 where the label is 0).
+        allow_missing_keys: leave out probabilities that are not there.
     """
 
     backend = BACKENDS
@@ -38,8 +39,9 @@ class GateSlicesd(MapTransform):
         labels_key: str = "slice_labels",
         image_key: str = "image",
         by: str = "prediction",
+        allow_missing_keys: bool = False,
     ) -> None:
-        super().__init__(keys)
+        super().__init__(keys, allow_missing_keys)
         if by not in GATES:
             raise ValueError(f"by must be one of {', '.join(GATES)}, not '{by}'")
         self.labels_key, self.image_key, self.by = labels_key, image_key, by

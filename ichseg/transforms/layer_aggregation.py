@@ -63,6 +63,7 @@ class LayerAggregationd(MapTransform):
         output_key: key of the mask.
         threshold, rule, layers: as in :class:`LayerAggregation`.
         score_key: key of the score; None does not keep it.
+        allow_missing_keys: leave out maps that are not there; where none is, there is no mask.
     """
 
     backend = BACKENDS
@@ -76,14 +77,17 @@ class LayerAggregationd(MapTransform):
         rule: str = "or",
         layers: str | int = "both",
         score_key: str | None = None,
+        allow_missing_keys: bool = False,
     ) -> None:
-        super().__init__(keys)
+        super().__init__(keys, allow_missing_keys)
         self.reference_key, self.output_key, self.score_key = reference_key, output_key, score_key
         self.transform = LayerAggregation(threshold, rule, layers)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         item = dict(data)
-        maps = [item.pop(key) for key in self.key_iterator(item)]
+        maps = [item.pop(key) for key in self.key_iterator(dict(item))]
+        if not maps:
+            return item
         score = self.transform.score(maps, item[self.reference_key])
         item[self.output_key] = self.transform.cut(score)
         if self.score_key is not None:

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import MapTransform, Transform
+from monai.transforms import Transform
 from scipy import ndimage
 
 from ichseg.anatomy import mask_doubts, midline_of
 from ichseg.io.geometry import SIDE_UNKNOWN
 from ichseg.metrics import measure_mask, without_small_holes, without_small_lesions
-from ichseg.transforms.base import BACKENDS, DictionaryTransform
+from ichseg.transforms.base import BACKENDS, DictionaryTransform, SingleKeyTransform
 from ichseg.transforms.volumes import (
     affine_of,
     checked_lengths,
@@ -107,7 +107,7 @@ class FillSmallHolesd(DictionaryTransform, array=FillSmallHoles):
     """Dictionary version of :class:`FillSmallHoles`."""
 
 
-class MeasureHemorrhaged(MapTransform):
+class MeasureHemorrhaged(SingleKeyTransform):
     """Measure a mask, see :func:`ichseg.metrics.measure_mask`; the side comes from the midline of the scan beside it.
 
     What makes the mask doubtful (:func:`ichseg.anatomy.mask_doubts`) is added to the list under ``flags``; the plane of
@@ -119,6 +119,7 @@ class MeasureHemorrhaged(MapTransform):
             own; its flags say whether left and right are known. Without an affine it gives no side.
         level, width: the window of the scan in HU.
         output_key: gets the dictionary of measures.
+        allow_missing_keys: do nothing where the key is not there.
 
     Raises:
         ValueError: when called, for a mask without an affine.
@@ -133,8 +134,9 @@ class MeasureHemorrhaged(MapTransform):
         level: float = 50.0,
         width: float = 130.0,
         output_key: str = "measured",
+        allow_missing_keys: bool = False,
     ) -> None:
-        super().__init__(keys)
+        super().__init__(keys, allow_missing_keys)
         self.image_key, self.level, self.width, self.output_key = image_key, level, width, output_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:

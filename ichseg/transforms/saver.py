@@ -32,6 +32,7 @@ class SaveImageMaskd(SaveImaged):
         data_root_dir: folders below it are kept below ``output_dir``; empty keeps none.
         dtype: of the voxels: ``uint8`` for masks, ``float32`` for probabilities.
         enabled: False saves nothing.
+        allow_missing_keys: leave out masks that are not there.
 
     The paths written are added to the list under the key ``saved``; what stands under ``before_write`` is called with
     each path before. A folder under ``data_root`` stands in for ``data_root_dir``.
@@ -47,8 +48,10 @@ class SaveImageMaskd(SaveImaged):
         data_root_dir: str = "",
         dtype: str = "uint8",
         enabled: bool = True,
+        allow_missing_keys: bool = False,
     ) -> None:
-        super().__init__(keys, output_dir=output_dir, output_postfix=output_postfix, print_log=False)
+        super().__init__(keys, output_dir=output_dir, output_postfix=output_postfix, print_log=False,
+                         allow_missing_keys=allow_missing_keys)  # fmt: skip
         self.output_dir, self.postfix, self.root = Path(output_dir), output_postfix, data_root_dir
         self.dtype, self.enabled = np.dtype(dtype), enabled
 

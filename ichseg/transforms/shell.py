@@ -9,14 +9,13 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import MapTransform
 
 from ichseg.anatomy import shell_of
-from ichseg.transforms.base import BACKENDS
+from ichseg.transforms.base import SingleKeyTransform
 from ichseg.transforms.volumes import affine_of, checked_mask, like, plain, volume_slice_axis, windowed_hounsfield
 
 
-class RemoveShelld(MapTransform):
+class RemoveShelld(SingleKeyTransform):
     """Empty a mask (1, X, Y, Z) where it is a shell along the skull, see :func:`ichseg.anatomy.shell_of`.
 
     How much was removed is added to the list under ``flags``.
@@ -27,13 +26,11 @@ class RemoveShelld(MapTransform):
             Without an affine nothing is done.
         level, width: the window of the scan in HU.
         enabled: False does nothing.
-        allow_missing_keys: leave out a key that is not there.
+        allow_missing_keys: do nothing where the key is not there.
 
     Raises:
         ValueError: when called, for a mask without an affine.
     """
-
-    backend = BACKENDS
 
     def __init__(
         self,

@@ -8,17 +8,16 @@ from typing import Any
 
 import numpy as np
 from monai.config import KeysCollection
-from monai.transforms import MapTransform
 
 from ichseg.data.slices import slice_labels_in_order
 from ichseg.errors import ScanError
 from ichseg.io import scan_name, write_text
 from ichseg.io.folder import ROOT, subfolder
-from ichseg.transforms.base import BACKENDS
+from ichseg.transforms.base import SingleKeyTransform
 from ichseg.transforms.saver import BEFORE_WRITE
 
 
-class SaveSliceProbabilityd(MapTransform):
+class SaveSliceProbabilityd(SingleKeyTransform):
     """Write the probability of every slice to ``NAME_slices.csv``: ``slice`` (0 is the file's first), ``probability``.
 
     The largest goes under ``probability``, as the scan's; the path is added to the list under ``saved``.
@@ -28,14 +27,18 @@ class SaveSliceProbabilityd(MapTransform):
         output_dir: folder for the tables.
         image_key: the scan (1, X, Y, slices), whose meta data name its file.
         data_root_dir: folders below it are kept below ``output_dir``; empty keeps none.
+        allow_missing_keys: do nothing where the key is not there.
     """
 
-    backend = BACKENDS
-
     def __init__(
-        self, keys: KeysCollection, output_dir: str | Path, image_key: str = "image", data_root_dir: str = ""
+        self,
+        keys: KeysCollection,
+        output_dir: str | Path,
+        image_key: str = "image",
+        data_root_dir: str = "",
+        allow_missing_keys: bool = False,
     ) -> None:
-        super().__init__(keys)
+        super().__init__(keys, allow_missing_keys)
         self.output_dir, self.image_key, self.root = Path(output_dir), image_key, data_root_dir
 
     def described(self) -> dict[str, Any]:

@@ -8,18 +8,17 @@ from typing import Any
 import numpy as np
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import MapTransform
 
 from ichseg.anatomy.appearance import UNLIKE, Reference, appearance
 from ichseg.io import spacing_mm
 from ichseg.provenance import value_hash
-from ichseg.transforms.base import BACKENDS
+from ichseg.transforms.base import SingleKeyTransform
 from ichseg.transforms.volumes import plain, volume_slice_axis
 
 NO_BRAIN = "no brain found: not a head CT, or one that is hard to read"
 
 
-class CompareAppearanced(MapTransform):
+class CompareAppearanced(SingleKeyTransform):
     """Measure how unlike the training scans a scan is, see :class:`ichseg.anatomy.appearance.Reference`.
 
     The distance (about 1 for training scans) goes under ``output_key``; beyond ``limit``, or where no brain is found, a
@@ -30,9 +29,8 @@ class CompareAppearanced(MapTransform):
         reference: mean, deviation and precision of the training scans; None compares nothing.
         limit: distance beyond which a scan is flagged.
         output_key: gets the distance.
+        allow_missing_keys: do nothing where the key is not there.
     """
-
-    backend = BACKENDS
 
     def __init__(
         self,
@@ -40,8 +38,9 @@ class CompareAppearanced(MapTransform):
         reference: Mapping[str, Sequence[Any]] | None = None,
         limit: float = UNLIKE,
         output_key: str = "unusual",
+        allow_missing_keys: bool = False,
     ) -> None:
-        super().__init__(keys)
+        super().__init__(keys, allow_missing_keys)
         self.reference = None if reference is None else Reference(**reference)
         self.limit, self.output_key = limit, output_key
 

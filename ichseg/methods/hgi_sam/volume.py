@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from monai.config import KeysCollection
-from monai.transforms import MapTransform
 from monai.transforms.traits import ThreadUnsafe
 from scipy import ndimage
 from torch import nn
@@ -16,13 +15,13 @@ from torch import nn
 from ichseg.anatomy import intracranial_mask
 from ichseg.methods.hgi_sam.method import hgi_sam_maps, swin_grad_cam_maps, swin_sam_maps
 from ichseg.methods.hgi_sam.recorder import PLACES
-from ichseg.transforms.base import BACKENDS
+from ichseg.transforms.base import SingleKeyTransform
 from ichseg.transforms.volumes import like, plain, volume_slice_axis, windowed_hounsfield
 
 MAPS = ("hgi_sam", "swin_sam", "swin_grad_cam")
 
 
-class AttentionMapsd(MapTransform, ThreadUnsafe):
+class AttentionMapsd(SingleKeyTransform, ThreadUnsafe):
     """Windowed slices -> one map per slice, zeros where the slice is negative.
 
     Args:
@@ -37,12 +36,11 @@ class AttentionMapsd(MapTransform, ThreadUnsafe):
         gradients_at: see :class:`ichseg.methods.hgi_sam.AttentionRecorder`.
         batch_size: slices per pass.
         device: where the network runs.
+        allow_missing_keys: do nothing where the key is not there.
 
     Raises:
         ValueError: an unknown kind or place.
     """
-
-    backend = BACKENDS
 
     def __init__(
         self,
@@ -58,8 +56,9 @@ class AttentionMapsd(MapTransform, ThreadUnsafe):
         gradients_at: str = PLACES[0],
         batch_size: int = 4,
         device: str | torch.device = "cpu",
+        allow_missing_keys: bool = False,
     ) -> None:
-        super().__init__(keys)
+        super().__init__(keys, allow_missing_keys)
         if kind not in MAPS:
             raise ValueError(f"kind must be one of {', '.join(MAPS)}, not '{kind}'")
         if gradients_at not in PLACES:

@@ -10,12 +10,11 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.inferers import Inferer
-from monai.transforms import MapTransform
 from monai.transforms.traits import ThreadUnsafe
 
 from ichseg.methods.resnet_lstm.candidates import bright_candidates, refined
 from ichseg.methods.resnet_lstm.network import LENGTH, SliceSequenceClassifier, sequence_maps, windows
-from ichseg.transforms.base import BACKENDS
+from ichseg.transforms.base import SingleKeyTransform
 from ichseg.transforms.volumes import like, plain, volume_slice_axis, windowed_hounsfield
 
 
@@ -40,7 +39,7 @@ class SequenceScorer(Inferer):
         return torch.cat(scores).float().sigmoid()[None]
 
 
-class SequenceMasksd(MapTransform, ThreadUnsafe):
+class SequenceMasksd(SingleKeyTransform, ThreadUnsafe):
     """Windowed scan -> a mask of the bright pieces that the class activation map of their slice points at.
 
     Args:
@@ -55,9 +54,8 @@ class SequenceMasksd(MapTransform, ThreadUnsafe):
         least_mean: mean of the map a piece needs, see :func:`refined`.
         seed: of the clustering.
         device: where the network runs.
+        allow_missing_keys: do nothing where the key is not there.
     """
-
-    backend = BACKENDS
 
     def __init__(
         self,
@@ -73,8 +71,9 @@ class SequenceMasksd(MapTransform, ThreadUnsafe):
         least_mean: float = 0.4,
         seed: int = 0,
         device: str | torch.device = "cpu",
+        allow_missing_keys: bool = False,
     ) -> None:
-        super().__init__(keys)
+        super().__init__(keys, allow_missing_keys)
         self.network, self.length, self.gate, self.device = network, length, gate, torch.device(device)
         self.probability_key, self.output_key, self.score_key = probability_key, output_key, score_key
         self.level, self.width, self.least_mean, self.seed = level, width, least_mean, seed
