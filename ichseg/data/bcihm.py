@@ -32,6 +32,8 @@ SLICE_THICKNESS_MM = 5.0
 CT_PIXELS_PER_JPEG_PIXEL = 0.795
 # Median of the known spacings; used, and said to be nominal, where the spacing is unknown.
 NOMINAL_IN_PLANE_MM = 0.335
+# Of the gray levels: window level 40 width 120 was burnt in.
+HOUNSFIELD = np.rint(np.arange(256) / 255.0 * 120.0 - 20.0).astype(np.int16)
 
 Rows = dict[str, list[dict[str, Any]]]
 Progress = Callable[[Iterable[str]], Iterable[str]]
@@ -131,8 +133,7 @@ class _JpegRelease:
         # back, so both in-plane axes run against RAS. Slice 1 is the lowest.
         affine = np.diag([-in_plane, -in_plane, SLICE_THICKNESS_MM, 1.0])
         note = "" if known else SPACING_UNKNOWN
-        # Window level 40 width 120 was burnt in.
-        hounsfield = np.rint(grey / 255.0 * 120.0 - 20.0).astype(np.int16)
+        hounsfield = HOUNSFIELD[grey.T].T  # voxels stay in the order of the file
         write_volume(output / "images" / f"{patient}.nii.gz", hounsfield, affine, note)
         scan: dict[str, Any] = {
             "case": patient,
@@ -254,12 +255,12 @@ def _read_grey(path: Path) -> np.ndarray:
 
 
 def _read_stack(files: list[Path]) -> np.ndarray:
-    """(column, row, slice) uint8 grey levels of pictures of one size."""
+    """(column, row, slice) uint8 gray levels of pictures of one size, slice by slice in memory."""
     pictures = [_read_grey(file) for file in files]
     for file, picture in zip(files, pictures, strict=True):
         if picture.shape != pictures[0].shape:
             raise IchsegError(f"{file}: size {picture.shape} differs from the first slice, {pictures[0].shape}")
-    return np.stack(pictures, axis=-1)
+    return np.stack([picture.T for picture in pictures]).T
 
 
 def _mask_slice(path: Path, shape: tuple[int, ...]) -> np.ndarray:
