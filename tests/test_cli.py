@@ -110,6 +110,22 @@ def test_debug_stands_before_or_after_the_data_set(words):
     assert not build_parser().parse_args(["prepare", "phantom", "out"]).debug
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["segment", "in", "out", "--treshold", "0.5"],
+         ["usage: ichseg segment [-h]", "error: unknown arguments: --treshold 0.5; did you mean --threshold?"]),
+        (["prepare", "phantom", "out", "--seeds=2"], ["usage: ichseg prepare phantom", "; did you mean --seed?"]),
+        (["demo", "--nothing-like-it"], ["usage: ichseg demo", "unknown argument: --nothing-like-it\n"]),
+    ],
+)  # fmt: skip
+def test_unknown_options_are_told_with_the_commands_own_usage(capsys, words, said):
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    told = capsys.readouterr().err
+    assert ended.value.code == 2 and all(text in told for text in said)
+
+
 @pytest.mark.parametrize(("file", "said"), [("out/x", "out/x: "), (None, "")])
 def test_a_full_disk_is_no_bug(monkeypatch, capsys, file, said):
     def full(_):

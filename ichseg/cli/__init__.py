@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Sequence
 from importlib import import_module
 
+from ichseg.cli.options import Parser
 from ichseg.errors import INTERRUPTED, NO_ROOM, USAGE, first_cause, is_set_up, one_line
 from ichseg.progress import never_stop_printing
 from ichseg.version import __version__
@@ -47,7 +48,7 @@ Unrelated to the R package of the same name. For research only, not for clinical
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
     raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="ichseg",
         description="Segment intracranial hemorrhage on head CT, trained from slice labels only.",
         epilog=EXAMPLES,

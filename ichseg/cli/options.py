@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 from ichseg.defaults import BACKENDS, PRECISIONS, TRAIN_FOLDS, VAL_FOLDS
+
+
+class Parser(argparse.ArgumentParser):
+    """Tells of unknown options with the usage of the command they were given to, and what may have been meant."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[argparse.Namespace, list[str]]:  # type: ignore[override]
+        known, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            options = re.findall(r"--[\w-]+", self.format_help())
+            close = difflib.get_close_matches(unknown[0].split("=")[0], options, 1)
+            meant = f"; did you mean {close[0]}?" if close else ""
+            self.error(f"unknown argument{'s' * (len(unknown) > 1)}: {' '.join(unknown)}{meant}")
+        return known, unknown
 
 
 def datalist_option(parser: argparse.ArgumentParser, text: str = "made by 'ichseg prepare'") -> None:
