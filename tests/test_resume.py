@@ -120,6 +120,18 @@ def test_other_weights_and_versions_do_all_anew(scans, tmp_path, monkeypatch):
     assert run(scans, out) == 0 and not reused(out)
 
 
+def test_outputs_that_a_run_does_not_write_do_not_stay_beside_its_masks(scans, tmp_path):
+    out = tmp_path / "out"
+    assert run(scans, out, "--save-probabilities") == 0
+    (out / "b_probability.nii.gz").write_bytes(b"somebody's work")
+    assert run(scans, out) == 0
+    assert [path.name for path in out.rglob("*_probability.nii.gz")] == ["b_probability.nii.gz"]
+    assert run(scans, out, "--save-probabilities") == 0 and not reused(out)
+    assert len(list(out.rglob("*_probability.nii.gz"))) == 4
+    assert (out / "b_probability.nii.gz.bak").read_bytes() == b"somebody's work"
+    assert run(scans, out, "--save-probabilities") == 0 and len(reused(out)) == 4
+
+
 def test_an_edited_mask_is_set_aside(scans, tmp_path, caplog):
     out = tmp_path / "out"
     assert run(scans, out) == 0

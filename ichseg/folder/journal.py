@@ -152,9 +152,15 @@ class Journal:
     def record(
         self, item: Mapping[str, Any], identity: dict[str, Any], row: dict[str, Any], outputs: Sequence[Path]
     ) -> None:
-        """Write down that a case is done, after its outputs are in place."""
+        """Write down that a case is done, after its outputs are in place.
+
+        Other outputs that earlier runs made of the case are removed, such as probabilities that this run does not
+        write: beside its mask they would look like its own.
+        """
         names = {os.path.relpath(path, self.folder): path for path in outputs}
         kept = {name: {"bytes": p.stat().st_size, "sha256": file_hash(p)} for name, p in sorted(names.items())}
+        for record in self._records_of(str(item["case"])):
+            self._remove({name: old for name, old in record["outputs"].items() if name not in kept})
         done = {"case": item["case"], "run": self.run, "input": identity, "outputs": kept, "row": row}
         self._append({**done, "at": time.time()})
         self._recorded(kept)
@@ -193,12 +199,16 @@ class Journal:
         for record in self._records_of(str(item["case"])):
             if record["input"]["sha256"] == identity["sha256"]:
                 continue
-            for name, kept in record["outputs"].items():
-                if self._same(name, kept):
-                    (self.folder / name).unlink(missing_ok=True)
-                    if self.elsewhere is not None:
-                        self.elsewhere.remove(name)
-                    removed.append(name)
+            removed += self._remove(record["outputs"])
+        return removed
+
+    def _remove(self, outputs: Mapping[str, Mapping[str, Any]]) -> list[str]:
+        """Remove outputs that are as they were recorded; returns their names."""
+        removed = [name for name, kept in outputs.items() if self._same(name, kept)]
+        for name in removed:
+            (self.folder / name).unlink(missing_ok=True)
+            if self.elsewhere is not None:
+                self.elsewhere.remove(name)
         return removed
 
     def make_way(self, path: Path) -> str | None:
