@@ -24,6 +24,7 @@ from conftest import segmenter_file  # noqa: E402
 from dicom_files import save_series  # noqa: E402
 
 from ichseg.cli import main  # noqa: E402
+from ichseg.cli.listen import _echo  # noqa: E402
 from ichseg.dicom.network import DimseDestination, Listener, NotSent, Security  # noqa: E402
 from ichseg.dicom.service import Service  # noqa: E402
 from ichseg.dicom.spool import DiskFull, Spool, short_hash  # noqa: E402
@@ -509,7 +510,10 @@ def test_the_command(studies, weights, tmp_path, capsys):
             process.terminate()
         said = process.communicate(timeout=60)[0]
         assert process.returncode == 0 and "stopped" in said and "2 objects sent to PACS@127.0.0.1" in said, said
-        assert len(archive.got) == 2 and not any(secret in said for secret in ("Zyxwv", "SECRET"))
+        assert len(archive.got) == 2 and not any(secret in said for secret in ("Zyxwv", "SECRET", "warning"))
+    _echo(DimseDestination(f"PACS@127.0.0.1:{archive.port}", "ME"))  # which has gone
+    told = capsys.readouterr().out
+    assert f"PACS@127.0.0.1:{archive.port}: cannot be reached; results wait in the spool" in told
     assert main(["listen", str(tmp_path / "spool")]) == 2
     assert "--send-to AET@HOST:PORT, or use --dry-run" in capsys.readouterr().err
     assert main(["listen", str(tmp_path / "spool"), "--send-to", "nowhere"]) == 2

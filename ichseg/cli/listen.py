@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import signal
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +15,7 @@ from ichseg.errors import DONE, IchsegError
 from ichseg.overrides import object_kinds
 
 if TYPE_CHECKING:
-    from ichseg.dicom.network import Destination, Listener, Security
+    from ichseg.dicom.network import Destination, DimseDestination, Listener, Security
     from ichseg.dicom.service import Service
     from ichseg.dicom.spool import Spool
 
@@ -67,7 +69,7 @@ def service_options(parser: argparse.ArgumentParser) -> None:
     device_options(parser)
 
 
-def make_service(args: argparse.Namespace, spool: Spool, destinations: list[Destination], **more: Any) -> Service:
+def make_service(args: argparse.Namespace, spool: Spool, destinations: Sequence[Destination], **more: Any) -> Service:
     """The service that :func:`service_options` describe."""
     from ichseg.bundle import weight_file
     from ichseg.devices import pick_device
@@ -92,27 +94,37 @@ def run(args: argparse.Namespace) -> int:
     if not args.send_to and not args.dry_run:
         raise IchsegError("name where results go with --send-to AET@HOST:PORT, or use --dry-run")
     security = _security(args)
-    destinations: list[Destination] = [DimseDestination(one, args.aet, security) for one in args.send_to]
+    destinations = [DimseDestination(one, args.aet, security) for one in args.send_to]
     spool = Spool(args.spool, args.min_free)
     service = make_service(args, spool, destinations, quiet_seconds=args.quiet)
     listener = Listener(spool, args.aet, args.host, args.port, tuple(args.allow), security, args.max_associations)
     with spool.opened():
-        return _listen(args, service, listener)
+        return _listen(args, service, listener, [] if args.dry_run else destinations)
 
 
-def _listen(args: argparse.Namespace, service: Service, listener: Listener) -> int:
+def _listen(args: argparse.Namespace, service: Service, listener: Listener, called: Sequence[DimseDestination]) -> int:
     server = listener.start()
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: service.stopped.set())
     print(f"listening as {args.aet} on {args.host}:{server.server_address[1]}; stop with Ctrl-C", flush=True)
     if not args.allow:
         print("everybody who reaches this port may send; --allow AET@HOST restricts it", flush=True)
+    for destination in called:  # a host that does not answer takes its time
+        threading.Thread(target=_echo, args=[destination], daemon=True).start()
     try:
         service.run()
     finally:
         server.shutdown()
     print("stopped; start again with the same command")
     return DONE
+
+
+def _echo(destination: DimseDestination) -> None:
+    """Say at once, not after the first study, if nobody is there to take results."""
+    try:
+        destination.echo()
+    except IchsegError as error:
+        print(f"warning: {error}; results wait in the spool until it does", flush=True)
 
 
 def _security(args: argparse.Namespace) -> Security | None:
