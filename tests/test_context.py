@@ -133,7 +133,7 @@ def test_fusion_does_not_depend_on_the_order_of_writing(order):
     bank = MemoryBank()
     for i in order:
         bank.put(i, "layer1", "one", maps[i])
-    torch.testing.assert_close(bank.fused(0, 6, "layer1"), fuse(maps), atol=0, rtol=0)
+    torch.testing.assert_close(fuse(bank.ensembled(0, 6, "layer1")), fuse(maps), atol=0, rtol=0)
 
 
 def test_support_lowers_only_what_neighbors_do_not_know():
@@ -201,13 +201,13 @@ def test_bank_does_not_depend_on_the_order_of_writing_and_writes_once():
         one.put(*key, value)
     for key in reversed(list(maps)):
         other.put(*key, maps[key])
-    torch.testing.assert_close(one.fused(0, 4, 1), other.fused(0, 4, 1), atol=0, rtol=0)
+    torch.testing.assert_close(fuse(one.ensembled(0, 4, 1)), fuse(other.ensembled(0, 4, 1)), atol=0, rtol=0)
     expected = fuse(torch.stack([(maps[i, 2, "a"] + maps[i, 2, "b"]) / 2 for i in range(4)]))
-    torch.testing.assert_close(one.fused(0, 4, 2), expected)
+    torch.testing.assert_close(fuse(one.ensembled(0, 4, 2)), expected)
     with pytest.raises(ValueError, match="already in the bank"):
         one.put(0, 1, "a", torch.rand(4, 4))
     with pytest.raises(ValueError, match="not in the bank"):
-        one.fused(0, 5, 1)
+        one.ensembled(0, 5, 1)
 
 
 def test_aggregation_or_is_max_and_is_min_and_the_threshold_is_strict():

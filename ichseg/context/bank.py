@@ -7,7 +7,7 @@ from collections.abc import Hashable
 import torch
 from torch import Tensor
 
-from ichseg.context.fusion import ensemble, fuse
+from ichseg.context.fusion import ensemble
 
 
 class MemoryBank:
@@ -47,9 +47,3 @@ class MemoryBank:
         except KeyError as error:
             raise ValueError(f"not in the bank: slice, layer, model {error.args[0]}") from None
         return ensemble(stacks)
-
-    def fused(
-        self, start: int, stop: int, layer: Hashable, window: int = 2, weight: float = 0.5, nf: str = "weights"
-    ) -> Tensor:
-        """(n, h, w): :func:`ichseg.context.fuse` of the ensembled run."""
-        return fuse(self.ensembled(start, stop, layer), window, weight, nf)
