@@ -18,6 +18,13 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["monai.bundle", "monai.data", "ichseg.cli", "ichseg.folder", "ichseg.inference"])
 
 
+def start_server() -> None:
+    """Start the process that others are forked from, with its imports, for whoever forks of it by other ways."""
+    from multiprocessing import forkserver
+
+    forkserver.ensure_running()
+
+
 def run_module(
     words: Sequence[str], cwd: Path | None = None, env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:

@@ -7,12 +7,12 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import forked
 import pytest
 
 from ichseg.cli import main
@@ -33,6 +33,16 @@ def scans(phantoms, tmp_path_factory) -> Path:
             (folder / place / path.name).write_bytes(path.read_bytes())
     (folder / "a" / "phantom_000.nii.gz").write_bytes(b"no scan")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def quick_workers():
+    """Processes forked from one that has imported torch and MONAI."""
+    import dask
+
+    forked.start_server()
+    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -108,24 +118,26 @@ def test_a_scheduler_that_starts_late_and_starts_again(scans, here, tmp_path):
     out, port = tmp_path / "out", free_port()
     address, started = f"tcp://127.0.0.1:{port}", []
 
-    def start(*words: str) -> subprocess.Popen:
-        command = [sys.executable, "-m", "distributed.cli." + words[0], *words[1:]]
-        started.append(subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+    def start(*words: str) -> BaseProcess:
+        started.append(forked.start_module(["distributed.cli." + words[0], *words[1:]], tmp_path))
         return started[-1]
 
-    def scheduler() -> subprocess.Popen:
+    def scheduler() -> BaseProcess:
         return start("dask_scheduler", "--host", "127.0.0.1", "--port", str(port), "--dashboard-address", ":0")
+
+    def worker() -> None:
+        start("dask_worker", address, "--nthreads", "1", "--death-timeout", "200", "--no-dashboard", "--no-nanny")
 
     def restart() -> None:
         time.sleep(1.0)
         first = scheduler()
-        start("dask_worker", address, "--nthreads", "1", "--death-timeout", "200", "--no-dashboard")
+        worker()
         while not any('"case"' in path.read_text() for path in out.glob("journal-worker-*.jsonl")):
             time.sleep(0.2)
         first.kill()
-        first.wait()
+        first.join()
         scheduler()
-        start("dask_worker", address, "--nthreads", "1", "--death-timeout", "200", "--no-dashboard")
+        worker()
 
     helper = threading.Thread(target=restart)
     helper.start()
@@ -136,7 +148,7 @@ def test_a_scheduler_that_starts_late_and_starts_again(scans, here, tmp_path):
         helper.join()
         for process in started:
             process.kill()
-            process.wait()
+            process.join()
     same(here, out)
 
 
@@ -159,6 +171,7 @@ def test_wrong_usage(words, told, scans, tmp_path, capsys, monkeypatch):
 def test_nobody_answers(scans, tmp_path, capsys, monkeypatch):
     from ichseg.folder import dask_engine
 
+    monkeypatch.setattr(dask_engine, "CONNECT_S", 1.0)
     monkeypatch.setattr(dask_engine, "run_on_dask", _impatient(dask_engine.run_on_dask))
     words = ["--engine", "dask", "--scheduler", f"tcp://127.0.0.1:{free_port()}"]
     assert main(["segment", str(scans), str(tmp_path / "out"), *OPTIONS, *words]) == 2

@@ -43,7 +43,7 @@ def test_three_forms_by_one_command(tmp_path, capsys):
                 np.testing.assert_allclose(run(image), expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("architecture", ["context", "small", "label_efficient_attention"])
+@pytest.mark.parametrize("architecture", ["context", "label_efficient_attention"])
 def test_weights_of_ones_own(architecture, tmp_path):
     weights = segmenter_file(tmp_path / "own.pt", architecture)
     assert main(["export", str(tmp_path / "own.ts"), str(tmp_path / "own.pt2"), "--weights", str(weights)]) == 0

@@ -31,6 +31,7 @@ BATCH = 4  # scans in a task: few, so that a lost worker or a slow one costs lit
 AHEAD = 2  # tasks per worker that are sent out: one that runs and the next one
 PATIENCE_S = 300.0  # for a scheduler that is restarted or a share that is gone
 LOOK_S = 2.0
+CONNECT_S = 10.0
 GPU = "GPU"  # the resource by which workers say that they have one
 
 
@@ -211,7 +212,7 @@ class DaskEngine:
         until = time.monotonic() + self.patience_s
         while True:
             try:
-                client = self._distributed.Client(**where, timeout="10s", set_as_default=False)
+                client = self._distributed.Client(**where, timeout=CONNECT_S, set_as_default=False)
                 break
             except (OSError, TimeoutError, ValueError) as error:
                 if time.monotonic() > until or isinstance(error, ValueError):

@@ -183,25 +183,30 @@ def history_chart(path: str | Path, histories: Mapping[str, Sequence[Mapping[str
 
     columns = min(4, len(histories))
     rows = -(-len(histories) // columns)
-    figure = Figure(figsize=(3.2 * columns, 2.2 * rows + 0.5), layout="constrained")
-    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    # Margins in inches: a layout engine would take seconds for many panels.
+    sides, above, below = 0.5, 0.65 if columns > 1 else 0.9, 0.35
+    wide, high = 3.2 * columns, 2.2 * rows + 0.5
+    figure = Figure(figsize=(wide, high))
+    grid = {"left": sides / wide, "right": 1 - sides / wide, "top": 1 - above / high, "bottom": below / high,
+            "wspace": 0.4, "hspace": 0.4}  # fmt: skip
+    axes = list(figure.subplots(rows, columns, squeeze=False, gridspec_kw=grid).flat)
     lines: dict[str, Any] = {}
     for axis, (name, history) in zip(axes, histories.items(), strict=False):
-        shared = axis.twinx()
+        shared = axis.twinx() if any("val_auc" in row for row in history) else None
         for place, key, color in ((axis, "train_loss", 0), (axis, "val_loss", 1), (shared, "val_auc", 2)):
             known = [row for row in history if key in row]
-            if known:
+            if known and place is not None:
                 marker = "o" if len(known) == 1 else ""
                 lines[key] = place.plot([row["epoch"] for row in known], [row[key] for row in known], marker=marker,
                                         color=COLORS[color], linewidth=1.2, markersize=3)[0]  # fmt: skip
-        shared.set_visible(any("val_auc" in row for row in history))
-        shared.set_ylim(0, 1)
-        shared.axhline(0.5, color=COLORS[2], linewidth=0.5, linestyle=":")
-        shared.spines["top"].set_visible(False)
         _finish(axis, "", "", "")
-        axis.set_title(name, fontsize=8)
-        for one in (axis, shared):
-            one.tick_params(labelsize=7)
+        axis.set_title(name, fontsize=8, y=1.0)
+        axis.tick_params(labelsize=7)
+        if shared is not None:
+            shared.set_ylim(0, 1)
+            shared.axhline(0.5, color=COLORS[2], linewidth=0.5, linestyle=":")
+            shared.spines["top"].set_visible(False)
+            shared.tick_params(labelsize=7)
     for axis in axes[len(histories) :]:
         axis.set_visible(False)
     named = {
@@ -209,8 +214,8 @@ def history_chart(path: str | Path, histories: Mapping[str, Sequence[Mapping[str
         "val_loss": "validation loss",
         "val_auc": "AUC of validation slices (right)",
     }
-    figure.legend([lines[key] for key in lines], [named[key] for key in lines], loc="outside upper left", ncols=3,
-                  fontsize=8, frameon=False)  # fmt: skip
+    figure.legend([lines[key] for key in lines], [named[key] for key in lines], loc="upper left",
+                  ncols=3 if columns > 1 else 1, fontsize=8, frameon=False)  # fmt: skip
     _save(figure, path)
 
 
