@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import math
+import os
 import pickle
 
 import pytest
 import torch
+from conftest import segmenter_file
 
 from ichseg import defaults
 from ichseg.devices import pick_device, place
@@ -25,6 +28,7 @@ from ichseg.networks import (
     classifiers,
     load_ensemble,
     load_weights,
+    read_checkpoint,
     read_settings,
     save_weights,
     segmenter,
@@ -199,3 +203,17 @@ def test_modules_that_moved_answer_to_their_old_names():
         assert importlib.import_module("ichseg.data.phantom").phantom_scan
     with pytest.raises(ModuleNotFoundError):
         importlib.import_module("ichseg.data.nothing")
+
+
+def test_settings_of_a_file_that_was_replaced_are_read_anew(tmp_path):
+    path = segmenter_file(tmp_path / "own.pt", size=64)
+    first = read_settings(path, SegmenterSettings)
+    segmenter_file(path, size=96)
+    assert (first.size, read_settings(path, SegmenterSettings).size) == (64, 96)
+    state = path.stat()
+    save_weights(path, read_checkpoint(path), dataclasses.replace(first, size=32))
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert read_settings(path, SegmenterSettings).size == 32
+    path.unlink()
+    with pytest.raises(IchsegError, match=r"own\.pt: weight file not found"):
+        read_settings(path, SegmenterSettings)

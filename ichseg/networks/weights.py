@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import functools
 import logging
 import math
 import pickle
@@ -122,18 +124,20 @@ def read_settings(path: str | Path, kind: type[Settings]) -> Settings:
     Raises:
         IchsegError: the file carries none, as those written before version 0.7, or others.
     """
-    values = getattr(read_checkpoint(path), "_metadata", {}).get(SETTINGS)
+    known = Path(path).stat() if Path(path).is_file() else None
+    seen = () if known is None else (known.st_dev, known.st_ino, known.st_size, known.st_mtime_ns, known.st_ctime_ns)
+    values = copy.deepcopy(_carried(str(path), seen))
     if values is None:
         raise IchsegError(
             f"{path}: this weight file carries no settings (size, window, threshold); if it was written before version "
             f"0.7, convert it: ichseg convert-weights {path} NEW.pt"
         )
-    known = dataclasses.fields(kind)  # type: ignore[arg-type]
-    required = {field.name for field in known if field.default is dataclasses.MISSING}
+    fields = dataclasses.fields(kind)  # type: ignore[arg-type]
+    required = {field.name for field in fields if field.default is dataclasses.MISSING}
     if lacking := sorted(required - values.keys()):
         what = kind.__name__.removesuffix("Settings").lower()
         raise IchsegError(f"{path}: not the weights of a {what}: no {', '.join(lacking)} among its settings")
-    if unknown := sorted(values.keys() - {field.name for field in known}):
+    if unknown := sorted(values.keys() - {field.name for field in fields}):
         raise IchsegError(
             f"{path}: unknown setting {', '.join(unknown)}; a later version of ichseg may have written it"
         )
@@ -141,6 +145,18 @@ def read_settings(path: str | Path, kind: type[Settings]) -> Settings:
         return kind(**values)
     except IchsegError as error:
         raise IchsegError(f"{path}: {error}") from None
+
+
+@functools.lru_cache(maxsize=64)
+def _carried(path: str, seen: tuple[int, ...]) -> dict[str, Any] | None:
+    """The settings in a file; a run asks for them several times, and there is no reading them without the weights.
+
+    Args:
+        path: the file.
+        seen: what changes when it is written.
+    """
+    settings: dict[str, Any] | None = getattr(read_checkpoint(path), "_metadata", {}).get(SETTINGS)
+    return settings
 
 
 def check_settings(settings: Any, **ranges: tuple[float, float]) -> None:
