@@ -7,13 +7,19 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
+import yaml
 
+from ichseg.check.targets import doubts_of_target
 from ichseg.cli import build_parser, main
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-CODE = [code for page in PAGES for code in re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL)]
+CODE, YAML = (
+    [code for page in PAGES for code in re.findall(rf"```{kind}\n(.*?)```", page.read_text("utf-8"), re.DOTALL)]
+    for kind in ("python", "yaml")
+)
 
 
 @pytest.mark.parametrize("code", CODE)
@@ -26,6 +32,29 @@ def test_python_runs(code, tmp_path, monkeypatch):
         save_series(tmp_path / "STUDY", head().astype(int))
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {})
+
+
+@pytest.mark.parametrize("code", YAML)
+def test_configs_name_what_is_there(code, tmp_path):
+    from monai.bundle import ConfigParser
+    from monai.networks.nets import DenseNet121
+
+    content = yaml.safe_load(code)
+    for entry in targets(content):
+        assert entry["_target_"] == "my_package.MyNet" or not list(doubts_of_target(entry)), entry
+    if "maps" in content:
+        torch.save(DenseNet121(2, 1, 2).state_dict(), tmp_path / "classifier.pt")
+        content["maps"]["network"]["path"] = str(tmp_path / "classifier.pt")
+        item = ConfigParser(content).get_parsed_content("maps")({"image": torch.rand(1, 64, 64, 2)})
+        assert item["image_cam_1"].shape == (1, 64, 64, 2)
+
+
+def targets(content):
+    """Every mapping with a ``_target_``."""
+    if isinstance(content, dict) and "_target_" in content:
+        yield content
+    for part in content.values() if isinstance(content, dict) else content if isinstance(content, list) else ():
+        yield from targets(part)
 
 
 def commands():
