@@ -13,7 +13,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
 from typing import Any
@@ -209,6 +209,26 @@ class Record:
             if self.made_of.get(key) is None:
                 self.made_of[key] = before.get(key)
         return complete
+
+    def once(self, make: Callable[[], None], before: Callable[[], None] = lambda: None) -> None:
+        """Make what belongs into the folder, unless it is all there.
+
+        Args:
+            make: fills the folder.
+            before: called first, such as to tell.
+
+        Raises:
+            IchsegError: as :meth:`check`; or a run of a bundle ended because some scans failed.
+        """
+        if self.check():
+            return
+        before()
+        self.write()
+        try:
+            make()
+        except SystemExit as stop:
+            raise IchsegError(f"{self.folder}: some scans failed; see its results.csv") from stop
+        self.write(complete=True)
 
     def write(self, complete: bool = False) -> None:
         """Write the record; call it before the first result is kept, and again when all of it is there."""

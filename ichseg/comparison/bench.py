@@ -186,16 +186,8 @@ class Bench:
             **inputs: what else it is made of.
         """
         datalist = self.plan.datalist if scans is None else scans.datalist
-        mark = Record(folder, {"name": folder.name, "datalist": datalist_hash(datalist), **inputs})
-        if mark.check():
-            return
-        mark.write()
-        logger.info("making %s ...", folder.relative_to(self.plan.output))
-        try:
-            make()
-        except SystemExit as stop:
-            raise IchsegError(f"{folder}: some scans failed; see its results.csv") from stop
-        mark.write(complete=True)
+        record = Record(folder, {"name": folder.name, "datalist": datalist_hash(datalist), **inputs})
+        record.once(make, lambda: logger.info("making %s ...", folder.relative_to(self.plan.output)))
 
     # --- data ---------------------------------------------------------------------------------------------------
     @property

@@ -295,15 +295,13 @@ class Study:
 
     def _once(self, folder: Path, make: Callable[[], None]) -> None:
         """Make what belongs into the folder unless a mark says that it is all there."""
-        mark = Record(folder, {"name": str(folder.relative_to(self.output))})
-        if not mark.check():
+        name = str(folder.relative_to(self.output))
+
+        def tell() -> None:
             self._record.write()
-            print(f"making {folder.relative_to(self.output)} ...", flush=True)
-            try:
-                make()
-            except SystemExit as stop:
-                raise IchsegError(f"{folder}: some scans failed; see its results.csv") from stop
-            mark.write(complete=True)
+            print(f"making {name} ...", flush=True)
+
+        Record(folder, {"name": name}).once(make, tell)
 
 
 def _digest(path: Path) -> str:
