@@ -6,7 +6,6 @@ import json
 import shutil
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -22,6 +21,7 @@ pytest.importorskip("highdicom")
 from broken_files import head  # noqa: E402
 from conftest import segmenter_file  # noqa: E402
 from dicom_files import save_series  # noqa: E402
+from forked import start_module  # noqa: E402
 
 from ichseg.cli import main  # noqa: E402
 from ichseg.cli.listen import _echo  # noqa: E402
@@ -470,37 +470,39 @@ def test_tls_in_both_directions(studies, weights, tmp_path):
 
 
 def test_many_at_once(studies, weights, tmp_path):
-    """Twenty callers, each with a study of its own."""
+    """Twelve callers, each with a study of its own."""
     spool = Spool(tmp_path / "spool", 0)
     server, port = listener_of(spool, most_associations=30)
     volume = head((16, 16, 5)).astype(int)
     files = [
-        save_series(tmp_path / f"s{n}", volume, study=f"9.{n}", series=f"9.{n}.1", shuffle=False) for n in range(20)
+        save_series(tmp_path / f"s{n}", volume, study=f"9.{n}", series=f"9.{n}.1", shuffle=False) for n in range(12)
     ]
     results: dict[int, list[int]] = {}
-    callers = [threading.Thread(target=lambda n=n: results.update({n: push(files[n], port)})) for n in range(20)]
+    callers = [threading.Thread(target=lambda n=n: results.update({n: push(files[n], port)})) for n in range(12)]
     for one in callers:
         one.start()
     for one in callers:
         one.join()
-    assert all(results[n] == [0] * 5 for n in range(20))
+    assert all(results[n] == [0] * 5 for n in range(12))
     with Archive(free_port()) as archive:
         service_of(spool, weights, archive.port).drain()
         assert len(archive.got) == len(list(spool.results.glob("*/*.dcm"))) and set(archive.got.values()) == {1}
         reported = {pydicom.dcmread(p).StudyInstanceUID for p in spool.results.glob("*/*_sr.dcm")}
-        assert reported == {f"9.{n}" for n in range(20)}
+        assert reported == {f"9.{n}" for n in range(12)}
     server.shutdown()
 
 
 def test_the_command(studies, weights, tmp_path, capsys):
     port = free_port()
     with Archive(free_port()) as archive:
-        words = [sys.executable, "-m", "ichseg", "listen", f"{tmp_path}/spool", "--port", str(port), "--quiet", "0.5",
+        words = ["ichseg", "listen", f"{tmp_path}/spool", "--port", str(port), "--quiet", "0.5",
                  "--send-to", f"PACS@127.0.0.1:{archive.port}", "--weights", str(weights), "--device", "cpu",
                  "--min-free", "0", "--allow", "SCANNER"]  # fmt: skip
-        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        told = tmp_path / "out", tmp_path / "err"
+        process = start_module(words, out=told[0], err=told[1])
         try:
-            assert any("listening as ICHSEG" in line for line in iter(process.stdout.readline, ""))
+            while process.is_alive() and not (told[0].is_file() and "listening as ICHSEG" in told[0].read_text()):
+                time.sleep(0.1)
             assert push(studies[:6], port) == [0] * 6
             for _ in range(300):
                 if len(archive.got) == 2:
@@ -508,8 +510,9 @@ def test_the_command(studies, weights, tmp_path, capsys):
                 time.sleep(0.2)
         finally:
             process.terminate()
-        said = process.communicate(timeout=60)[0]
-        assert process.returncode == 0 and "stopped" in said and "2 objects sent to PACS@127.0.0.1" in said, said
+        process.join(60)
+        said = "".join(file.read_text() for file in told)
+        assert process.exitcode == 0 and "stopped" in said and "2 objects sent to PACS@127.0.0.1" in said, said
         assert len(archive.got) == 2 and not any(secret in said for secret in ("Zyxwv", "SECRET", "warning"))
     _echo(DimseDestination(f"PACS@127.0.0.1:{archive.port}", "ME"))  # which has gone
     told = capsys.readouterr().out

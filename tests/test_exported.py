@@ -43,15 +43,23 @@ def test_three_forms_by_one_command(tmp_path, capsys):
                 np.testing.assert_allclose(run(image), expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("architecture", ["context", "label_efficient_attention"])
+@pytest.mark.parametrize("architecture", ["context", "small", "label_efficient_attention"])
 def test_weights_of_ones_own(architecture, tmp_path):
     weights = segmenter_file(tmp_path / "own.pt", architecture)
-    assert main(["export", str(tmp_path / "own.ts"), str(tmp_path / "own.pt2"), "--weights", str(weights)]) == 0
+    assert main(["export", str(tmp_path / "own.ts"), "--weights", str(weights)]) == 0
     image = torch.rand(2, 3 if architecture == "context" else 1, 96, 64)
     with torch.no_grad():
         expected = loaded(weights)(image)
         np.testing.assert_allclose(torch.jit.load(tmp_path / "own.ts").eval()(image), expected, atol=1e-4)
-        np.testing.assert_allclose(torch.export.load(tmp_path / "own.pt2").module()(image), expected, atol=1e-4)
+
+
+def test_attention_is_exported_too(tmp_path):
+    weights = segmenter_file(tmp_path / "own.pt", "label_efficient_attention")
+    assert main(["export", str(tmp_path / "own.pt2"), "--weights", str(weights)]) == 0
+    image = torch.rand(2, 1, 96, 64)
+    with torch.no_grad():
+        found = torch.export.load(tmp_path / "own.pt2").module()(image)
+        np.testing.assert_allclose(found, loaded(weights)(image), atol=1e-4)
 
 
 def test_a_volume_goes_through_as_its_slices_do(tmp_path):
