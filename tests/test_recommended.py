@@ -42,7 +42,8 @@ from ichseg.networks import (
     trained_segmenter,
 )
 from ichseg.presets import Plan, cross_validate, train_fold
-from ichseg.presets.join import HOLE_MM2, SPECK_ML, join_members, negatives_touched, platt, touched_slices
+from ichseg.presets.fitting import HOLE_MM2, SPECK_ML, negatives_touched, platt, touched_slices
+from ichseg.presets.join import join_members
 from ichseg.report.case import case_pictures
 from ichseg.report.gallery import Judged, slice_gallery, to_the_back
 from ichseg.synthetic.implants import field_volume, implant_pool
@@ -242,31 +243,31 @@ def test_platt_scaling_finds_the_line_that_made_the_labels():
 
 
 def test_the_score_is_fitted_to_touch_few_slices_labeled_negative(packed, tmp_path, monkeypatch):
-    from ichseg.presets import join
+    from ichseg.presets import fitting
 
     rng = np.random.default_rng(5)
     smooth = ndimage.gaussian_filter(rng.normal(size=packed.gray.shape), (0.7, 3, 3))
     pixels = ((smooth - smooth.min()) / np.ptp(smooth)) ** 2
     scores = np.where(packed.labels > 0, 2.0, -2.0) + rng.normal(size=len(packed))
-    monkeypatch.setattr(join, "score_scans", lambda *_: (scores, pixels))
+    monkeypatch.setattr(fitting, "score_scans", lambda *_: (scores, pixels))
     network = ContextUNet(channels=(4, 8, 8))
     state = {f"members.0.{name}": value for name, value in network.state_dict().items()}
     weights = segmenter_file(tmp_path / "model.pt", state=state, channels=[4, 8, 8], suspicious_share=0.01)
     before = read_settings(weights, SegmenterSettings)
-    join.fit_score(weights, packed, torch.device("cpu"))
+    fitting.fit_score(weights, packed, torch.device("cpu"))
     fitted = read_settings(weights, SegmenterSettings)
     bleeds = 1 / (1 + np.exp(-(fitted.score_slope * scores + fitted.score_offset)))
-    found = [touched_slices(pixels * bleeds[:, None, None] > t, packed) for t in join.THRESHOLDS]
+    found = [touched_slices(pixels * bleeds[:, None, None] > t, packed) for t in fitting.THRESHOLDS]
     assert all((more >= less).all() for more, less in pairwise(found))  # which is why the search may halve its range
     share = [negatives_touched(touched, packed) for touched in found]
-    place = join.THRESHOLDS.index(fitted.threshold)
-    assert share[place] <= join.MOST_NEGATIVES < share[place - 1]
+    place = fitting.THRESHOLDS.index(fitted.threshold)
+    assert share[place] <= fitting.MOST_NEGATIVES < share[place - 1]
     assert (fitted.min_volume_ml, fitted.fill_holes_mm2) == (SPECK_ML, HOLE_MM2)
     kept = ("architecture", "size", "channels", "members", "window_level", "window_width", "suspicious_share")
     assert all(getattr(fitted, name) == getattr(before, name) for name in kept)
     segmenter("context", [4, 8, 8]).load_state_dict(torch.load(weights, weights_only=True))
     with pytest.raises(IchsegError, match="with and without hemorrhage"):
-        join.fit_score(weights, replace(packed, labels=np.zeros_like(packed.labels)), "cpu")
+        fitting.fit_score(weights, replace(packed, labels=np.zeros_like(packed.labels)), "cpu")
 
 
 def test_one_odd_scan_does_not_set_the_threshold_for_all(packed):

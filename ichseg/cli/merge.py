@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> int:
     from ichseg.report import merge_report
 
     if is_url(args.output):
-        from ichseg.folder.remote import merge_remote
+        from ichseg.folder.remote_tables import merge_remote
 
         results, unfinished = merge_remote(args.output, args.parquet)
         print(f"{results.summary()} -> {args.output.rstrip('/')}/{results.path.name}")

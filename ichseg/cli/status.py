@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> int:
     from ichseg.io.urls import is_url
 
     if is_url(args.output):
-        from ichseg.folder.remote import brought_here
+        from ichseg.folder.remote_tables import brought_here
 
         with brought_here(args.output) as (here, _):
             parts = read_status(here)

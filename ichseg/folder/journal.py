@@ -23,7 +23,7 @@ from ichseg.provenance import file_hash, value_hash
 from ichseg.version import __version__
 
 if TYPE_CHECKING:
-    from ichseg.folder.remote import Elsewhere
+    from ichseg.folder.elsewhere import Elsewhere
 
 try:
     import fcntl

@@ -26,9 +26,9 @@ from ichseg.inference.images import (
     three_d,
 )
 from ichseg.io import find_nifti, header_doubts, read_mask, scan_name, slice_axis
+from ichseg.io.copies import original_of
 from ichseg.io.folder import MASK_POSTFIXES, PROBABILITY_POSTFIX, is_own_scan
 from ichseg.io.geometry import LOST, SIDE_UNKNOWN, TILTED, is_unit, same_grid
-from ichseg.io.other_files import original_of
 from ichseg.metrics import measure_mask
 
 MOST_CODES = 64

@@ -7,111 +7,29 @@ says first, then the outputs.
 
 from __future__ import annotations
 
-import os
-import re
 import tempfile
 import time
 import uuid
 import warnings
-from collections import defaultdict
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ichseg.bundle import given_values
 from ichseg.errors import IchsegError
 from ichseg.folder.configured import configured_runner
-from ichseg.folder.parts import PAGE, PART_FILE, merge_parts
+from ichseg.folder.elsewhere import Elsewhere, fetch_all, pieces
+from ichseg.folder.parts import PAGE, PART_FILE
 from ichseg.folder.remote_scans import fetch_scan, is_remote, list_remote
-from ichseg.folder.results import Results
-from ichseg.folder.status import Part
-from ichseg.folder.store import AT_ONCE, Store, told
+from ichseg.folder.store import AT_ONCE, Store
 from ichseg.io.nifti import is_nifti
 from ichseg.io.urls import REMOTE, is_url
-from ichseg.progress import progress
-from ichseg.provenance import file_hash
 
 CHUNK = 16  # scans that are fetched, segmented and sent together
 TABLES_S = 60.0  # between tables on the way
-PIECE = re.compile(r"(journal(?:-\d+of\d+)?)-\d{8}T\d{6}-[0-9a-f]{8}-\d{6}\.piece")
-TOLD = re.compile(r"results[^/]*\.jsonl|report[^/]*\.json")  # what status and merge read
 # Sent when the run has ended, not with the scans.
 TABLES = ("results*.csv", "results*.jsonl", "results*.parquet", "report*.json", "report*.html")
-
-
-@dataclass
-class Elsewhere:
-    """An output folder in object storage: the journal asks it about files that are not here.
-
-    Attributes:
-        store: the folder.
-        files: its objects, see :meth:`Store.files`.
-        hashes: name -> version -> SHA-256 of what runs have sent, told by their journals.
-        fresh: outputs that are written here and not sent yet.
-    """
-
-    store: Store
-    files: dict[str, tuple[int, str]]
-    hashes: defaultdict[str, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))
-    fresh: list[str] = field(default_factory=list)
-
-    def sha256(self, name: str) -> str:
-        """Of an object; it is fetched only if no run has told under which version it was sent."""
-        version = self.files[name][1]
-        if version not in self.hashes[name]:
-            found = told(f"{self.store.url}/{name}", lambda: self.store.sha256(name))
-            if not version:
-                return found
-            self.hashes[name][version] = found
-        return self.hashes[name][version]
-
-    def has(self, name: str, kept: Mapping[str, Any]) -> bool:
-        """True if an output is there as it was recorded."""
-        return name in self.files and self.files[name][0] == kept["bytes"] and self.sha256(name) == kept["sha256"]
-
-    def make_way(self, name: str, hashes: Container[str]) -> str | None:
-        """Rename an object that no run has made; returns its new name, or None if nothing is in the way.
-
-        Args:
-            name: of the object.
-            hashes: SHA-256 of what runs have recorded under this name.
-        """
-        now = told(f"{self.store.url}/{name}", lambda: self.store.info(name))  # somebody may edit it at any time
-        if now is None:
-            self.files.pop(name, None)
-            return None
-        self.files[name] = now
-        if self.sha256(name) in hashes:
-            return None
-        number = 1
-        while (kept := f"{name}.bak{number if number > 1 else ''}") in self.files:
-            number += 1
-        told(f"{self.store.url}/{name}", lambda: self.store.rename(name, kept))
-        self.files[kept] = self.files.pop(name)
-        return kept
-
-    def remove(self, name: str) -> None:
-        """Remove an object, if it is there."""
-        if self.files.pop(name, None) is not None:
-            told(f"{self.store.url}/{name}", lambda: self.store.remove(name))
-
-    def send(self, folder: Path, names: Sequence[str]) -> dict[str, tuple[int, str]]:
-        """Send files of a folder, and remember what they hold; returns bytes and version of each."""
-
-        def one(name: str) -> tuple[int, str]:
-            made = told(f"{self.store.url}/{name}", lambda: self.store.send(folder / name, name))
-            if made[1]:
-                self.hashes[name][made[1]] = file_hash(folder / name)
-            return made
-
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            sent = dict(zip(names, pool.map(one, names), strict=True))
-        self.files |= sent
-        return sent
 
 
 class RemoteEngine:
@@ -193,7 +111,7 @@ class RemoteEngine:
 
         if self.output is not None and runner.journal.shard.count == 1:
             names = shown_files(runner.results.rows)
-            _fetch_all(self.output, names, runner.output_dir, "fetching images for the report")
+            fetch_all(self.output, names, runner.output_dir, "fetching images for the report")
 
     def send_tables(self, runner: Any, ended: bool) -> None:
         """What is written at the end, or was until an interruption.
@@ -246,8 +164,8 @@ def run_remote(
         if is_url(output):
             elsewhere = Elsewhere(store := Store(output), store.files())
             here.mkdir()
-            _fetch_all(elsewhere, _pieces(elsewhere.files), here, "fetching the journal", as_journal=True)
-            _fetch_all(elsewhere, ["results.jsonl"] if all(map(is_nifti, inputs)) else [], here, "fetching the table")
+            fetch_all(elsewhere, pieces(elsewhere.files), here, "fetching the journal", as_journal=True)
+            fetch_all(elsewhere, ["results.jsonl"] if all(map(is_nifti, inputs)) else [], here, "fetching the table")
         values = given_values(bundle, config, {**overrides, "output_dir": here}, settings)
         values["dataset_dir"] = work / "scans"
         if scans is None:
@@ -277,59 +195,3 @@ def run_remote(
             finally:
                 engine.send_tables(runner, ended)
             runner.exit_if_failed()
-
-
-@contextmanager
-def brought_here(url: str) -> Iterator[tuple[Path, Elsewhere]]:
-    """The tables and journals of an output folder in object storage, in a folder here.
-
-    Yields:
-        the folder, gone afterward; and the one in storage.
-    """
-    with tempfile.TemporaryDirectory(prefix="ichseg-") as folder:
-        here, elsewhere = Path(folder), Elsewhere(store := Store(url), store.files())
-        tables = [name for name in elsewhere.files if TOLD.fullmatch(name)]
-        _fetch_all(elsewhere, tables, here, "fetching tables")
-        _fetch_all(elsewhere, _pieces(elsewhere.files), here, "fetching the journal", as_journal=True)
-        try:
-            yield here, elsewhere
-        except IchsegError as error:
-            raise IchsegError(str(error).replace(str(here), url)) from None
-
-
-def merge_remote(url: str, parquet: bool = False) -> tuple[Results, list[Part]]:
-    """:func:`ichseg.folder.merge_parts` of an output folder in object storage, and its report."""
-    from ichseg.report import merge_report
-    from ichseg.report.page import shown_files
-
-    with brought_here(url) as (here, elsewhere):
-        results, unfinished = merge_parts(here)
-        _fetch_all(elsewhere, shown_files(results.rows), here, "fetching images for the report")
-        merge_report(here, results)
-        if parquet:
-            results.write_parquet()
-        # Not the tables of parts: they may have grown meanwhile.
-        names = ["results.csv", "results.jsonl", "report.json", *(["results.parquet"] if parquet else [])]
-        elsewhere.send(here, [*names, *sorted(path.name for path in here.glob("report*.html"))])
-    return results, unfinished
-
-
-def _pieces(files: Mapping[str, Any]) -> list[str]:
-    return sorted(name for name in files if PIECE.fullmatch(name))
-
-
-def _fetch_all(elsewhere: Elsewhere, names: Sequence[str], folder: Path, what: str, as_journal: bool = False) -> None:
-    """Objects as files of the same names; pieces of a journal as one file under the journal's name."""
-    store = elsewhere.store
-    wanted = [name for name in names if name in elsewhere.files and not (folder / name).is_file()]
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        jobs = [pool.submit(told, f"{store.url}/{n}", partial(store.fetch, n, folder / n)) for n in wanted]
-        for job in progress(jobs, what, leave=False) if jobs else ():
-            job.result()
-    for name in wanted if as_journal else ():
-        journal = folder / f"{PIECE.fullmatch(name)[1]}.jsonl"  # type: ignore[index]
-        with journal.open("ab") as stream:
-            stream.write((folder / name).read_bytes())
-        (folder / name).unlink()
-        if changed := store.changed(name):
-            os.utime(journal, (changed, changed))

@@ -19,10 +19,11 @@ from ichseg.folder.journal import kept_aside
 from ichseg.folder.manifest import is_manifest, read_manifest
 from ichseg.folder.ondisk import Items, Table
 from ichseg.io import scan_name
+from ichseg.io.copies import copy_of
 from ichseg.io.folder import each_mask, each_scan, is_own_mask
 from ichseg.io.geometry import SLABS, TILTED
 from ichseg.io.nifti import is_nifti
-from ichseg.io.other_files import copy_of, other_formats, what_to_do
+from ichseg.io.other_files import other_formats, what_to_do
 from ichseg.io.urls import DICOM
 from ichseg.io.walk import Unreadable
 from ichseg.progress import progress

@@ -1,12 +1,9 @@
-"""What a folder holds besides head CT: scouts, dose reports, copies of a scan, other formats."""
+"""What a folder holds besides head CT: scouts, dose reports, other formats."""
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter
-from collections.abc import Callable
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +13,6 @@ from ichseg.io.nifti import is_nifti, scan_name
 from ichseg.io.walk import walk
 
 SCOUT_SLICES = 3
-# dcm2niix adds this to the names of copies that it resampled: tilt taken out, distances of the slices made equal.
-COPY = re.compile(r"(?P<name>.+?)(?P<tilt>_Tilt)?(?P<equal>_Eq)?_\d+", re.IGNORECASE)
 ROI = re.compile(r".+_ROI\d+", re.IGNORECASE)
 PLANES = ("sagittal", "coronal")
 DICOM_ENDINGS = (".dcm", ".dicom", ".ima")
@@ -44,63 +39,6 @@ def other_picture(path: Path, stored: np.ndarray, affine: np.ndarray) -> str | N
             slices = "slice" if count == "one" else "slices"
             return f"{count} {PLANES[int(world)]} {slices}, not a scan of the head: a scout?"
     return None
-
-
-def original_of(name: str) -> tuple[str, str] | None:
-    """Name of the scan of which one is a resampled copy by its name, and how it was resampled; None for others."""
-    found = COPY.fullmatch(name)
-    if found is None or not (found["tilt"] or found["equal"]):
-        return None
-    how = "interpolated to equal slice distances" if found["equal"] else "resampled to take out the gantry tilt"
-    return found["name"], how
-
-
-def copy_of(path: Path, file_of: Callable[[str], str | None]) -> str | None:
-    """What to say of a file that is a resampled copy of another one; None if it is not.
-
-    Args:
-        path: of the file.
-        file_of: name of the file that a folder and a scan's name, such as ``folder/scan``, belong to; None if none.
-    """
-    name = scan_name(path)
-    told = original_of(name)
-    if told is None:
-        return None
-    wanted = (file_of(str(path.with_name(one))) for one in (told[0], *_untilted(name, told[0])))
-    original = next(filter(None, wanted), None)
-    return original and f"a copy of {original}, {told[1]}: one patient is not counted twice"
-
-
-def _untilted(name: str, original: str) -> list[str]:
-    """Of ``X_Tilt_Eq_1``, whose original may be gone: ``X_Tilt_1``, of which it is a copy too."""
-    found = COPY.fullmatch(name)
-    if found is None or not (found["tilt"] and found["equal"]):
-        return []
-    return [f"{original}{found['tilt']}_{number}" for number in range(1, 4)]
-
-
-def uneven_slices(path: Path) -> str | None:
-    """A doubt if a copy with equal slice distances is next to a scan: then its own distances are not equal."""
-    if not path.parent.is_dir():
-        return None
-    for name, file in _evened_out(path.parent, path.parent.stat().st_mtime_ns).get(scan_name(path).lower(), {}).items():
-        if name != scan_name(path).lower():
-            return (f"slices are not equally far apart ({file} is next to it): volumes are wrong; "
-                    "for volumes, run that file by itself")  # fmt: skip
-    return None
-
-
-@lru_cache(maxsize=4)
-def _evened_out(folder: Path, changed: int) -> dict[str, dict[str, str]]:
-    """Names of scans, in small letters, and their copies with equal slice distances in a folder; read once."""
-    found: dict[str, dict[str, str]] = {}
-    for file in sorted(entry.name for entry in os.scandir(folder) if is_nifti(entry.name)):
-        name = scan_name(file)
-        told = COPY.fullmatch(name)
-        if told is not None and told["equal"]:
-            for original in (told["name"], *_untilted(name, told["name"])):
-                found.setdefault(original.lower(), {})[name.lower()] = file
-    return found
 
 
 def other_formats(folder: Path, exclude: Path | None = None) -> Counter[str]:

@@ -13,10 +13,11 @@ import numpy as np
 from ichseg.anatomy import NOT_A_HEAD, extent_doubts
 from ichseg.errors import NotAScan, ScanError
 from ichseg.io.atomic import atomic_path
+from ichseg.io.copies import uneven_slices
 from ichseg.io.geometry import believed_affine, slice_axis, spacing_mm, upright_axis
 from ichseg.io.hounsfield import AIR_HU, intensity_doubts, size_doubts
 from ichseg.io.nifti import SIZE_LIMIT, UNREADABLE, read_header, read_nifti
-from ichseg.io.other_files import other_picture, uneven_slices
+from ichseg.io.other_files import other_picture
 
 SPACING_UNKNOWN = "in-plane spacing unknown"
 OWN_MASK, OWN_SCAN = "ichseg", "ichseg, from DICOM"  # in the headers of files that ichseg writes

@@ -17,7 +17,8 @@ from ichseg.errors import IchsegError
 from ichseg.evaluation import evaluate_masks, evaluate_slices
 from ichseg.io import write_csv
 from ichseg.networks import segmenter_settings
-from ichseg.presets.join import fit_reference, fit_score, join_members
+from ichseg.presets.fitting import fit_reference, fit_score
+from ichseg.presets.join import join_members
 from ichseg.processes import is_rank_zero, place_and_count
 from ichseg.provenance import Record, file_hash, value_hash
 from ichseg.training import only_first_process_goes_on
