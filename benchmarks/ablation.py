@@ -2,11 +2,13 @@
 
     python benchmarks/ablation.py DATA/datalist.json OUT --seeds 0 1 2 --epochs 10 --precision bf16 \\
         --set architecture=lite --set encoder_weights=imagenet
+    python benchmarks/ablation.py --join ROWS_0.jsonl ROWS_1.jsonl
     python benchmarks/ablation.py DATA/datalist.json OUT --weights RUN_0/model.pt RUN_1/model.pt \\
         --members RUN_0/member_0/model.pt RUN_1/member_0/model.pt
 
 The first trains the preset once per row and seed with one thing changed (it goes on where it was stopped, as ``ichseg
-train`` does); the second changes what follows the training, for finished runs. One JSON line for each, then one per row
+train`` does); the second joins what calls for one seed each have printed; the third changes what follows the training,
+for finished runs. One JSON line for each, then one per row
 with the mean and the standard deviation over the runs: slice and patient AUC, slices touched at the threshold that the
 validation slices gave, masks of the patients that have some, and implants of the family that trains nothing.
 """
@@ -16,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +62,9 @@ TOGETHER = "the networks together"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("datalist", type=Path)
-    parser.add_argument("output", type=Path)
+    parser.add_argument("datalist", type=Path, nargs="?")
+    parser.add_argument("output", type=Path, nargs="?")
+    parser.add_argument("--join", type=Path, nargs="+", help="lines that earlier calls printed: only print their means")
     parser.add_argument("--fields", type=Path, help="datalist of 'ichseg prepare implants --family fields'")
     parser.add_argument("--cache", type=Path, help="packed slices and implants of another run")
     parser.add_argument("--weights", type=Path, nargs="+", help="of finished runs: train nothing")
@@ -72,6 +76,11 @@ def main() -> None:
     parser.add_argument("--precision", choices=["fp32", "bf16"])
     parser.add_argument("--device")
     args = parser.parse_args()
+    if args.join:
+        print_means([json.loads(line) for file in args.join for line in file.read_text(encoding="utf-8").splitlines()])
+        return
+    if args.output is None:
+        parser.error("DATA/datalist.json and OUT are needed")
     unknown = [row for row in args.rows or () if row not in (*TRAINED, *APPLIED, TOGETHER)]
     if unknown:
         parser.error(f"no row '{unknown[0]}'; choose of {', '.join([*TRAINED, *APPLIED, TOGETHER])}")
@@ -80,13 +89,21 @@ def main() -> None:
         names = [n for n in names if n != "encoder from scratch"]  # nothing else has another start
     for name in names:
         rows = [_row(args, name, seed) for seed in (args.seeds if args.weights is None else range(len(args.weights)))]
-        if len(rows) > 1:
-            numbers = [key for key in rows[0] if all(isinstance(row[key], float) for row in rows)]
-            over = {key: [row[key] for row in rows] for key in numbers}
-            mean = {key: [round(statistics.mean(v), 3), round(statistics.stdev(v), 3)] for key, v in over.items()}
-            print(json.dumps({"row": name, "seeds": len(rows), "mean_sd": mean}), flush=True)
+        print_means(rows)
     if args.members and (not args.rows or TOGETHER in args.rows):
         _row(args, TOGETHER, 0)
+
+
+def print_means(rows: Sequence[Mapping[str, Any]]) -> None:
+    """One line for every row of several runs: mean and standard deviation over the runs."""
+    for name in dict.fromkeys(row["row"] for row in rows):
+        runs = [row for row in rows if row["row"] == name and "seed" in row]
+        if len(runs) < 2:
+            continue
+        numbers = [key for key in runs[0] if all(isinstance(run[key], float) for run in runs)]
+        over = {key: [run[key] for run in runs] for key in numbers}
+        mean = {key: [round(statistics.mean(v), 3), round(statistics.stdev(v), 3)] for key, v in over.items()}
+        print(json.dumps({"row": name, "seeds": len(runs), "mean_sd": mean}), flush=True)
 
 
 def _row(args: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
