@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,14 @@ def main() -> None:
     parser.add_argument("--device")
     args = parser.parse_args()
     if args.join:
-        print_means([json.loads(line) for file in args.join for line in file.read_text(encoding="utf-8").splitlines()])
+        if args.datalist is not None:
+            parser.error("--join takes nothing but files of printed lines")
+        lines = [line for file in args.join for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        rows = [row for row in map(json.loads, lines) if "seed" in row]
+        (most, count), *_ = Counter((row["row"], row["seed"]) for row in rows).most_common(1) or [(None, 0)]
+        if count > 1:
+            parser.error(f"there are {count} lines of '{most[0]}', seed {most[1]}")
+        print_means(rows)
         return
     if args.output is None:
         parser.error("DATA/datalist.json and OUT are needed")
@@ -97,10 +105,10 @@ def main() -> None:
 def print_means(rows: Sequence[Mapping[str, Any]]) -> None:
     """One line for every row of several runs: mean and standard deviation over the runs."""
     for name in dict.fromkeys(row["row"] for row in rows):
-        runs = [row for row in rows if row["row"] == name and "seed" in row]
+        runs = [row for row in rows if row["row"] == name]
         if len(runs) < 2:
             continue
-        numbers = [key for key in runs[0] if all(isinstance(run[key], float) for run in runs)]
+        numbers = [key for key in runs[0] if all(isinstance(run.get(key), float) for run in runs)]
         over = {key: [run[key] for run in runs] for key in numbers}
         mean = {key: [round(statistics.mean(v), 3), round(statistics.stdev(v), 3)] for key, v in over.items()}
         print(json.dumps({"row": name, "seeds": len(runs), "mean_sd": mean}), flush=True)

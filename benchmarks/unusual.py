@@ -1,9 +1,10 @@
-"""Whether scans of kinds that the model was not made for stand out. Prints one JSON line.
+"""Do scans stand out that the model was not made for? Prints one JSON line.
 
     python benchmarks/unusual.py SCANS --count 20
 
-Real scans are changed as other kernels, doses, scanners and modalities would change them, and their score ``unusual``
-is measured as a folder run does: its median, its largest and smallest value, and the share of scans flagged for it.
+Real scans, clipped to -20 to 100 HU, are changed as other kernels, doses, scanners and modalities would change them,
+and their score ``unusual`` is measured as a folder run does: its median, its largest and smallest value, and the share
+of scans flagged for it.
 These are imitations: a real bone kernel or MR differs from the training scans in more ways.
 """
 

@@ -501,7 +501,10 @@ def test_the_command(studies, weights, tmp_path, capsys):
         told = tmp_path / "out", tmp_path / "err"
         process = start_module(words, out=told[0], err=told[1])
         try:
-            while process.is_alive() and not (told[0].is_file() and "listening as ICHSEG" in told[0].read_text()):
+            until = time.monotonic() + 120
+            while time.monotonic() < until and process.is_alive():
+                if told[0].is_file() and "listening as ICHSEG" in told[0].read_text():
+                    break
                 time.sleep(0.1)
             assert push(studies[:6], port) == [0] * 6
             for _ in range(300):
@@ -516,7 +519,7 @@ def test_the_command(studies, weights, tmp_path, capsys):
         assert len(archive.got) == 2 and not any(secret in said for secret in ("Zyxwv", "SECRET", "warning"))
     _echo(DimseDestination(f"PACS@127.0.0.1:{archive.port}", "ME"))  # which has gone
     told = capsys.readouterr().out
-    assert f"PACS@127.0.0.1:{archive.port}: cannot be reached; results wait in the spool" in told
+    assert f"PACS@127.0.0.1:{archive.port}: cannot be reached; results that cannot be sent are kept" in told
     assert main(["listen", str(tmp_path / "spool")]) == 2
     assert "--send-to AET@HOST:PORT, or use --dry-run" in capsys.readouterr().err
     assert main(["listen", str(tmp_path / "spool"), "--send-to", "nowhere"]) == 2

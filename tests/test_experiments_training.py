@@ -13,7 +13,7 @@ from ichseg.experiments.rivals import RIVALS
 @pytest.mark.slow
 def test_tables_that_train_many_classifiers(data, capsys, monkeypatch):
     assert set(RIVALS.values()) <= set(METHODS)
-    # The tests of the comparison train each of them; here one stands for all.
+    # Table 2 trains each of them in the other tests; here one stands for all.
     monkeypatch.setattr("ichseg.experiments.rivals.RIVALS", dict.fromkeys(RIVALS, "rca"))
     datalist = str(data / "data" / "datalist.json")
     words = ["--datalist", datalist, "--output", str(data / "many"), *SMALL]

@@ -15,8 +15,10 @@ from forked import run_module, start_module
 from ichseg.cli import main
 from ichseg.errors import IchsegError
 from ichseg.folder import remote
+from ichseg.folder.elsewhere import Elsewhere
 from ichseg.folder.remote_scans import list_remote
 from ichseg.folder.store import Store
+from ichseg.provenance import file_hash
 
 fsspec = pytest.importorskip("fsspec")
 
@@ -333,3 +335,17 @@ def test_names_with_brackets_and_names_that_lead_out(bucket, weights, tmp_path, 
     (tmp_path / "list.csv").write_text(f"image\n{bucket}/odd/scan1.nii.gz\n{bucket}/odd/../../out.nii.gz\n")
     with pytest.raises(IchsegError, match="leads out"):
         list_remote([str(tmp_path / "list.csv")], tmp_path)
+
+
+def test_what_somebody_edits_meanwhile_is_not_removed(bucket, tmp_path):
+    store = Store(f"{bucket}/masks")
+    for name in ("a.nii.gz", "b.nii.gz"):
+        (tmp_path / name).write_bytes(b"made by a run")
+        store.send(tmp_path / name, name)
+    kept = {"bytes": 13, "sha256": file_hash(tmp_path / "a.nii.gz")}
+    elsewhere = Elsewhere(store, store.files())
+    (tmp_path / "a.nii.gz").write_bytes(b"edited")
+    Store(store.url).send(tmp_path / "a.nii.gz", "a.nii.gz")
+    assert not elsewhere.remove("a.nii.gz", kept) and elsewhere.remove("b.nii.gz", kept)
+    assert not elsewhere.remove("b.nii.gz", kept) and not elsewhere.remove("c.nii.gz", kept)
+    assert list(elsewhere.files) == list(store.files()) == ["a.nii.gz"]

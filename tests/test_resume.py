@@ -29,6 +29,7 @@ from ichseg.cli import main
 from ichseg.errors import IchsegError
 from ichseg.folder import Journal, Shard, list_scans, merge_parts
 from ichseg.folder.threads import run_in_turn, run_overlapped
+from ichseg.networks import SegmenterSettings, read_checkpoint, read_settings, save_weights
 from ichseg.provenance import file_hash, network_hash, value_hash
 
 WEIGHTS = bundle_folder("ich_segmentation") / "models" / "model.pt"
@@ -105,8 +106,6 @@ def test_other_settings_do_all_anew(scans, tmp_path, word):
 
 
 def test_other_weights_and_versions_do_all_anew(scans, tmp_path, monkeypatch):
-    from ichseg.networks import SegmenterSettings, read_checkpoint, read_settings, save_weights
-
     out, other = tmp_path / "out", tmp_path / "other.pt"
     state = {k: v * 1.1 if v.dtype.is_floating_point else v for k, v in read_checkpoint(WEIGHTS).items()}
     save_weights(other, state, read_settings(WEIGHTS, SegmenterSettings))
@@ -120,16 +119,46 @@ def test_other_weights_and_versions_do_all_anew(scans, tmp_path, monkeypatch):
     assert run(scans, out) == 0 and not reused(out)
 
 
-def test_outputs_that_a_run_does_not_write_do_not_stay_beside_its_masks(scans, tmp_path):
-    out = tmp_path / "out"
+def test_probabilities_of_other_masks_do_not_stay_beside_these(scans, tmp_path):
+    out, other = tmp_path / "out", tmp_path / "other.pt"
+    state = {k: v * 1.1 if v.dtype.is_floating_point else v for k, v in read_checkpoint(WEIGHTS).items()}
+    save_weights(other, state, read_settings(WEIGHTS, SegmenterSettings))
+
+    def there() -> list[str]:
+        return sorted(path.name for path in out.rglob("*_probability.nii.gz"))
+
     assert run(scans, out, "--save-probabilities") == 0
+    every = there()
+    assert len(every) == 4
+    assert run(scans, out) == 0 and not reused(out) and there() == every  # the same masks, of the same weights
     (out / "b_probability.nii.gz").write_bytes(b"somebody's work")
-    assert run(scans, out) == 0
-    assert [path.name for path in out.rglob("*_probability.nii.gz")] == ["b_probability.nii.gz"]
-    assert run(scans, out, "--save-probabilities") == 0 and not reused(out)
-    assert len(list(out.rglob("*_probability.nii.gz"))) == 4
+    assert run(scans, out, "--weights", other) == 0 and there() == ["b_probability.nii.gz"]
+    assert run(scans, out, "--weights", other, "--save-probabilities") == 0 and there() == every
     assert (out / "b_probability.nii.gz.bak").read_bytes() == b"somebody's work"
-    assert run(scans, out, "--save-probabilities") == 0 and len(reused(out)) == 4
+    # Masks without a voxel are the same whatever the weights: an earlier run's are reused, without what another left.
+    empty = ["--threshold", "0.999"]
+    assert run(scans, out, *empty) == 0 and there() == []
+    assert run(scans, out, *empty, "--weights", other, "--save-probabilities") == 0 and there() == every
+    assert run(scans, out, *empty) == 0 and len(reused(out)) == 4 and there() == []
+
+
+def test_other_results_and_inputs_stay(scans, tmp_path):
+    """Only probabilities are taken away: not what another command wrote of a case, nor the scan itself."""
+    journal = Journal(tmp_path)
+    item = {"case": "a", "image": str(tmp_path / "scans" / "a.nii.gz")}
+    (tmp_path / "scans" / "a.nii.gz").unlink(missing_ok=True)
+    for name in ("a_pseudo.nii.gz", "a_ich.nii.gz"):
+        (tmp_path / name).write_text(name)
+    (tmp_path / "scans").mkdir(exist_ok=True)
+    Path(item["image"]).write_text("made of DICOM")
+    made = {"bytes": 1, "sha256": "of the DICOM files", "item": ""}
+    with journal.opened({"of": "DICOM"}):
+        journal.record(item, made, {}, [tmp_path / "a_pseudo.nii.gz", Path(item["image"])])
+    with journal.opened({"of": "NIfTI"}):
+        now = journal.identity(item)
+        journal.record(item, now, {}, [tmp_path / "a_ich.nii.gz"])
+        assert (tmp_path / "a_pseudo.nii.gz").is_file() and Path(item["image"]).is_file()
+        assert journal.withdraw(item, now) == ["a_pseudo.nii.gz"] and Path(item["image"]).is_file()
 
 
 def test_an_edited_mask_is_set_aside(scans, tmp_path, caplog):

@@ -124,7 +124,8 @@ def _echo(destination: DimseDestination) -> None:
     try:
         destination.echo()
     except IchsegError as error:
-        print(f"warning: {error}; results wait in the spool until it does", flush=True)
+        told = "results that cannot be sent are kept in the spool and tried again"
+        print(f"warning: {error}; {told}", flush=True)
 
 
 def _security(args: argparse.Namespace) -> Security | None:

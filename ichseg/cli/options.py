@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[argparse.Namespace, list[str]]:  # type: ignore[override]
         known, unknown = super().parse_known_args(args, namespace)
         if unknown:
-            options = re.findall(r"--[\w-]+", self.format_help())
+            options = [name for action in self._actions for name in action.option_strings]
             close = difflib.get_close_matches(unknown[0].split("=")[0], options, 1)
             meant = f"; did you mean {close[0]}?" if close else ""
             self.error(f"unknown argument{'s' * (len(unknown) > 1)}: {' '.join(unknown)}{meant}")

@@ -249,8 +249,8 @@ def _read_grey(path: Path) -> np.ndarray:
         raise IchsegError(f"{path}: not a readable image") from None
     if array.ndim == 3 and array.shape[2] in (3, 4):
         array = array[..., 0]
-    if array.ndim != 2:
-        raise IchsegError(f"{path}: expected one gray image, found shape {array.shape}")
+    if array.ndim != 2 or array.dtype != np.uint8:
+        raise IchsegError(f"{path}: expected one 8-bit gray image, found shape {array.shape} of {array.dtype}")
     return array.T
 
 

@@ -151,11 +151,13 @@ class DimseDestination:
         """
         association = self._associate([("1.2.840.10008.1.1", "1.2.840.10008.1.2")])
         if not association.is_established:
-            raise NotSent(f"{self.name}: does not answer C-ECHO")
+            return  # somebody is there who does not know C-ECHO
         try:
             status = association.send_c_echo()
             if "Status" not in status or status.Status != SUCCESS:
                 raise NotSent(f"{self.name}: no answer to C-ECHO")
+        except RuntimeError:
+            raise NotSent(f"{self.name}: the connection broke") from None
         finally:
             if association.is_established:
                 association.release()

@@ -70,10 +70,26 @@ class Elsewhere:
         self.files[kept] = self.files.pop(name)
         return kept
 
-    def remove(self, name: str) -> None:
-        """Remove an object, if it is there."""
-        if self.files.pop(name, None) is not None:
-            told(f"{self.store.url}/{name}", lambda: self.store.remove(name))
+    def remove(self, name: str, kept: Mapping[str, Any] | None = None) -> bool:
+        """Remove an object, if it is there; returns whether it was.
+
+        Args:
+            name: of the object.
+            kept: what was recorded of it: one that is different by now, as somebody has edited it, stays.
+        """
+        now = None
+        if name in self.files and kept is not None:
+            now = told(f"{self.store.url}/{name}", lambda: self.store.info(name))
+            self.files.pop(name)
+            if now is None:
+                return False
+            self.files[name] = now
+            if not self.has(name, kept):
+                return False
+        if self.files.pop(name, None) is None:
+            return False
+        told(f"{self.store.url}/{name}", lambda: self.store.remove(name))
+        return True
 
     def send(self, folder: Path, names: Sequence[str]) -> dict[str, tuple[int, str]]:
         """Send files of a folder, and remember what they hold; returns bytes and version of each."""

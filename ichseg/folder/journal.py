@@ -16,8 +16,8 @@ from ichseg.errors import IchsegError
 from ichseg.folder.ondisk import Lines, Table
 from ichseg.folder.shard import Shard
 from ichseg.io.atomic import remove_leftovers
-from ichseg.io.folder import ROOT, is_own_mask, is_own_scan
-from ichseg.io.nifti import is_nifti
+from ichseg.io.folder import PROBABILITY_POSTFIX, ROOT, is_own_mask, is_own_scan
+from ichseg.io.nifti import is_nifti, scan_name
 from ichseg.io.urls import DICOM, REMOTE
 from ichseg.provenance import file_hash, value_hash
 from ichseg.version import __version__
@@ -66,6 +66,7 @@ class Journal:
         self.path = self.folder / f"journal{self.shard.suffix}.jsonl"
         self._lines = Lines()  # of the journals, by case and by output
         self.begun: dict[str, float] = {}  # outputs that a run began to write and may not have recorded, and when
+        self._weights_of: dict[str, list[str]] = {}  # hashes of the weight files that runs used
         self.elsewhere: Elsewhere | None = None  # outputs that are not here but in object storage
         self._stream: TextIO | None = None
 
@@ -102,6 +103,7 @@ class Journal:
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         version = {"run": self.run, "ichseg": __version__, "started": now}
         self._append({**version, "weights": self.weights, "settings": self.settings})
+        self._weights_of[self.run] = sorted(self.weights.values())
 
     def announce(self, scans: int, todo: int) -> None:
         """Write down how many cases this run has, and how many of them no earlier run has done."""
@@ -130,8 +132,12 @@ class Journal:
         return {"bytes": image.stat().st_size, "sha256": file_hash(image), "item": rest}
 
     def done(self, item: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The row of an earlier run that still holds for this case, or None."""
-        records = [r for r in self._records_of(str(item["case"])) if r["run"] == self.run and r["outputs"]]
+        """The row of an earlier run that still holds for this case, or None.
+
+        Where one does, probabilities that another run left beside its mask are removed.
+        """
+        every = self._records_of(str(item["case"]))
+        records = [r for r in every if r["run"] == self.run and r["outputs"]]
         if self.overwrite or not records:
             return None
         try:
@@ -146,21 +152,17 @@ class Journal:
             return None
         for record in reversed(records):
             if record["input"] == now and self._intact(record):
+                self._drop_probabilities(every, record["outputs"])
                 return record["row"]
         return None
 
     def record(
         self, item: Mapping[str, Any], identity: dict[str, Any], row: dict[str, Any], outputs: Sequence[Path]
     ) -> None:
-        """Write down that a case is done, after its outputs are in place.
-
-        Other outputs that earlier runs made of the case are removed, such as probabilities that this run does not
-        write: beside its mask they would look like its own.
-        """
+        """Write down that a case is done, after its outputs are in place."""
         names = {os.path.relpath(path, self.folder): path for path in outputs}
         kept = {name: {"bytes": p.stat().st_size, "sha256": file_hash(p)} for name, p in sorted(names.items())}
-        for record in self._records_of(str(item["case"])):
-            self._remove({name: old for name, old in record["outputs"].items() if name not in kept})
+        self._drop_probabilities(self._records_of(str(item["case"])), kept)
         done = {"case": item["case"], "run": self.run, "input": identity, "outputs": kept, "row": row}
         self._append({**done, "at": time.time()})
         self._recorded(kept)
@@ -190,7 +192,8 @@ class Journal:
     def withdraw(self, item: Mapping[str, Any], identity: Mapping[str, Any]) -> list[str]:
         """Remove what earlier runs made of another input of a case that has now failed: it would look finished.
 
-        What was made of the same input stays, and so does a file that is no longer as it was written.
+        What was made of the same input stays. So do the input itself, which a run may have made of DICOM, and files
+        that are no longer as they were written.
 
         Returns:
             the names of what was removed, within the folder.
@@ -199,16 +202,36 @@ class Journal:
         for record in self._records_of(str(item["case"])):
             if record["input"]["sha256"] == identity["sha256"]:
                 continue
-            removed += self._remove(record["outputs"])
+            removed += self._remove({name: kept for name, kept in record["outputs"].items()
+                                     if DICOM in item or not _is_file(self.folder / name, item["image"])})  # fmt: skip
         return removed
+
+    def _drop_probabilities(self, records: Iterable[Mapping[str, Any]], kept: Mapping[str, Any]) -> None:
+        """Remove probabilities that belong to other masks than the one that lies beside them, whose they seem to be.
+
+        They belong to it if they were written with it, or by the same weights together with the same mask.
+
+        Args:
+            records: of the case.
+            kept: its outputs now.
+        """
+        for record in records:
+            outputs = record["outputs"]
+            old = {name: one for name, one in outputs.items() if name not in kept and is_probability(name)}
+            alike = all(outputs[name] == kept[name] for name in outputs.keys() & kept.keys())
+            if old and not (alike and self._weights_of.get(record["run"]) == sorted(self.weights.values())):
+                self._remove(old)
 
     def _remove(self, outputs: Mapping[str, Mapping[str, Any]]) -> list[str]:
         """Remove outputs that are as they were recorded; returns their names."""
-        removed = [name for name, kept in outputs.items() if self._same(name, kept)]
-        for name in removed:
-            (self.folder / name).unlink(missing_ok=True)
-            if self.elsewhere is not None:
-                self.elsewhere.remove(name)
+        removed = []
+        for name, kept in outputs.items():
+            if self._same(name, kept):
+                here = (self.folder / name).is_file()
+                (self.folder / name).unlink(missing_ok=True)
+                there = self.elsewhere is not None and self.elsewhere.remove(name, kept)
+                if here or there:
+                    removed.append(name)
         return removed
 
     def make_way(self, path: Path) -> str | None:
@@ -240,6 +263,7 @@ class Journal:
         return {
             "records": self._lines.of(CASE + case),
             "begun": {name: at for name, at in self.begun.items() if case in name},
+            "weights": self._weights_of,
         }
 
     def _learn(self, path: Path, name: str) -> bool:
@@ -283,7 +307,9 @@ class Journal:
             whole = record.pop("sum") == value_hash(record)
         except (ValueError, KeyError, TypeError, AttributeError):
             return  # a line that a killed run did not finish
-        if whole and "begun" in record:
+        if whole and "weights" in record and "run" in record:
+            self._weights_of[record["run"]] = sorted(record["weights"].values())
+        elif whole and "begun" in record:
             self.begun[record["begun"]] = max(float(record.get("at", 0.0)), self.begun.get(record["begun"], 0.0))
         elif whole and "stored" in record and self.elsewhere is not None:
             for name, (version, digest) in record["stored"].items():
@@ -293,7 +319,7 @@ class Journal:
 
     def _forget(self) -> None:
         self._lines.clear()
-        self.begun = {}
+        self.begun, self._weights_of = {}, {}
 
     def _take(self, line: str, record: Mapping[str, Any]) -> None:
         self._lines.add([CASE + record["case"], *(OUTPUT + name for name in record["outputs"])], line)
@@ -367,6 +393,7 @@ class WorkerJournal(Journal):
         self._forget()
         for one in known:
             self.begun.update(one["begun"])
+            self._weights_of.update(one["weights"])
             for line in one["records"]:
                 self._take(line, json.loads(line))
 
@@ -378,6 +405,15 @@ class WorkerJournal(Journal):
 def _run_hash(network: str, settings: Mapping[str, Any]) -> str:
     """Two runs with the same hash make the same of the same scan."""
     return value_hash({"ichseg": __version__, "network": network, "settings": settings})
+
+
+def is_probability(name: str) -> bool:
+    """True for the name of a file of probabilities."""
+    return is_nifti(name) and scan_name(name).endswith(PROBABILITY_POSTFIX)
+
+
+def _is_file(path: Path, image: Any) -> bool:
+    return os.path.realpath(path) == os.path.realpath(str(image))
 
 
 def kept_aside(name: str) -> str:

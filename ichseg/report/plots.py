@@ -184,7 +184,7 @@ def history_chart(path: str | Path, histories: Mapping[str, Sequence[Mapping[str
     columns = min(4, len(histories))
     rows = -(-len(histories) // columns)
     # Margins in inches: a layout engine would take seconds for many panels.
-    sides, above, below = 0.5, 0.65 if columns > 1 else 0.9, 0.35
+    sides, above, below = 0.65, 0.65 if columns > 1 else 0.9, 0.35
     wide, high = 3.2 * columns, 2.2 * rows + 0.5
     figure = Figure(figsize=(wide, high))
     grid = {"left": sides / wide, "right": 1 - sides / wide, "top": 1 - above / high, "bottom": below / high,
