@@ -134,7 +134,7 @@ class Journal:
     def done(self, item: Mapping[str, Any]) -> dict[str, Any] | None:
         """The row of an earlier run that still holds for this case, or None.
 
-        Where one does, probabilities that another run left beside its mask are removed.
+        Where one does, probabilities of another mask that lie next to its mask are removed.
         """
         every = self._records_of(str(item["case"]))
         records = [r for r in every if r["run"] == self.run and r["outputs"]]
@@ -207,7 +207,7 @@ class Journal:
         return removed
 
     def _drop_probabilities(self, records: Iterable[Mapping[str, Any]], kept: Mapping[str, Any]) -> None:
-        """Remove probabilities that belong to other masks than the one that lies beside them, whose they seem to be.
+        """Remove probabilities that belong to another mask than the one next to them.
 
         They belong to it if they were written with it, or by the same weights together with the same mask.
 
