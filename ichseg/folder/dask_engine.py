@@ -19,8 +19,9 @@ from typing import Any
 from ichseg.bundle import given_values
 from ichseg.errors import IchsegError
 from ichseg.folder.configured import configured_runner
-from ichseg.folder.journal import Journal, WorkerJournal
+from ichseg.folder.journal import Journal
 from ichseg.folder.memory import return_freed_memory
+from ichseg.folder.worker_journal import WorkerJournal
 from ichseg.io.urls import source_of
 from ichseg.logs import hush_monai
 from ichseg.provenance import network_hash, value_hash
