@@ -8,9 +8,9 @@
 
 The first trains the preset once per row and seed with one thing changed (it goes on where it was stopped, as ``ichseg
 train`` does); the second joins what calls for one seed each have printed; the third changes what follows the training,
-for finished runs. One JSON line for each, then one per row
-with the mean and the standard deviation over the runs: slice and patient AUC, slices touched at the threshold that the
-validation slices gave, masks of the patients that have some, and implants of the family that trains nothing.
+for finished runs. One JSON line for each, then one per row with the mean and the standard deviation over the runs:
+slice and patient AUC, slices touched at the threshold that the validation slices gave, masks of the patients that have
+some, and implants of the family that trains nothing.
 """
 
 from __future__ import annotations

@@ -32,9 +32,14 @@ Change = Callable[[np.ndarray, float, np.random.Generator], np.ndarray]
 AIR, TOP = -20.0, 100.0  # HU between which everything happens, as in scans clipped there
 
 
+def blurred(image: np.ndarray, mm: float, _: np.random.Generator) -> np.ndarray:
+    """A soft kernel."""
+    return ndimage.gaussian_filter(image, (1 / mm, 1 / mm, 0))
+
+
 def sharpened(strength: float) -> Change:
     """A sharp kernel: what a blur of 1 mm takes away is added ``strength`` times."""
-    return lambda image, mm, _: image + strength * (image - ndimage.gaussian_filter(image, (1 / mm, 1 / mm, 0)))
+    return lambda image, mm, rng: image + strength * (image - blurred(image, mm, rng))
 
 
 def noisy(hounsfield: float) -> Change:
@@ -49,7 +54,7 @@ def noisy(hounsfield: float) -> Change:
 
 CHANGES: dict[str, Change] = {
     "as they are": lambda image, mm, rng: image,
-    "blurred by 1 mm": lambda image, mm, rng: ndimage.gaussian_filter(image, (1 / mm, 1 / mm, 0)),
+    "blurred by 1 mm": blurred,
     "sharpened once": sharpened(1.0),
     "sharpened four times (a bone kernel)": sharpened(4.0),
     "noise of 10 HU": noisy(10.0),
@@ -70,9 +75,8 @@ def main() -> None:
         warnings.simplefilter("ignore")
         prepare = BundleParts("ich_segmentation", "inference.yaml", {"device_name": "cpu"})["preprocessing"]
     told = {name: figures([score(file, change, prepare) for file in chosen]) for name, change in CHANGES.items()}
-    print(
-        json.dumps({"benchmark": "unusual", "commit": commit(), "scans": len(chosen), "limit": UNLIKE, "changes": told})
-    )
+    about = {"benchmark": "unusual", "commit": commit(), "scans": len(chosen), "limit": UNLIKE}
+    print(json.dumps({**about, "changes": told}))
 
 
 def score(file: Path, change: Change, prepare: Any) -> float | None:
@@ -92,6 +96,7 @@ def score(file: Path, change: Change, prepare: Any) -> float | None:
 
 
 def figures(scores: list[float | None]) -> dict[str, float]:
+    """Share of scans that are flagged, and the range of the scores."""
     known = [one for one in scores if one is not None]
     flagged = sum(one is None or one > UNLIKE for one in scores) / len(scores)
     found = {"flagged": round(flagged, 3), "no_brain": len(scores) - len(known)}

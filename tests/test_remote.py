@@ -337,15 +337,15 @@ def test_names_with_brackets_and_names_that_lead_out(bucket, weights, tmp_path, 
         list_remote([str(tmp_path / "list.csv")], tmp_path)
 
 
-def test_what_somebody_edits_meanwhile_is_not_removed(bucket, tmp_path):
-    store = Store(f"{bucket}/masks")
-    for name in ("a.nii.gz", "b.nii.gz"):
+def test_what_somebody_edits_meanwhile_is_not_removed(tmp_path):
+    names = ["a.nii.gz", "b.nii.gz"]
+    for name in names:
         (tmp_path / name).write_bytes(b"made by a run")
-        store.send(tmp_path / name, name)
     kept = {"bytes": 13, "sha256": file_hash(tmp_path / "a.nii.gz")}
-    elsewhere = Elsewhere(store, store.files())
-    (tmp_path / "a.nii.gz").write_bytes(b"edited")
-    Store(store.url).send(tmp_path / "a.nii.gz", "a.nii.gz")
+    elsewhere = Elsewhere(store := Store(f"file://{tmp_path}/masks"), {})
+    elsewhere.send(tmp_path, names)
+    assert elsewhere.has("a.nii.gz", kept)
+    (tmp_path / "masks" / "a.nii.gz").write_bytes(b"edited")
     assert not elsewhere.remove("a.nii.gz", kept) and elsewhere.remove("b.nii.gz", kept)
     assert not elsewhere.remove("b.nii.gz", kept) and not elsewhere.remove("c.nii.gz", kept)
     assert list(elsewhere.files) == list(store.files()) == ["a.nii.gz"]

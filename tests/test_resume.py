@@ -154,6 +154,7 @@ def test_other_results_and_inputs_stay(scans, tmp_path):
     made = {"bytes": 1, "sha256": "of the DICOM files", "item": ""}
     with journal.opened({"of": "DICOM"}):
         journal.record(item, made, {}, [tmp_path / "a_pseudo.nii.gz", Path(item["image"])])
+    journal.weights = {"model.pt": "others"}
     with journal.opened({"of": "NIfTI"}):
         now = journal.identity(item)
         journal.record(item, now, {}, [tmp_path / "a_ich.nii.gz"])

@@ -16,7 +16,7 @@ from ichseg.data import load_masked
 from ichseg.data.datalist import patient_name
 from ichseg.errors import IchsegError
 from ichseg.io import find_nifti, header_doubts, read_mask, read_volume, scan_name, slice_axis, spacing_mm
-from ichseg.io.folder import PROBABILITY_POSTFIX
+from ichseg.io.folder import PROBABILITY_POSTFIX, is_probability
 from ichseg.io.geometry import NO_ORIENTATION, is_unit
 from ichseg.io.lay import has_lost, laid_on
 from ichseg.metrics.measures import voxel_ml
@@ -110,7 +110,7 @@ def true_scans(
     root = Path(truth)
     found: list[TrueScan] = []
     for file in find_nifti(truth):  # corrected masks may still say in their headers who made them
-        if scan_name(file).endswith(PROBABILITY_POSTFIX):
+        if is_probability(file):
             continue
         stem = str(file.relative_to(root).with_name(_shortened(scan_name(file))))
         if cases is not None and stem not in cases:

@@ -56,12 +56,7 @@ class Elsewhere:
             name: of the object.
             hashes: SHA-256 of what runs have recorded under this name.
         """
-        now = told(f"{self.store.url}/{name}", lambda: self.store.info(name))  # somebody may edit it at any time
-        if now is None:
-            self.files.pop(name, None)
-            return None
-        self.files[name] = now
-        if self.sha256(name) in hashes:
+        if not self._look_again(name) or self.sha256(name) in hashes:
             return None
         number = 1
         while (kept := f"{name}.bak{number if number > 1 else ''}") in self.files:
@@ -77,19 +72,19 @@ class Elsewhere:
             name: of the object.
             kept: what was recorded of it: one that is different by now, as somebody has edited it, stays.
         """
-        now = None
-        if name in self.files and kept is not None:
-            now = told(f"{self.store.url}/{name}", lambda: self.store.info(name))
-            self.files.pop(name)
-            if now is None:
-                return False
-            self.files[name] = now
-            if not self.has(name, kept):
-                return False
-        if self.files.pop(name, None) is None:
+        if name not in self.files or (kept is not None and not (self._look_again(name) and self.has(name, kept))):
             return False
+        del self.files[name]
         told(f"{self.store.url}/{name}", lambda: self.store.remove(name))
         return True
+
+    def _look_again(self, name: str) -> bool:
+        """True if an object is there now: somebody may edit it, or remove it, at any time."""
+        now = told(f"{self.store.url}/{name}", lambda: self.store.info(name))
+        self.files.pop(name, None)
+        if now is not None:
+            self.files[name] = now
+        return now is not None
 
     def send(self, folder: Path, names: Sequence[str]) -> dict[str, tuple[int, str]]:
         """Send files of a folder, and remember what they hold; returns bytes and version of each."""

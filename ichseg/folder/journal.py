@@ -16,8 +16,8 @@ from ichseg.errors import IchsegError
 from ichseg.folder.ondisk import Lines, Table
 from ichseg.folder.shard import Shard
 from ichseg.io.atomic import remove_leftovers
-from ichseg.io.folder import PROBABILITY_POSTFIX, ROOT, is_own_mask, is_own_scan
-from ichseg.io.nifti import is_nifti, scan_name
+from ichseg.io.folder import ROOT, is_own_mask, is_own_scan, is_probability
+from ichseg.io.nifti import is_nifti
 from ichseg.io.urls import DICOM, REMOTE
 from ichseg.provenance import file_hash, value_hash
 from ichseg.version import __version__
@@ -193,7 +193,7 @@ class Journal:
         """Remove what earlier runs made of another input of a case that has now failed: it would look finished.
 
         What was made of the same input stays. So do the input itself, which a run may have made of DICOM, and files
-        that are no longer as they were written.
+        that were changed since.
 
         Returns:
             the names of what was removed, within the folder.
@@ -368,11 +368,6 @@ class Journal:
 def run_hash(network: str, settings: Mapping[str, Any]) -> str:
     """Two runs with the same hash make the same of the same scan."""
     return value_hash({"ichseg": __version__, "network": network, "settings": settings})
-
-
-def is_probability(name: str) -> bool:
-    """True for the name of a file of probabilities."""
-    return is_nifti(name) and scan_name(name).endswith(PROBABILITY_POSTFIX)
 
 
 def _is_file(path: Path, image: Any) -> bool:

@@ -27,7 +27,7 @@ from ichseg.inference.images import (
 )
 from ichseg.io import find_nifti, header_doubts, read_mask, scan_name, slice_axis
 from ichseg.io.copies import original_of
-from ichseg.io.folder import MASK_POSTFIXES, PROBABILITY_POSTFIX, is_own_scan
+from ichseg.io.folder import MASK_POSTFIXES, is_own_scan, is_probability
 from ichseg.io.geometry import LOST, SIDE_UNKNOWN, TILTED, is_unit, same_grid
 from ichseg.metrics import measure_mask
 
@@ -156,7 +156,7 @@ def _mask_doubts(array: np.ndarray) -> list[str]:
 
 
 def _is_no_mask(path: Path) -> bool:
-    return scan_name(path).endswith(PROBABILITY_POSTFIX) or is_own_scan(path)
+    return is_probability(path) or is_own_scan(path)
 
 
 def _case(path: Path, root: Path) -> str:

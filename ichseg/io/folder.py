@@ -30,6 +30,11 @@ def is_own_scan(path: Path) -> bool:
     return _says(path) == OWN_SCAN
 
 
+def is_probability(path: str | Path) -> bool:
+    """True for a file named as ichseg names probabilities."""
+    return is_nifti(path) and scan_name(path).endswith(PROBABILITY_POSTFIX)
+
+
 def _says(path: Path) -> str:
     """What stands in the header of a file under ``descrip``; nothing if it cannot be read."""
     try:
