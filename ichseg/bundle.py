@@ -143,7 +143,7 @@ def parse_settings(bundle: str, config: str, settings: Sequence[str]) -> dict[st
         key, equals, text = setting.partition("=")
         if key.split("::")[0] not in known:
             close = difflib.get_close_matches(key, known, 1)
-            hint = f"did you mean {close[0]}?" if close else f"its keys stand in {config_file(bundle, config)}"
+            hint = f"did you mean {close[0]}?" if close else f"its keys are listed in {config_file(bundle, config)}"
             raise IchsegError(f"--set {setting}: '{key}' is not a key of {config}; {hint}")
         if not equals:
             raise IchsegError(f"--set {setting}: '=VALUE' is missing")
@@ -304,7 +304,7 @@ def _end(elsewhere: Path | None, kind: type[BaseException], error: BaseException
     if is_set_up(error):
         line = one_line(error)
         if elsewhere is not None and ("not found" in line or "no such file" in line):
-            line += f" (paths are relative to this folder; the bundle's are with --bundle_root {elsewhere})"
+            line += f" (paths are relative to the current folder; for the bundle's own, add --bundle_root {elsewhere})"
         print(f"error: {line}", file=sys.stderr)
         raise SystemExit(USAGE)
     sys.__excepthook__(kind, error, trace)

@@ -28,7 +28,7 @@ def pick_device(name: str = "auto") -> torch.device:
         text = "cuda:0" if count else "cpu"
     kind, _, index = text.partition(":")
     if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
-        raise IchsegError(f"device '{name}' is unknown; use auto, cpu, cuda or cuda:N")
+        raise IchsegError(f"device '{name}' is unknown; use auto, cpu, gpu, cuda or cuda:N")
     if kind == "cuda" and int(index or 0) >= count:
         raise IchsegError(f"device '{name}' is not available: {count} CUDA device(s) found; use --device auto or cpu")
     device = torch.device(text)

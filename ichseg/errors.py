@@ -1,4 +1,4 @@
-"""Errors a user can mend. Their message is one line that names the file or key and says what to do."""
+"""Errors a user can fix. Their message is one line that names the file or key and says what to do."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class IchsegError(Exception):
 
 
 class Stopped(IchsegError):
-    """A run cannot go on for want of room; what was done is kept."""
+    """A run cannot continue, such as for lack of disk space; finished work is kept."""
 
 
 class ScanError(IchsegError):
@@ -52,7 +52,7 @@ def first_cause(error: BaseException) -> BaseException:
 
 
 def chain(error: BaseException) -> list[BaseException]:
-    """An exception, what caused it, what caused that, ...; each once, though the chain may bite its tail."""
+    """An exception, what caused it, what caused that, ...; each once, even if the chain is circular."""
     links: list[BaseException] = []
     current: BaseException | None = error
     while current is not None and current not in links:

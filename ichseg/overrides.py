@@ -107,9 +107,9 @@ def check_nested(name: str, key: str, content: Mapping[str, Any], value: Any) ->
         else:
             there = f"0 to {len(inner) - 1}" if isinstance(inner, list) else ", ".join(inner) if inner else "nothing"
             hint = near(part, list(inner)) if isinstance(inner, Mapping) else ""
-            raise IchsegError(f"{name}: there is no '{part}' in the config{hint} (there is {there})")
+            raise IchsegError(f"{name}: there is no '{part}' in the config{hint} (available: {there})")
     if isinstance(inner, list) and not (last.isdigit() and int(last) < len(inner)):
-        raise IchsegError(f"{name}: there is no '{last}' in the config (there is 0 to {len(inner) - 1})")
+        raise IchsegError(f"{name}: there is no '{last}' in the config (available: 0 to {len(inner) - 1})")
     if isinstance(inner, Mapping) and isinstance(inner.get("_target_"), str):
         for own, doubt in doubts_of_target({**inner, last: value}):
             if own == last:

@@ -181,4 +181,4 @@ def test_maps_that_teach_nothing_are_told(caplog):
     with caplog.at_level("WARNING"):
         found = labeled_examples(slices, labels_of, 2, torch.device("cpu"), IGNORED)
     assert [(part.count, part.shuffle) for part in found.values()] == [(3, True), (1, False)]
-    assert "slices to train is sure" in caplog.text and "to validate" not in caplog.text
+    assert "in the slices to train" in caplog.text and "to validate" not in caplog.text

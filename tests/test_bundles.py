@@ -245,7 +245,7 @@ def test_an_explicit_setting_wins_and_is_said_and_the_wrong_pipeline_is_refused(
     words = ["segment", scan, str(tmp_path / "masks"), "--weights", str(weights), "--no-report", "--device", "cpu"]
     with caplog.at_level("INFO", logger="ichseg"):
         assert main([*words, "--threshold", "0.9"]) == 0
-    assert "threshold 0.9 in place of 0.25, which model.pt was made for" in caplog.text
+    assert "threshold 0.9 instead of 0.25, the value stored in model.pt" in caplog.text
     with pytest.raises(IchsegError, match=r"'context'\) are run by inference.yaml, not by inference_paper.yaml"):
         BundleParts("ich_segmentation", "inference_paper.yaml", {"weights": str(weights)})["settings"]
     torch.save(slice_classifier("resnet34").state_dict(), tmp_path / "old.pt")
@@ -380,7 +380,7 @@ def test_slices_get_probabilities_in_the_order_of_the_file(phantoms, tmp_path, c
     tables = {}
     for name in ("up", "down"):
         found = list(csv.DictReader((tmp_path / "out" / f"{name}_slices.csv").open()))
-        assert [row["slice"] for row in found] == [str(n) for n in range(image.shape[2])]
+        assert [row["slice"] for row in found] == [str(n + 1) for n in range(image.shape[2])]
         tables[name] = [float(row["probability"]) for row in found]
         assert float(rows[name]["probability"]) == round(max(tables[name]), 4)
     assert tables["up"] == pytest.approx(tables["down"][::-1], abs=2e-4) and len(set(tables["up"])) == image.shape[2]
@@ -591,7 +591,7 @@ def test_mistyped_nested_keys_are_one_line(words, said, tmp_path):
 @pytest.mark.parametrize(
     ("key", "said"),
     [
-        ("postprocessing::transforms::99::threshold", "there is no '99' in the config (there is 0 to 11)"),
+        ("postprocessing::transforms::99::threshold", "there is no '99' in the config (available: 0 to 11)"),
         ("postprocessing::transforms::4::treshold", "did you mean 'threshold'"),
         ("postprocesing::transforms::4::threshold", "is not a key of"),
         ("displayable_configs::treshold", "there is no 'treshold' in the config; did you mean 'threshold'"),

@@ -144,7 +144,7 @@ def test_gray_range_of_an_8_bit_picture_that_names_its_range():
 
 def test_overlapping_classes_are_refused():
     image = torch.rand(1, 16, 16)
-    with pytest.raises(ValueError, match=r"3 channels add up to 1.85"):
+    with pytest.raises(ValueError, match=r"3 channels sum to up to 1.85"):
         DenseCRF()(torch.tensor([0.0, 0.9, 0.95]).view(3, 1, 1).expand(3, 16, 16), image)
 
 

@@ -25,7 +25,7 @@ def test_crf_from_the_score_behind_the_mask():
         {"mask": mask, "image": image, "score": score}
     )["mask"]
     torch.testing.assert_close(refined, expected)
-    with pytest.raises(ValueError, match="needs a mask of one channel and the score"):
+    with pytest.raises(ValueError, match="needs a one-channel mask and the score map"):
         DenseCRF(unary="score")(mask, image)
     with pytest.raises(ValueError, match="unary must be one of label, score"):
         DenseCRF(unary="both")

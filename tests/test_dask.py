@@ -159,7 +159,7 @@ def test_a_scheduler_that_starts_late_and_starts_again(scans, here, tmp_path):
         (["--workers", "2"], "--workers needs --engine dask"),
         (["--engine", "dask", "--shard", "1/2"], "both divide the work"),
         (["--engine", "dask", "--workers", "0"], "workers must be at least 1"),
-        (["--engine", "dask", "--workers", "2", "--scheduler", "tcp://127.0.0.1:1"], "has workers of its own"),
+        (["--engine", "dask", "--workers", "2", "--scheduler", "tcp://127.0.0.1:1"], "--scheduler has its own workers"),
         (["--engine", "dask", "--scheduler", "nowhere at all"], "no Dask scheduler at nowhere at all"),
     ],
 )

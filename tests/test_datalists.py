@@ -43,7 +43,7 @@ def test_patients_stay_in_one_part(phantoms, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("case", "phantom_000", r"training\[1\] .*'case' is that of training\[0\]"),
+        ("case", "phantom_000", r"training\[1\] .*'case' is the same as that of training\[0\]"),
         ("label_slices", [0, 1, 1], "'label_slices' names a slice twice"),
     ],
 )

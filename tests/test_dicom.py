@@ -94,7 +94,7 @@ def test_missing_and_copied_slices_are_named(tmp_path, volume):
     (tmp_path / "a" / "copy.dcm").write_bytes(paths[4].read_bytes())
     (stack,) = found(tmp_path)
     assert stack.doubts == ("1 slice missing after image 3",) and len(stack.instances) == 7
-    assert stack.notes == ("1 image is there more than once",)
+    assert stack.notes == ("ignored 1 duplicate image",)
 
 
 def test_two_passes_under_one_series_are_two_stacks(tmp_path, volume):
@@ -279,7 +279,7 @@ def test_objects_of_no_patient_are_passed_over(tmp_path, volume):
 def test_another_part_of_the_body_is_left_alone_unless_asked_for(tmp_path, volume):
     save_series(tmp_path, volume, BodyPartExamined="CHEST")
     (stack,) = choose(found(tmp_path))
-    assert stack.skip == "of another part of the body (chest) by its header"
+    assert stack.skip == "not the head, according to the header (chest)"
     assert choose(found(tmp_path), "2")[0].skip == ""
 
 

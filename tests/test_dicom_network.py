@@ -459,7 +459,7 @@ def test_tls_in_both_directions(studies, weights, tmp_path):
     with socket.create_connection(("127.0.0.1", port)):  # a caller that says nothing keeps no one out
         DimseDestination(f"ICHSEG@127.0.0.1:{port}", "ME", security).echo()
     unknown = Security(tmp_path / "c.pem", tmp_path / "k.pem")  # its certificate is signed by nobody we know
-    with pytest.raises(NotSent, match=r"certificate is not accepted \(self-signed certificate\); name who .*authority"):
+    with pytest.raises(NotSent, match=r"not accepted \(self-signed certificate\); name the CA .*--tls-authority"):
         DimseDestination(f"ICHSEG@127.0.0.1:{port}", "ME", unknown).echo()
     server.shutdown()
     with Archive(free_port()) as archive, pytest.raises(NotSent, match="no TLS connection"):

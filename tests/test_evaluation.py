@@ -340,7 +340,7 @@ def test_axes_that_are_turned_in_space_are_turned_back_and_others_refused(tmp_pa
     elsewhere = canonical.affine.copy()
     elsewhere[:3, 3] += 40
     write_volume(tmp_path / "masks" / "a_ich.nii.gz", np.asarray(canonical.dataobj), elsewhere)
-    with pytest.raises(IchsegError, match="axes are turned against those of"):
+    with pytest.raises(IchsegError, match="oriented differently from"):
         evaluate_masks(tmp_path / "masks", tmp_path / "truth")
 
 

@@ -27,7 +27,7 @@ def test_three_forms_by_one_command(tmp_path, capsys):
     pytest.importorskip("onnxscript")
     files = [tmp_path / f"model{ending}" for ending in (".ts", ".onnx", ".pt2")]
     assert main(["export", *map(str, files)]) == 0
-    assert capsys.readouterr().out.count("differs by at most") == 3
+    assert capsys.readouterr().out.count("logits differ by at most") == 3
     network = loaded(weight_file())
     session = onnxruntime.InferenceSession(str(files[1]))
     runs = [
@@ -107,7 +107,7 @@ class Rigid(Unsteady):
 def test_what_differs_or_cannot_be_written_is_not_there(tmp_path, monkeypatch, capsys):
     with pytest.raises(IchsegError, match=r"odd\.ts: not written, since its logits differ"):
         export_network(Unsteady(), tmp_path / "odd.ts", 1, 32)
-    with pytest.raises(IchsegError, match=r"odd\.ts: this network cannot be written in this form"):
+    with pytest.raises(IchsegError, match=r"odd\.ts: this network cannot be exported to this format"):
         export_network(Rigid(), tmp_path / "odd.ts", 1, 32)
     assert main(["export", str(tmp_path / "model.trt")]) == 2
     assert "must end in one of .ts, .onnx, .pt2" in capsys.readouterr().err

@@ -136,7 +136,7 @@ def test_two_heads_and_more_than_a_head():
     upside = HEAD.affine @ np.diag([1, 1, -1, 1])
     long = np.concatenate([trunk, IMAGE], -1)
     for array, affine in ((long, HEAD.affine), (long[..., ::-1], upside)):
-        assert any("mm of the body from foot to head" in flag for flag in flags(array, affine))
+        assert any("mm from foot to head" in flag for flag in flags(array, affine))
 
 
 def test_a_head_of_the_wrong_size_is_doubted():

@@ -56,7 +56,7 @@ def test_the_page_is_whole_and_harmless(out):
     table = page[page.index("<tbody>") : page.index("</tbody>")]
     assert table.count("<tr") == 4 and "&lt;img src=x" in table and "<img" not in table
     assert "Failed: no mask (1)" in page and "Flagged: review before use (1)" in page
-    assert page.index("Failed: no mask") < page.index("Flagged: review") < page.index("All scans")
+    assert page.index("Failed: no mask") < page.index("Flagged: review") < page.index("<h2>Scans</h2>")
     assert "connect-src data: blob:" in page and "default-src 'none'" in page
     assert not re.findall(r"(?:src|href)\s*=\s*[\"']?https?:", page.partition("<script>")[0])
     abouts = [data(page, f"case-{n}") for n in range(4)]
@@ -305,7 +305,7 @@ def test_an_archive_shows_what_is_most_worth_looking_at(out, tmp_path, monkeypat
     page = write_report(copy, rows, json.loads((out / "report.json").read_text())).read_text(encoding="utf-8")
     assert page.count("<tr") - 1 == 5 and "2 more are in results.csv" in page
     assert page.count('id="picture-') == page.count("<tr data-open") == 1, "what has no pictures does not open"
-    assert "Of the scans most worth looking at; 2 have no images here." in page
+    assert "Only the most important scans have images; 2 have none." in page
     assert "Failed: no mask (4)" in page and "and 1 more</b>: torn" in page, "all are counted, some are named"
 
 
@@ -318,7 +318,7 @@ def test_notes_are_no_reason_to_look(out, tmp_path):
         elif row["status"] == "ok":
             row["message"] = "note: clipped"
     page = write_report(copy, rows, json.loads((out / "report.json").read_text())).read_text(encoding="utf-8")
-    attention = page[page.index("Flagged: review") : page.index("All scans")]
+    attention = page[page.index("Flagged: review") : page.index("<h2>Scans</h2>")]
     assert "8-bit" in attention and "note:" not in attention and page.count("note: clipped") >= 3
 
 

@@ -141,7 +141,7 @@ def test_every_kind_of_image_gives_the_same_mask(tmp_path):
         with pytest.raises(TypeError, match="SimpleITK"):
             ichseg.segment([1, 2], **options)
         colors = sitk.GetImageFromArray(np.zeros((3, 4, 5, 3), np.uint8), isVector=True)
-        with pytest.raises(ScanError, match="3 values a voxel"):
+        with pytest.raises(ScanError, match="3 values per voxel"):
             ichseg.segment(colors, **options)
 
 

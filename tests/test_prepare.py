@@ -441,5 +441,5 @@ def test_a_mask_that_has_lost_its_affine_is_no_truth(phantoms, tmp_path):
     nib.save(nib.Nifti1Image(np.asarray(mask.dataobj), np.eye(4)), tmp_path / "masks" / "a.nii.gz")
     lines = "\n".join(f"a,{n + 1},{n % 2}" for n in range(mask.shape[2]))
     (tmp_path / "labels.csv").write_text(f"{HEADING}\n{lines}\n")
-    with pytest.raises(IchsegError, match="has the mask lost its affine"):
+    with pytest.raises(IchsegError, match="was the mask saved without its affine"):
         prepare_nifti(tmp_path / "scans", tmp_path / "labels.csv", tmp_path / "data", masks=tmp_path / "masks")

@@ -83,7 +83,7 @@ def test_what_is_broken_is_named_and_the_rest_goes_on(release, tmp_path):
     write_slice(release / FOLDER / "ID_101aa.dcm", 30, "ID_p0", "1.2.4", 3)  # one step is another
     counts = prepare_rsna(release, tmp_path / "data", warn=said.append)
     assert counts["volumes"] == 4
-    assert "ID_000aa.dcm: not a DICOM slice" in said[0] and any("missing or there twice" in one for one in said)
+    assert "ID_000aa.dcm: not a DICOM slice" in said[0] and any("missing or duplicated" in one for one in said)
     few = prepare_rsna(release, tmp_path / "few", scans=2)
     assert few["volumes"] == 2
 

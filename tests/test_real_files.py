@@ -56,12 +56,12 @@ def test_forms_that_contradict_each_other_give_no_side(ran):
 
 def test_unequal_distances_are_told_by_the_copy(ran):
     folder, rows, _ = ran
-    assert rows["uneven"]["status"] == "flagged" and "not equally far apart" in rows["uneven"]["message"]
+    assert rows["uneven"]["status"] == "flagged" and "unevenly spaced" in rows["uneven"]["message"]
     assert rows["uneven_Eq_1"]["status"] == "skipped" and "counted twice" in rows["uneven_Eq_1"]["message"]
     assert rows["tilted"]["status"] == "ok" and rows["tilted_Tilt_1"]["status"] == "skipped"
     assert rows["alone_Eq_1"]["status"] == "ok"
     assert [scan for scan in list_scans(folder / "scans" / "uneven_Eq_1.nii.gz") if "skip" in scan] == []
-    assert any("not equally" in flag for flag in read_volume(folder / "scans" / "uneven.nii.gz").flags)
+    assert any("unevenly spaced" in flag for flag in read_volume(folder / "scans" / "uneven.nii.gz").flags)
 
 
 def test_measuring_masks_of_both_says_so(ran):
@@ -224,7 +224,7 @@ def test_copies_by_other_names_tell_too(copy, tmp_path):
     image, _, affine = phantom()
     save(tmp_path / "x.nii.gz", image, affine)
     (tmp_path / copy).write_bytes((tmp_path / "x.nii.gz").read_bytes())
-    assert any("not equally far apart" in flag for flag in read_volume(tmp_path / "x.nii.gz").flags)
+    assert any("unevenly spaced" in flag for flag in read_volume(tmp_path / "x.nii.gz").flags)
 
 
 def test_a_copy_of_a_copy_is_not_counted_twice(tmp_path):
@@ -232,7 +232,7 @@ def test_a_copy_of_a_copy_is_not_counted_twice(tmp_path):
     for name in ("x_Tilt_1", "x_Tilt_Eq_1"):
         save(tmp_path / f"{name}.nii.gz", image, affine)
     assert ["skip" in scan for scan in list_scans(tmp_path)] == [False, True]
-    assert any("not equally" in flag for flag in read_volume(tmp_path / "x_Tilt_1.nii.gz").flags)
+    assert any("unevenly spaced" in flag for flag in read_volume(tmp_path / "x_Tilt_1.nii.gz").flags)
 
 
 @pytest.mark.parametrize("original", ["x.NII.GZ", "x.Nii"])
@@ -241,8 +241,8 @@ def test_a_copy_is_known_whatever_letters_its_original_ends_in(tmp_path, origina
         (tmp_path / name).write_bytes(b"")
     assert {scan["image"]: scan.get("skip", "") for scan in list_scans(tmp_path)} == {
         str(tmp_path / original): "",
-        str(tmp_path / "x_Eq_1.nii.gz"): f"a copy of {original}, interpolated to equal slice distances: one patient is "
-        "not counted twice",
+        str(tmp_path / "x_Eq_1.nii.gz"): f"a copy of {original}, interpolated to equal slice distances; skipped, "
+        "so that the patient is not counted twice",
     }
 
 

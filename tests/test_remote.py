@@ -192,8 +192,8 @@ def test_tables_files_and_what_is_not_there(bucket, weights, tmp_path, capsys):
     assert "use a table for each" in capsys.readouterr().err
     for words, said in (
         ([f"{bucket}/nothing", str(tmp_path / "x")], "no .nii or .nii.gz objects there"),
-        ([f"{bucket}/scans", str(tmp_path), str(tmp_path / "x")], "run them one by one"),
-        ([f"{bucket}/scans", str(tmp_path / "x"), "--engine", "dask"], "divide the work by --shard"),
+        ([f"{bucket}/scans", str(tmp_path), str(tmp_path / "x")], "run them separately"),
+        ([f"{bucket}/scans", str(tmp_path / "x"), "--engine", "dask"], "split the work with --shard"),
         ([str(tmp_path), str(tmp_path / "x"), "--work-dir", "y"], "--work-dir is for"),
         (["nosuch://bucket", str(tmp_path / "x")], "nosuch"),
     ):

@@ -511,7 +511,7 @@ def test_merging_says_what_is_wrong(tmp_path):
     (tmp_path / "results-1of3.jsonl").unlink()
     (tmp_path / "report-1of2.json").write_text('{"run": "x"}')
     (tmp_path / "results-2of2.jsonl").write_text("")
-    with pytest.raises(IchsegError, match=r"nothing says how part 2/2 was made"):
+    with pytest.raises(IchsegError, match=r"part 2/2 has no journal"):
         merge_parts(tmp_path)
     (tmp_path / "report-2of2.json").write_text('{"run": "y", "finished": "2026-01-01T00:00:00+00:00"}')
     with pytest.raises(IchsegError, match=r"part [12]/2 was made with different settings"):

@@ -38,8 +38,8 @@ def test_place_in_a_job_array(text, environment, number, count):
 @pytest.mark.parametrize(
     ("text", "environment", "told"),
     [
-        ("auto", {}, "no job of an array"),
-        ("auto", {"SGE_TASK_ID": "undefined"}, "no job of an array"),
+        ("auto", {}, "not in a job array"),
+        ("auto", {"SGE_TASK_ID": "undefined"}, "not in a job array"),
         ("auto", {"JOB_COMPLETION_INDEX": "2"}, "Kubernetes does not say how many jobs there are; write auto/N"),
         ("auto", {**SLURM, "SLURM_ARRAY_TASK_COUNT": "3"}, "the Slurm array has gaps"),
         ("auto/3", {"JOB_COMPLETION_INDEX": "3"}, "JOB_COMPLETION_INDEX is 3, which is none of 3 parts"),

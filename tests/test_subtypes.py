@@ -60,7 +60,7 @@ def test_subtypes_of_slices_are_those_of_the_table(packed, cohort, tmp_path, cap
     assert pack_subtypes(packed, cohort, enabled=False) is None
     with caplog.at_level("WARNING"):
         none = pack_subtypes(packed, tmp_path / "datalist.json")
-    assert (none[packed.labels > 0] == -1).all() and "only implants teach them" in caplog.text
+    assert (none[packed.labels > 0] == -1).all() and "subtypes are learned from implants only" in caplog.text
 
 
 def test_a_positive_slice_of_no_type_is_not_known(packed, cohort, tmp_path):

@@ -78,7 +78,8 @@ def test_the_last_is_kept_however_long_epochs_are(tmp_path):
 def test_stopping_is_said(tmp_path, caplog, capfd):
     with caplog.at_level("INFO", logger="ichseg"):
         Fake(tmp_path, [0.9, 0.5, 0.4, 0.3]).run(4)
-    assert "no better score for 2 epochs: stopping" in caplog.text and "EarlyStopping" not in capfd.readouterr().err
+    assert "score has not improved for 2 epochs; stopping" in caplog.text
+    assert "EarlyStopping" not in capfd.readouterr().err
     with pytest.raises(ValueError, match="patience must be at least 1 epoch, not 0"):
         Fake(tmp_path, [0.9], patience=0)
 

@@ -103,4 +103,4 @@ class Reference:
         normal = (measured - np.array(self.mean)) / np.array(self.deviation)
         most = int(np.abs(normal).argmax())
         name, told = list(NAMES.items())[most]
-        return f"{name} {told(float(measured[most]))} (training {told(float(self.mean[most]))})"
+        return f"{name} {told(float(measured[most]))} (training mean {told(float(self.mean[most]))})"

@@ -37,11 +37,11 @@ def extent_doubts(hounsfield: np.ndarray, affine: np.ndarray, axis: int) -> list
     doubts = []
     length = (heads[-1] - heads[0] + 1) * distance
     if length > MOST_MM:
-        doubts.append(f"{length:.0f} mm of the body from foot to head: marks below the head are not reliable")
+        doubts.append(f"the scan covers {length:.0f} mm from foot to head: the mask below the head is unreliable")
     upper = slice(int(heads[0]), int(heads[0]) + max(1, round(UPPER_MM / distance)))
     whole = areas[upper] > HEAD_CM2
     if len(areas) >= FEW_SLICES and float(areas.max()) < HEAD_CM2:
-        doubts.append(f"no slice of more than {areas.max():.0f} cm\u00b2: {NOT_A_HEAD} Is the voxel size right?")
+        doubts.append(f"largest cross-section only {areas.max():.0f} cm\u00b2: {NOT_A_HEAD} Is the voxel size right?")
     if whole.any():
         if (largest := float(areas[upper].max())) > MOST_CM2:
             doubts.append(f"a slice of {largest:.0f} cm\u00b2: {NOT_A_HEAD} Is the voxel size right?")
@@ -49,7 +49,7 @@ def extent_doubts(hounsfield: np.ndarray, affine: np.ndarray, axis: int) -> list
         if cut > CUT_SHARE:
             doubts.append("the head is cut off at the edge of the field of view: the volume may be too small")
         if float(twins[upper][whole].mean()) > CUT_SHARE or _two_in_a_row(areas):
-            doubts.append("two heads in one scan? Volumes are of both")
+            doubts.append("two heads in one scan? Volumes include both")
     return doubts or _repeat_doubts(coarse)
 
 

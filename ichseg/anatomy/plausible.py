@@ -41,17 +41,17 @@ def mask_doubts(
     doubts = []
     if ml > MOST_ML or (space and ml > MOST_SHARE * space):
         part = f", {min(1.0, ml / space):.0%} of the space inside the skull" if space else ""
-        doubts.append(f"{ml:,.0f} mL marked{part}: not to be believed")
+        doubts.append(f"{ml:,.0f} mL marked{part}: implausibly large")
     pixel = np.delete(np.linalg.norm(grid[:3, :3], axis=0), axis)
     rims = [Rim(*pair, pixel) for pair in zip(marked, brain, strict=True)]
     if np.any([rim.thickness > 0 for rim in rims], axis=0).mean() >= RING_SHARE:
-        doubts.append("marked all around along the skull: an artifact rather than blood?")
+        doubts.append("the mask runs all the way around the skull: an artifact rather than blood?")
         return doubts
     near = sum(float(rim.near.sum()) for rim in rims) / max(1, int(marked.sum()))
     if plane is not None and ml >= MIRROR_ML and near >= NEAR_SKULL:
         mirrored = _mirrored_share(np.moveaxis(marked, 0, axis), grid, plane)
         if mirrored >= MIRRORED:
-            doubts.append("both sides are marked alike along the skull: bone or an artifact rather than blood?")
+            doubts.append("the mask is nearly symmetric along the skull: bone or an artifact rather than blood?")
     return doubts
 
 

@@ -175,7 +175,7 @@ class CAMExtractor:
         shaped = self.reshape[name](values, self._size)
         if shaped.ndim != 2 + len(self._size):
             raise ValueError(
-                f"reshape makes {tuple(shaped.shape)} of layer '{name}'; expected (B, K, {len(self._size)} axes)"
+                f"reshape gives layer '{name}' shape {tuple(shaped.shape)}; expected (B, K, {len(self._size)} axes)"
             )
         return shaped
 

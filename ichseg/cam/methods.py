@@ -1,4 +1,4 @@
-"""How each method of the family questions a network: one short class per way, over the formulas of ``maps``.
+"""How each CAM method queries a network: one short class per method, on top of the formulas in ``maps``.
 
 A method gets a :class:`Probe` (one network with hooks on some layers) and the images. It returns the logits, and a
 function that makes one map per layer: what costs more than the forward pass waits until the maps are wanted.

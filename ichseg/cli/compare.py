@@ -12,11 +12,11 @@ from ichseg.errors import DONE, SOME_FAILED, IchsegError
 HELP = "Train published methods on the same scans and compare their masks: DIR/comparison.csv, .md and pictures."
 EXAMPLE = """ichseg compare --datalist DATA/datalist.json --output runs/compared
   ichseg compare --datalist DATA/datalist.json --output runs/compared --methods recommended,hgi_sam,unet --epochs 5
-  (run again with more methods, those done are kept; an interrupted run resumes)"""
+  (to add methods, run again with them: finished ones are kept; an interrupted run resumes)"""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    datalist_option(parser, "with slice labels; masks, if there are any, are compared with")
+    datalist_option(parser, "datalist with slice labels; if it has masks, results are compared with them")
     parser.add_argument("--output", required=True, metavar="DIR")
     parser.add_argument(
         "--methods", default=",".join(METHODS), metavar="NAME,...", help=f"some of {', '.join(METHODS)} (default: all)"

@@ -22,7 +22,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output",
         metavar="DIR",
-        help="folder for the tables and charts; with slice labels also detection.json and gallery.png",
+        help="folder for the tables and charts; with slice labels also detection.json, "
+        "detection_slices.csv and gallery.png",
     )
     parser.add_argument("--images", metavar="DIR", help="with a folder of true masks: the scans, for the HU rule")
     parser.add_argument("--folds", help="only these folds of the datalist, e.g. 3-4")

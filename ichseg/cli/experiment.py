@@ -18,7 +18,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", choices=EXPERIMENTS, metavar="NAME", help=", ".join(EXPERIMENTS))
     datalist_option(parser, "some scans must have masks")
     parser.add_argument("--output", required=True, metavar="DIR")
-    parser.add_argument("--benchmark", metavar="JSON", help="second datalist to evaluate on, never pooled")
+    parser.add_argument("--benchmark", metavar="JSON", help="second datalist, evaluated separately")
     parser.add_argument("--classifiers", metavar="DIR", help="folder of trained classifiers; skips their training")
     parser.add_argument("--size", type=int, default=PAPER_SIZE, help="pixels per side (default: %(default)s)")
     parser.add_argument(

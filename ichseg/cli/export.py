@@ -14,7 +14,7 @@ EXAMPLE = """ichseg export model.ts model.onnx model.pt2
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "outputs", nargs="+", metavar="OUTPUT", help="files to write; the ending (.ts, .onnx, .pt2) says in which form"
+        "outputs", nargs="+", metavar="OUTPUT", help="files to write; the extension (.ts, .onnx, .pt2) sets the format"
     )
     parser.add_argument("--weights", metavar="FILE", help="weight file (default: the model shipped with ichseg)")
 
@@ -33,9 +33,9 @@ def run(args: argparse.Namespace) -> int:
     network, channels = parts["network"], settings.in_channels
     for output in args.outputs:
         difference = export_network(network, output, channels, settings.size)
-        told = (
-            "not run: install onnxruntime to compare" if difference is None else f"differs by at most {difference:.0e}"
-        )
+        told = "not verified; install onnxruntime to compare its logits"
+        if difference is not None:
+            told = f"logits differ by at most {difference:.0e}"
         print(f"wrote {output}: image (slices, {channels}, height, width) -> logits; {told}")
     print(f"height and width: multiples of {SIZE_STEP}; settings of the model: size {settings.size}, "
           f"window {settings.window_level:g} ± {settings.window_width / 2:g} HU")  # fmt: skip

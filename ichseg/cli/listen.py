@@ -38,14 +38,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="AET[@HOST]",
-        help="who may call (default: everybody); repeatable",
+        help="who may connect; can be repeated (default: anyone)",
     )
     parser.add_argument("--quiet", type=float, default=30.0, metavar="SECONDS",
-                        help="a study is complete after so many seconds without a new image (default: 30)")  # fmt: skip
-    parser.add_argument("--max-associations", type=int, default=10, metavar="N", help="at a time (default: 10)")
+                        help="seconds without a new image after which a study is complete (default: 30)")  # fmt: skip
+    parser.add_argument(
+        "--max-associations", type=int, default=10, metavar="N", help="maximum simultaneous associations (default: 10)"
+    )
     parser.add_argument("--tls", nargs=2, metavar=("CERTIFICATE", "KEY"), help="PEM files: TLS in both directions")
     parser.add_argument(
-        "--tls-authority", metavar="FILE", help="PEM file: the other side's certificate must be signed by it"
+        "--tls-authority", metavar="FILE", help="PEM file of the CA that must have signed the other side's certificate"
     )
     service_options(parser)
 
@@ -59,7 +61,7 @@ def service_options(parser: argparse.ArgumentParser) -> None:
         help=f"objects to send: {', '.join(DICOM_OBJECTS)} (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--keep", type=float, default=24.0, metavar="HOURS",
-                        help="keep received images for so long after they were done (default: 24)")  # fmt: skip
+                        help="how long to keep received images after their study is done (default: 24)")  # fmt: skip
     parser.add_argument("--min-free", type=float, default=2.0, metavar="GIB",
                         help="refuse images when free disk space falls below this (default: 2)")  # fmt: skip
     parser.add_argument(
@@ -108,7 +110,7 @@ def _listen(args: argparse.Namespace, service: Service, listener: Listener, call
         signal.signal(name, lambda *_: service.stopped.set())
     print(f"listening as {args.aet} on {args.host}:{server.server_address[1]}; stop with Ctrl-C", flush=True)
     if not args.allow:
-        print("everybody who reaches this port may send; --allow AET@HOST restricts it", flush=True)
+        print("anyone who can reach this port may send; restrict this with --allow AET@HOST", flush=True)
     for destination in called:  # a host that does not answer takes its time
         threading.Thread(target=_echo, args=[destination], daemon=True).start()
     try:

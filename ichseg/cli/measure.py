@@ -7,7 +7,7 @@ import argparse
 from ichseg.cli.options import progress
 from ichseg.errors import DONE, SOME_FAILED
 
-HELP = "Measure existing masks: mL, lesions, ABC/2, and the side if their scans are given."
+HELP = "Measure existing masks: volume in mL, lesions, ABC/2, and, given the scans, the side."
 EXAMPLE = "ichseg measure MASKS --output DIR\n  ichseg measure MASKS --images SCANS --output DIR"
 
 

@@ -30,7 +30,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--query", action="append", default=[], metavar="KEY=VALUE", help="only studies that match; can be repeated"
     )
     parser.add_argument("--most", type=int, metavar="N", help="fetch at most N studies at a time")
-    parser.add_argument("--every", type=float, metavar="SECONDS", help="ask again and again (default: once)")
+    parser.add_argument(
+        "--every", type=float, metavar="SECONDS", help="time between queries (default: query once and stop)"
+    )
     parser.add_argument("--user", metavar="NAME", help="for basic authentication")
     service_options(parser)
 
@@ -62,13 +64,14 @@ def run(args: argparse.Namespace) -> int:
             service.drain()
             unsent = 0 if args.dry_run else len(list(spool.outbox.glob("*.json")))
             left = {
-                "could not be fetched, run again": missed,
+                "could not be fetched": missed,
                 "could not be segmented, see results.csv": len(service.failed),
-                "wait to be segmented, run again": len(spool.waiting()),
-                "wait to be sent, run again": unsent,
+                "not segmented yet": len(spool.waiting()),
+                "not sent yet": unsent,
             }
             told = "".join(f"; {count} {what}" for what, count in left.items() if count)
-            print(f"{fetched} studies fetched from {name}{told}", flush=True)
+            again = "; run again" if args.every is None and (missed or spool.waiting() or unsent) else ""
+            print(f"{fetched} studies fetched from {name}{told}{again}", flush=True)
             if args.every is None:
                 return USAGE if trouble else SOME_FAILED if told else DONE
             time.sleep(args.every)

@@ -55,7 +55,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default="patient",
         help="what to keep in one fold",
     )
-    bhsd.add_argument("--labels-at", type=int, metavar="PIXELS", help="mask size that labels slices")
+    bhsd.add_argument(
+        "--labels-at",
+        type=int,
+        metavar="PIXELS",
+        help="resize masks to PIXELS x PIXELS before labeling slices by them (default: native size)",
+    )
     instance = kind("instance", _instance, "INSTANCE 2022, 100 scans with masks", "SOURCE")
     cq500 = kind("seq-cq500", _seq_cq500, "Seq-CQ500, slices of CQ500 with masks", "SOURCE")
     mbh = kind("mbh-seg", _mbh_seg, "MBH-Seg 2025, scans outlined by several raters", "SOURCE")
@@ -74,16 +79,22 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     rsna = kind("rsna", _rsna, "RSNA 2019, DICOM slices with labels and subtypes", "SOURCE")
     rsna.add_argument("--scans", type=int, metavar="N", help="convert only the first N scans")
     nifti = kind("nifti", _nifti, "your own NIfTI scans and a CSV of slice labels", "SCANS", "LABELS.csv")
-    nifti.add_argument("--masks", metavar="DIR", help="true masks NAME.nii.gz, to measure against")
+    nifti.add_argument("--masks", metavar="DIR", help="folder of true masks NAME.nii.gz, for evaluation")
     dicom = kind("dicom", _dicom, "your own DICOM studies and a CSV of slice labels", "STUDIES", "LABELS.csv")
     dicom.add_argument(
-        "--series", default="best", metavar="RULE", help="of a study: best (default), all, or a SeriesNumber"
+        "--series",
+        default="best",
+        metavar="RULE",
+        help="series of each study: best (default), all, or a SeriesNumber or SeriesInstanceUID",
     )
     for sub in (bhsd, instance, cq500, mbh, masked, siim, voc, rsna, nifti, dicom):
         sub.add_argument(
-            "--fold-tolerance", type=float, default=FOLD_TOLERANCE, help="maximum fold imbalance (default: %(default)s)"
+            "--fold-tolerance",
+            type=float,
+            default=FOLD_TOLERANCE,
+            help="fold imbalance that is accepted without a warning (default: %(default)s)",
         )
-    phantom = kind("phantom", _phantom, "drawn heads with drawn hemorrhage")
+    phantom = kind("phantom", _phantom, "synthetic heads with synthetic hemorrhage")
     phantom.add_argument("--scans", type=int, default=PHANTOMS, help="number of phantoms (default: %(default)s)")
     phantom.add_argument("--size", type=int, default=PHANTOM_SIZE, help="pixels per side (default: %(default)s)")
     phantom.add_argument("--slices", type=int, default=PHANTOM_SLICES, help="slices per phantom (default: %(default)s)")

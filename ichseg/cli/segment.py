@@ -51,12 +51,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--series", metavar="RULE",
-        help="of a DICOM study: best (axial, soft kernel, 2.5 to 6 mm; default), all, or a SeriesNumber or "
+        help="series of each DICOM study: best (axial, soft kernel, 2.5 to 6 mm; default), all, or a SeriesNumber or "
         "SeriesInstanceUID",
     )  # fmt: skip
     parser.add_argument(
         "--dicom", metavar="KIND,...",
-        help=f"objects written of DICOM: {', '.join(DICOM_OBJECTS)}, or none (default: {','.join(DICOM_WRITTEN)})",
+        help=f"for DICOM input, write: {', '.join(DICOM_OBJECTS)}, or none (default: {','.join(DICOM_WRITTEN)})",
     )  # fmt: skip
     parser.add_argument("--size", type=int, help="pixels per side of the network's slices (default: as in training)")
     parser.add_argument(
@@ -94,10 +94,12 @@ def run(args: argparse.Namespace) -> int:
     if on_dask and args.shard:
         raise IchsegError("--shard and --engine dask both divide the work; use one of them")
     if args.scheduler and args.workers:
-        raise IchsegError("--workers is of a cluster on this machine; --scheduler has workers of its own")
+        raise IchsegError("--workers is for a cluster on this machine; --scheduler has its own workers")
     remote = is_url(args.output) or any(map(is_remote, args.input))
     if remote and on_dask:
-        raise IchsegError("--engine dask needs folders that all workers see; with URLs, divide the work by --shard")
+        raise IchsegError(
+            "--engine dask needs folders that all workers can access; with URLs, split the work with --shard"
+        )
     if args.work_dir and not remote:
         raise IchsegError("--work-dir is for inputs and outputs that are URLs")
     if not is_url(args.output):
@@ -129,7 +131,7 @@ def run(args: argparse.Namespace) -> int:
     if on_dask:
         from ichseg.folder.dask_engine import run_on_dask
 
-        on_gpu = args.device.startswith(("cuda", "gpu"))
+        on_gpu = args.device.lower().startswith(("cuda", "gpu"))
         run_on_dask(*what, scheduler=args.scheduler, workers=args.workers, on_gpu=on_gpu)
     elif remote:
         from ichseg.folder.remote import run_remote

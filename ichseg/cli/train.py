@@ -30,7 +30,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="recommended (default): one network, implants and slice labels; paper: the published configuration",
     )
     parser.add_argument(
-        "--cache", metavar="DIR", help="packed slices and implants, which several runs may share (default: OUTPUT)"
+        "--cache",
+        metavar="DIR",
+        help="folder for packed slices and implants, which several runs can share (default: the output folder)",
     )
     parser.add_argument(
         "--members", type=int, default=MEMBERS, help="recommended preset: networks to average (default: %(default)s)"
@@ -45,7 +47,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--fold",
         type=int,
         metavar="K",
-        help="with --cross-validate: train for fold K only; run again without it to measure all folds",
+        help="with --cross-validate: train for fold K only; run again without it to evaluate all folds",
     )
     training_options(parser)
 
@@ -107,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
             made = train_preset(args.preset, plan)
     except RuntimeError as error:
         if several and is_lost_process(error):
-            raise IchsegError("another process of this training has ended; see what it said") from error
+            raise IchsegError("another process of this training stopped; see its error message") from error
         raise
     alone = args.cross_validate or args.member is not None
     print(f"wrote {made}" if alone else f"wrote {made} and {plan.output / 'results'}")

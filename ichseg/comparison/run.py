@@ -41,9 +41,9 @@ FIGURES = {
 COLUMNS = ("method", "title", "learns_from", "control", *FIGURES, "published", "note")
 ABOUT = """# Comparison
 
-Every method learned from the same scans at the same size, and its masks of the scans of the test folds are measured
-here. The validation folds chose epochs: by slice labels, by pseudo-masks, or by true masks where a method learns from
-those. Methods with pseudo-masks train the same U-Net on them, which alone makes the masks; HGI-SAM and the automated
+Every method was trained on the same scans at the same size (the HU rule learns nothing), and its masks of the scans of
+the test folds are measured here. The validation folds chose epochs: by slice labels, by pseudo-masks, or by true masks where a method learns from
+those. Methods with pseudo-masks train the same U-Net on them, and its masks are measured; HGI-SAM and the automated
 ensemble have no U-Net. Slice AUC is that of the marked area, or of the largest probability where a method gives one.
 Implants are hemorrhage drawn into scans of the test folds, whose masks are exact; no method was trained on their kind.
 Published values were measured on other scans, and each with its own metric: compare them only with the column of that
@@ -117,7 +117,7 @@ def _row(bench: Bench, name: str, method: Method, implants: Path | None) -> dict
             plan = replace(bench.plan, datalist=implants)
             evaluate(plan, method.make(drawn), bench.folder(name, IMPLANTS), bench.plan.test_folds)
     except SystemExit:  # a bundle that could not do all of its scans, and has said so
-        return {**row, "note": "failed: some scans could not be done; see its results.csv"}
+        return {**row, "note": "failed: some scans could not be processed; see its results.csv"}
     except Exception as error:  # whatever it is, the other methods go on
         logger.debug("%s", name, exc_info=True)
         return {**row, "note": f"failed: {one_line(first_cause(error))}"}

@@ -1,4 +1,4 @@
-"""From the maps of two models to one map per slice that has heard its neighbors."""
+"""From the maps of two models to one map per slice, fused with those of its neighbors."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def ensemble(maps: Sequence[Tensor]) -> Tensor:
 
 
 def vote(probabilities: Tensor, rule: str = "mean") -> Tensor:
-    """What several classifiers together say of a slice (decision D11; the paper says "predicted" and no more).
+    """Combine the probabilities of several classifiers (decision D11; the paper only says "predicted").
 
     Args:
         probabilities: (models, ...) of hemorrhage.

@@ -14,8 +14,8 @@ def support_pixels(logits: Tensor, before: np.ndarray, after: np.ndarray, weight
     """Lower the logit of a pixel by a share of how far the neighboring slices are below it.
 
     ``z' = z + weight * min(max(N_before, N_after) - z, 0)``, where N is the largest logit within 3 pixels in a
-    neighboring slice. What lies in one of the neighbors as well stays as it is; nothing is ever raised. At the ends of
-    a scan the one neighbor decides, and a slice on its own stays as it is. Ours.
+    neighboring slice. A pixel that one of the neighbors confirms is unchanged; nothing is ever raised. At the ends of a
+    scan the only neighbor decides, and a single slice is unchanged. Not part of the paper.
 
     Args:
         logits: (n, H, W) of hemorrhage, slices in physical order.

@@ -47,7 +47,8 @@ class DenseCRF(nn.Module):
         spacing: edge lengths in mm per spatial axis, in the order of the axes; then the spatial sigmas are in mm.
 
     Raises:
-        ValueError: unknown backend, a sigma or spacing that is not positive, or fewer than 0 iterations.
+        ValueError: unknown backend, a sigma or spacing that is not positive, a weight that is not finite, or fewer
+            than 0 iterations.
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class DenseCRF(nn.Module):
         Args:
             probabilities: (B, C, H, W) or (B, C, D, H, W) in [0, 1], C >= 2 labels.
             image: (B, 1, ...) gray levels 0 to 255 of the same spatial shape.
-            spacing: of this image, in the place of the one given at first.
+            spacing: of this image, instead of the one given to the constructor.
 
         Returns:
             probabilities of the same shape, summing to 1 over C: a plain tensor of float32 (float64 for float64).

@@ -147,7 +147,7 @@ def datalist_problems(content: Any) -> Iterator[tuple[int | None, str, str]]:
         if not isinstance(entry, dict):
             continue
         if isinstance(entry.get("case"), str) and (first := cases.setdefault(entry["case"], index)) != index:
-            found.append((index, "case", f"is that of training[{first}]"))
+            found.append((index, "case", f"is the same as that of training[{first}]"))
         chosen = entry.get("label_slices")
         if isinstance(chosen, list) and len({*map(str, chosen)}) < len(chosen):
             found.append((index, "label_slices", "names a slice twice"))

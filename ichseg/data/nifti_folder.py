@@ -92,7 +92,7 @@ def _mask_of(folder: Path, name: str, scan: Volume) -> Path | None:
             if mask.shape != scan.array.shape:
                 raise IchsegError(f"{file}: shape {mask.shape} differs from the scan's {scan.array.shape}")
             if not np.array_equal(io_orientation(affine), io_orientation(scan.affine)):
-                raise IchsegError(f"{file}: its axes run otherwise than those of {scan.path}; has the mask lost its "
-                                  "affine? Save it with the scan's")  # fmt: skip
+                raise IchsegError(f"{file}: its axes are oriented differently from those of {scan.path}; was the mask "
+                                  "saved without its affine? Save it with the affine of the scan")  # fmt: skip
             return file
     return None

@@ -149,7 +149,7 @@ def _convert(
     steps = np.diff([one.position for one in slices], axis=0)
     heights = steps @ normal / np.linalg.norm(normal)
     if len(slices) > 1 and np.abs(heights - np.median(heights)).max() > UNEVEN * abs(float(np.median(heights))):
-        warn(f"{name}: slices of its series are missing or there twice; scan left out")
+        warn(f"{name}: slices of its series are missing or duplicated; scan left out")
         return []
     if len({one.shape for one in stack}) > 1:
         warn(f"{name}: slices of different sizes; scan left out")

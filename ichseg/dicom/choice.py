@@ -95,7 +95,7 @@ def _few(stack: Stack) -> Stack:
 def _of_the_head(stack: Stack) -> Stack:
     if stack.skip or not _elsewhere(stack):
         return stack
-    return replace(stack, skip=f"of another part of the body ({stack.first.body_part.lower()}) by its header")
+    return replace(stack, skip=f"not the head, according to the header ({stack.first.body_part.lower()})")
 
 
 def _study_of(stack: Stack) -> str:

@@ -188,8 +188,8 @@ class DimseDestination:
                 wrapped.settimeout(1)
                 wrapped.recv(1)  # what the other side thinks of our certificate comes after the handshake
         except ssl.SSLCertVerificationError as error:
-            trusted = "is --tls-authority who signed it?" if self.authority else "name who signed it: --tls-authority"
-            return f"its certificate is not accepted ({error.verify_message.rstrip('.')}); {trusted}"
+            step = "check" if self.authority else "name the CA that signed it with"
+            return f"its certificate is not accepted ({error.verify_message.rstrip('.')}); {step} --tls-authority"
         except ssl.SSLError as error:
             return f"no TLS connection ({(error.reason or str(error)).lower().replace('_', ' ')})"
         except OSError:

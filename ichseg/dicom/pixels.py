@@ -94,10 +94,10 @@ def _rescale(one: Instance, dataset: Any, doubts: list[str]) -> tuple[float, flo
     try:
         slope, intercept = (float(holder.get(f"Rescale{name}")) for name in ("Slope", "Intercept"))
     except (TypeError, ValueError):
-        doubts.append("no RescaleSlope and RescaleIntercept: stored values are taken for HU")
+        doubts.append("no RescaleSlope and RescaleIntercept: stored values are used as HU")
         return 1.0, 0.0
     if slope == 0 or not np.isfinite([slope, intercept]).all():
-        doubts.append(f"RescaleSlope {slope:g}: stored values are taken for HU")
+        doubts.append(f"RescaleSlope {slope:g}: stored values are used as HU")
         return 1.0, 0.0
     return slope, intercept
 

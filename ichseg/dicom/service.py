@@ -88,7 +88,7 @@ class Service:
             try:
                 self._segment_each(todo)
             except (Stopped, OSError) as error:
-                logger.error("%s; waiting for room", one_line(error))
+                logger.error("%s; waiting for free disk space", one_line(error))
                 self.stopped.wait(self.first_pause)
                 return 0
         return len(todo)
@@ -122,7 +122,7 @@ class Service:
             self._again.pop(study, None)
             return False
         self._again[study] = tries, time.time() + self._pause(tries)
-        logger.warning("study %s: %s; tried again", study, passing[0]["message"])
+        logger.warning("study %s: %s; will be tried again", study, passing[0]["message"])
         return True
 
     def _pause(self, tries: int) -> float:
@@ -207,7 +207,7 @@ class Service:
                 self.spool.delivered(study, name, entry)
                 if refused:
                     self.spool.note(study, undeliverable={name: refused})
-                    logger.error("study %s: %s does not take %s; given up", study, name, ", ".join(sorted(refused)))
+                    logger.error("study %s: %s keeps refusing %s; giving up", study, name, ", ".join(sorted(refused)))
                 else:
                     logger.info("study %s: %d objects sent to %s", study, len(entry["objects"]), name)
 

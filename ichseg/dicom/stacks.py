@@ -137,7 +137,7 @@ def _no_scan(one: Instance) -> str:
         return "no rows or columns in the header"
     for name, values, count in (("ImageOrientationPatient", one.orientation, 6), ("PixelSpacing", one.spacing, 2)):
         if len(values) != count:
-            return f"no {name} in the header: where its pixels lie is unknown"
+            return f"no {name} in the header: pixel positions are unknown"
     if min(one.spacing) <= 0:
         return "a PixelSpacing of 0 in the header"
     across, down = np.reshape(one.orientation, (2, 3))
@@ -207,7 +207,7 @@ def _described(images: Sequence[Instance], normal: np.ndarray, copies: int, doub
     steps = np.diff(heights)
     doubts, notes = list(doubts), []
     if copies:
-        notes.append(f"{copies} image{'s are' if copies > 1 else ' is'} there more than once")
+        notes.append(f"ignored {copies} duplicate image{'s' if copies > 1 else ''}")
     tilt = _tilt_degrees(images)
     if tilt > 0.5:
         notes.append(f"gantry tilt of {tilt:.1f} degrees")
@@ -217,11 +217,11 @@ def _described(images: Sequence[Instance], normal: np.ndarray, copies: int, doub
             (heights - heights[0]) / (heights[-1] - heights[0]), np.subtract(images[-1].position, images[0].position)
         )
         if np.linalg.norm(np.array([one.position for one in images]) - expected, axis=1).max() > SIDEWAYS_MM:
-            doubts.append("slices are shifted against each other within their planes")
+            doubts.append("slices are shifted in-plane relative to one another")
     if any(one.contrast for one in images):
         notes.append("a contrast agent is named in the header")
     if any(one.photometric == "MONOCHROME1" for one in images):
-        doubts.append("MONOCHROME1: gray may run the other way")
+        doubts.append("MONOCHROME1: gray values may be inverted")
     if len(steps):
         usual = float(np.median(steps))
         steps = np.where(steps > WIDE_GAP * usual, usual, steps)

@@ -1,4 +1,4 @@
-"""The line any learned method has to beat: a threshold on smoothed Hounsfield units inside the skull."""
+"""The baseline any learned method has to beat: a threshold on smoothed Hounsfield units inside the skull."""
 
 from __future__ import annotations
 

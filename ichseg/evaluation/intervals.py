@@ -1,4 +1,4 @@
-"""How sure a figure is, if other patients had been scanned."""
+"""Confidence intervals: how much a figure would vary with other patients."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def bootstrap_intervals(
 
     Args:
         groups: the parts of every patient.
-        figures: groups -> figures by name; a patient who is drawn twice is two groups. What is no float, or is NaN or
-            absent in most resamples, gets no interval.
+        figures: groups -> figures by name; a patient who is drawn twice is two groups. A figure that is not a float,
+            or is NaN or absent in most resamples, gets no interval.
         resamples: how often as many patients are drawn, with replacement.
         level: share of the resamples inside the interval.
         seed: of the draws.

@@ -79,8 +79,8 @@ NAN = float("nan")
 class Tally:
     """Compare one method's masks with the truth, scan by scan.
 
-    A mean over slices or scans is over those that truly bleed; those that do not are counted apart, by how many
-    the method touches. Nothing is averaged in as 0, 1 or NaN for want of a truth.
+    Means are over the slices or scans with true hemorrhage. Of those without, the share in which the method marks
+    anything is counted separately; they do not enter the means as 0, 1 or NaN.
 
     Args:
         method: its name in the table.

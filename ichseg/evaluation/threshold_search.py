@@ -1,4 +1,4 @@
-"""The threshold of maps that validation scans with masks choose."""
+"""Choose the threshold of score maps on validation scans with masks."""
 
 from __future__ import annotations
 

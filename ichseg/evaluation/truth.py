@@ -84,8 +84,8 @@ def true_scans(
 
     Args:
         truth: ``datalist.json``: scans with a mask (only slices in ``label_slices`` if it says which), and scans all of
-            whose slices are labeled negative. Or a folder of masks ``<name>.nii.gz`` (``_mask``, ``_label``, ``_seg``
-            or ``_gt`` at the end of a name is passed over).
+            whose slices are labeled negative. Or a folder of masks ``<name>.nii.gz`` (``_mask``, ``_label``, ``_seg``,
+            ``_gt`` or ``_ich`` at the end of a name is ignored).
         folds: of the datalist, e.g. ``"3-4"``.
         cases: keep only these.
         images: with a folder of masks: folder of the scans ``<name>.nii.gz``.

@@ -307,8 +307,8 @@ def _start(work: Work) -> Any:
     journal.join(runner.settings(), network_hash(runner.network))
     if journal.run != work.run:
         raise IchsegError(
-            f"the Dask worker on {socket.gethostname()} would make other masks than this process: install the same "
-            "versions of ichseg, MONAI and torch on both"
+            f"the Dask worker on {socket.gethostname()} would produce different masks from this process; install the "
+            "same versions of ichseg, MONAI and torch on both"
         )
     runner.journal = journal
     return runner

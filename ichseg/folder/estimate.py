@@ -115,11 +115,11 @@ def estimate_text(found: Mapping[str, Any]) -> str:
         f"a scan takes {found['scan_s']:.2f} s (standard deviation {found['spread_s']:.2f}) and "
         f"{found['output_mib_per_scan']:.2f} MiB of disk, startup {found['start_s']} s, memory "
         f"{found['peak_mib']} MiB",
-        f"all of them: {_time(found['machine_hours'])} on one machine like this one "
+        f"all scans: {_time(found['machine_hours'])} on one machine like this one "
         f"({_time(found['low'])} to {_time(found['high'])}), {found['output_gib']:.2f} GiB written",
     ]
     if found["machines"] > 1:
-        lines.append(f"on {found['machines']} of them: {_time(found['hours'])}")
+        lines.append(f"on {found['machines']} machines: {_time(found['hours'])}")
     if found["price"]:
         lines.append(f"cost at {found['price']:g} per machine-hour: {found['cost']:.3g}")
     return "\n".join(lines)

@@ -121,7 +121,7 @@ def measure_folder(
             image = None if scans is None else scans.get(None) or scans.get(_without_postfix(name)) or scans.get(name)
             measured, doubts = measure_with_doubts(path, image=image)
             if (copied := original_of(_without_postfix(name))) is not None and copied[0] in cases:
-                doubts.append(f"of a copy of {copied[0]}, {copied[1]}: one patient is counted twice")
+                doubts.append(f"mask of a copy of {copied[0]}, {copied[1]}: the patient is counted twice")
             if scans is not None and image is None:
                 doubts.append(f"no scan with this name in {images}; side unknown")
             row |= {**measured, "status": "flagged" if doubts else "ok", "message": "; ".join(doubts)}
@@ -141,7 +141,7 @@ def _checked(array: np.ndarray) -> np.ndarray:
         if not np.isfinite(array).all():
             raise ScanError(f"{NAME}: a mask must not contain NaN or infinite values")
         if (array != np.rint(array)).any():
-            raise ScanError(f"{NAME}: a mask must contain whole label codes; cut probabilities at a threshold first")
+            raise ScanError(f"{NAME}: a mask must contain whole label codes; threshold probabilities first")
     return array
 
 

@@ -73,7 +73,7 @@ class Database:
                 return step()
             except sqlite3.OperationalError as error:
                 number = errno.ENOSPC if "full" in str(error) else errno.EIO
-                raise OSError(number, f"{error} (TMPDIR says where they are)", "temporary files") from None
+                raise OSError(number, f"{error} (set TMPDIR to use another folder)", "temporary files") from None
 
 
 class Items(Sequence[dict[str, Any]]):

@@ -89,7 +89,7 @@ def _check_runs(states: Sequence[Part], folder: Path) -> None:
         if part.state != NOT_STARTED:
             made.setdefault(part.run, []).append(part.name)
     if None in made:
-        raise IchsegError(f"{folder}: nothing says how part {', '.join(made[None])} was made (no journal); rerun it")
+        raise IchsegError(f"{folder}: part {', '.join(made[None])} has no journal that shows its settings; rerun it")
     if len(made) > 1:
         odd = min(made.values(), key=len)
         raise IchsegError(f"{folder}: part {', '.join(odd)} was made with different settings, weights or version "

@@ -152,7 +152,7 @@ def run_remote(
     """
     kinds = {is_remote(one) for one in inputs}
     if len(kinds) > 1:
-        raise IchsegError(f"{', '.join(inputs)}: files of this machine and of object storage; run them one by one")
+        raise IchsegError(f"{', '.join(inputs)}: local files and object storage cannot be mixed; run them separately")
     if work_dir is not None and not Path(work_dir).is_dir():
         raise IchsegError(f"--work-dir {work_dir}: no such folder")
     with tempfile.TemporaryDirectory(prefix="ichseg-", dir=work_dir) as folder:

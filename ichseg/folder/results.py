@@ -201,7 +201,7 @@ class Results:
         return self._counted("reused")
 
     def summary(self) -> str:
-        """``3 failed, 2 flagged, 10 ok (8 of them reused)``."""
+        """``3 failed, 2 flagged, 10 ok (8 reused from an earlier run)``."""
         counts = self._database.all("SELECT COUNT(*), status FROM rows GROUP BY status ORDER BY status")
         text = ", ".join(f"{number} {status}" for number, status in counts) or "no scans"
         return f"{text} ({self.reused} reused from an earlier run)" if self.reused else text

@@ -120,7 +120,7 @@ class FolderRunner:
         if page is not None:
             logger.info("report: %s", self._told(page))
         elif self.journal is not None and self.journal.shard.count > 1:
-            logger.info("how far all parts are: ichseg status %s; for one table: ichseg merge %s",
+            logger.info("progress of all parts: ichseg status %s; to merge their tables: ichseg merge %s",
                         *2 * [self.told_folder or self.output_dir])  # fmt: skip
         return self.results.rows
 

@@ -72,7 +72,7 @@ class Shard:
     def _of_array(cls, text: str, count: int | None, environment: Mapping[str, str]) -> Shard:
         array = next((one for one in _ARRAYS if environment.get(one.place, "").isdigit()), None)
         if array is None:
-            raise IchsegError(f"shard '{text}': this is no job of an array (no {', '.join(a.place for a in _ARRAYS)})")
+            raise IchsegError(f"shard '{text}': not in a job array (not set: {', '.join(a.place for a in _ARRAYS)})")
 
         def number(of: str | int | None) -> int | None:
             value = environment.get(of, "") if isinstance(of, str) else str(of)

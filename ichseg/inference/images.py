@@ -71,7 +71,7 @@ def from_sitk(image: Any) -> tuple[np.ndarray, np.ndarray]:
 
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         raise ScanError(f"{NAME}: expected one 3-D volume, found {image.GetDimension()} axes and "
-                        f"{image.GetNumberOfComponentsPerPixel()} values a voxel")  # fmt: skip
+                        f"{image.GetNumberOfComponentsPerPixel()} values per voxel")  # fmt: skip
     affine = np.eye(4)
     affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * np.array(image.GetSpacing())
     affine[:3, 3] = image.GetOrigin()

@@ -51,17 +51,17 @@ class PrecisionInferer(Inferer):
 
 
 class PrecisionCheck:
-    """Make the masks of the first scans again in fp32 and say how far they are from those of lower precision.
+    """Compute the masks of the first scans again in fp32 and report how far those of lower precision differ.
 
-    Stands behind the steps that make the mask, passes its items on as they are, and does nothing in fp32. What it finds
-    is printed and written to ``output_dir/precision.json``.
+    Goes after the steps that make the mask, passes items on unchanged, and does nothing in fp32. The result is logged
+    and written to ``output_dir/precision.json``.
 
     Args:
         precision: of the run.
         inferer, network, device: as the run's.
         steps: from ``image`` and ``pred`` (what the inferer gives) to the mask under ``pred``.
-        scans: how many scans with a mask are made again; 0: none, and that is said. Of scans without one, which tell
-            little, at most three times as many.
+        scans: how many scans with a nonempty mask are repeated; 0: none, and a warning says so. Of scans with empty
+            masks, which say little, at most three times as many.
         gate: probability that lets a slice have a mask.
         output_dir: where ``precision.json`` goes; None writes none.
     """

@@ -36,7 +36,8 @@ class Segmenter:
         **settings: any other value of the config, such as ``precision="bf16"`` or ``size=256``.
 
     Raises:
-        IchsegError: weights or device are not there, or a setting is unknown.
+        IchsegError: the weights or the device are missing, or a value is invalid.
+        TypeError: a setting is unknown.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class Segmenter:
         self.after = [step for step in after.transforms if not isinstance(step, SaveImaged)]
 
     def __call__(self, image: Image, affine: np.ndarray | None = None, probabilities: bool = False) -> np.ndarray:
-        """Mask, or probabilities, of one scan on its own grid. What is doubtful about the scan is a warning.
+        """Mask, or probabilities, of one scan on its own grid. Doubts about the scan are issued as warnings.
 
         Args:
             image, affine: as of :func:`segment`.

@@ -36,7 +36,7 @@ def copy_of(path: Path, file_of: Callable[[str], str | None]) -> str | None:
         return None
     wanted = (file_of(str(path.with_name(one))) for one in (told[0], *_untilted(name, told[0])))
     original = next(filter(None, wanted), None)
-    return original and f"a copy of {original}, {told[1]}: one patient is not counted twice"
+    return original and f"a copy of {original}, {told[1]}; skipped, so that the patient is not counted twice"
 
 
 def _untilted(name: str, original: str) -> list[str]:
@@ -53,8 +53,8 @@ def uneven_slices(path: Path) -> str | None:
         return None
     for name, file in _evened_out(path.parent, path.parent.stat().st_mtime_ns).get(scan_name(path).lower(), {}).items():
         if name != scan_name(path).lower():
-            return (f"slices are not equally far apart ({file} is next to it): volumes are wrong; "
-                    "for volumes, run that file by itself")  # fmt: skip
+            return (f"slices are unevenly spaced (dcm2niix wrote {file}, an evenly spaced copy): volumes are wrong; "
+                    "to measure volumes, run that copy by itself")  # fmt: skip
     return None
 
 

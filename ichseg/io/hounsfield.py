@@ -224,7 +224,7 @@ def _content_doubts(array: np.ndarray, grays: Grays, axis: int) -> list[str]:
     if _bone_share(array, grays) < BONE_SHARE:
         doubts.append(f"almost no bone: skull-stripped? {UNRELIABLE.capitalize()}")
     if grays.low < WRAPPED_HU and _lies_inside(array < WRAPPED_HU, axis):
-        doubts.append(f"values down to {grays.low:,.0f} inside the head: metal that wrapped around 16 bits?")
+        doubts.append(f"values down to {grays.low:,.0f} inside the head: 16-bit overflow from metal?")
     return doubts
 
 

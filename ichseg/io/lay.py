@@ -52,7 +52,7 @@ def laid_on(
         logger.warning("%s has lost its affine; %s compared voxel by voxel, as stored", which, name)
         return array
     if not np.array_equal(io_orientation(affine), io_orientation(wanted)):
-        raise IchsegError(f"{name}: its axes are turned against those of {other}, and it does not fill the same space")
+        raise IchsegError(f"{name}: oriented differently from {other}, and does not cover the same space")
     logger.warning("%s: affine differs from %s; compared voxel by voxel, as stored", name, other)
     return array
 

@@ -72,6 +72,6 @@ def labeled_examples(
     for name, images in slices.items():
         labels = torch.cat([labels_of(some.to(device)).cpu() for some in chunks(images)])
         if (labels == ignored).all():
-            logger.warning("no pixel of the slices to %s is sure: the classifier's maps are empty", name)
+            logger.warning("no confident pixels in the slices to %s: the classifier's maps are empty", name)
         found[name] = Examples({"image": images, "labels": labels}, batch_size, shuffle=name == "train")
     return found

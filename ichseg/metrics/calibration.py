@@ -1,4 +1,4 @@
-"""Does what is given a probability of hemorrhage of 0.7 bleed in 7 of 10 voxels?"""
+"""Calibration: of the voxels with a predicted probability of 0.7, are 7 in 10 hemorrhage?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many lesions were found, missed, and made up."""
+"""How many lesions were found, missed, and falsely detected."""
 
 from __future__ import annotations
 

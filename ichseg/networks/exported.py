@@ -67,7 +67,7 @@ def export_network(
                 raise
             except Exception as error:  # the exporters have many kinds of their own
                 why = one_line(error)[:120]
-                raise IchsegError(f"{path}: this network cannot be written in this form ({why})") from error
+                raise IchsegError(f"{path}: this network cannot be exported to this format ({why})") from error
             if not found <= TOLERANCE:
                 raise IchsegError(f"{path}: not written, since its logits differ from the network's by {found:.1e}")
             return found

@@ -259,5 +259,5 @@ def trained_segmenter(
         raise IchsegError(f"{weights}: architecture '{made.architecture}' scores no slices")
     for name, value in (like or {}).items():
         if (own := getattr(made, name)) != value:
-            raise IchsegError(f"{weights}: made for {name} {own}, not {value}; its inputs would be others")
+            raise IchsegError(f"{weights}: trained with {name} {own}, but this run uses {value}")
     return load_weights(segmenter_of(made), weights).eval().to(device)

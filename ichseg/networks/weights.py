@@ -192,7 +192,7 @@ def with_overrides(settings: Settings, overrides: Mapping[str, Any], source: str
     chosen = {key: value for key, value in overrides.items() if value is not None}
     for key, value in chosen.items():
         if key not in before:
-            raise IchsegError(f"'{key}' is not a setting of {type(settings).__name__}; there are {', '.join(before)}")
+            raise IchsegError(f"'{key}' is not a setting of {type(settings).__name__}; choose from {', '.join(before)}")
         if value != before[key]:
-            logger.info("%s %s in place of %s, which %s was made for", key, value, before[key], Path(source).name)
+            logger.info("%s %s instead of %s, the value stored in %s", key, value, before[key], Path(source).name)
     return dataclasses.replace(settings, **chosen)  # type: ignore[type-var]

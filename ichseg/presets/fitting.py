@@ -81,7 +81,7 @@ def fit_score(
     any_label = np.array([labels[packed.scan(i)].any() for i in range(len(packed.cases))])
     patient = platt(largest, any_label) if min(any_label.sum(), (~any_label).sum()) >= FEWEST_OF_A_KIND else (0.0, 0.0)
     if patient[0] <= 0:  # a few scans in the wrong order must not turn the order of all others
-        logger.warning("too few scans with and without hemorrhage to fit a scan's probability; it is the slice's")
+        logger.warning("too few or inconsistent scans to fit a scan-level probability; using the slice-level fit")
         patient = slope, offset
     bleeds = 1 / (1 + np.exp(-(slope * scores + offset)))
 

@@ -27,9 +27,9 @@ VIEWER = Path(__file__).resolve().parent / "viewer"
 PACKAGES = ("torch", "monai", "nibabel", "numpy", "scipy")
 # Column -> heading, and whether it holds numbers.
 HEADINGS = {
-    "case": ("scan", False), "status": ("status", False), "probability": ("p", True), "priority": ("priority", True),
-    "subtypes": ("subtypes", False), "unusual": ("unusual", True), "volume_ml": ("mL", True),
-    "lesions": ("lesions", True),
+    "case": ("scan", False), "status": ("status", False), "probability": ("probability", True),
+    "priority": ("priority", True), "subtypes": ("subtypes", False), "unusual": ("unusual", True),
+    "volume_ml": ("mL", True), "lesions": ("lesions", True),
     "largest_ml": ("largest mL", True), "largest_slice": ("slice", True), "side": ("side", False),
     "a_cm": ("A cm", True), "b_cm": ("B cm", True), "c_cm": ("C cm", True), "abc2_ml": ("ABC/2 mL", True),
     "seconds": ("s", True), "message": ("message", False),

@@ -109,7 +109,7 @@ class TrainingCheckpoint:
 
     def _say_stopping(self) -> None:
         if self.stopping.counter >= self.patience:
-            logger.info("no better %s for %d epochs: stopping", self.metric, self.patience)
+            logger.info("%s has not improved for %d epochs; stopping", self.metric, self.patience)
 
     def _epoch(self, engine: Engine) -> float:
         """Later is better; the metric is only watched. Not the iteration: epochs may get shorter when resumed."""

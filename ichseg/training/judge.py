@@ -68,7 +68,7 @@ def judged_pool(
     told = int(stays.sum()), len(pool), int((scores > limit).sum()), limit
     logger.info("%d of %d implanted slices kept: %d score above %.2f", *told)
     if not stays.any():
-        raise IchsegError(f"{weights}: tells every implant from real hemorrhage; none is left to train on")
+        raise IchsegError(f"{weights}: scores every implant above the limit; no implants are left to train on")
     kept = ImplantPool(pool.packed, pool.implants)
     kept.index = [place for place, stay in zip(pool.index, stays, strict=True) if stay]
     return kept

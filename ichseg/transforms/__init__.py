@@ -1,7 +1,7 @@
-"""MONAI transforms over the rooms of ichseg; no arithmetic of their own.
+"""MONAI transforms for the other packages of ichseg; they do no arithmetic of their own.
 
 Volumes are (C, X, Y, Z) MetaTensors; the slice axis is found from the affine and the order of slices is kept. Each
-transform works alone in any Compose. The way to a pseudo-mask: ShallowFeatureCAMd -> SpatialContextFusiond ->
+transform works alone in any Compose. The pseudo-mask pipeline: ShallowFeatureCAMd -> SpatialContextFusiond ->
 LayerAggregationd -> DenseCRFd.
 """
 

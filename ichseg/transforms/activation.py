@@ -18,10 +18,10 @@ MODES = {2: "bilinear", 3: "trilinear"}
 
 
 class ClassActivationMap(Transform, ThreadUnsafe):
-    """Where a classifier looks: one map per layer, at the size of the image.
+    """Class activation maps of a classifier: one per layer, at the size of the image.
 
-    A 2-D network sees a volume slice by slice. The way to pseudo-masks, with its gate, fusion and
-    aggregation, is :class:`ShallowFeatureCAM`; this one is for any network, layer and method.
+    A 2-D network sees a volume slice by slice. This works with any network, layer and method; for pseudo-masks, with
+    gating, fusion and aggregation, see :class:`ShallowFeatureCAM`.
 
     Args:
         network: (B, C, ...) -> logits (B, classes).

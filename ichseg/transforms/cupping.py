@@ -1,4 +1,4 @@
-"""Take away what the scanner adds to brain near bone."""
+"""Correct cupping: the scanner makes brain near bone too bright."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ichseg.transforms.volumes import like, plain, volume_slice_axis
 
 
 class RemoveCupping(Transform):
-    """(1, X, Y, Z) HU -> the same, with brain as bright near bone as in its middle.
+    """(1, X, Y, Z) HU -> the same without cupping: brain near bone is as bright as in the center.
 
     Estimated from the volume itself, see :func:`ichseg.anatomy.cupping`. Bone and everything outside the skull stay.
 

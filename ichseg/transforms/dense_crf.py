@@ -22,12 +22,12 @@ OVERLAP = 0.05  # how far above 1 probabilities may add up: rounding, and precis
 class RefineWithCRF(Transform):
     """Sharpen a mask or probabilities against the image, with :class:`ichseg.crf.DenseCRF`.
 
-    Volumes go slice by slice, across the axis that the affine says, or whole; images as they are.
+    Volumes are refined slice by slice, along the slice axis of the affine, or as a whole; 2-D images as they are.
 
     Args:
-        image_range: what 0 and 255 gray levels are in the image, e.g. ``(-15, 115)`` for HU. None: found out, see
-            :func:`ichseg.transforms.gray_range`: an image in [0, 1] is taken so, in [0, 255] so, and any other by the
-            window that its metadata name.
+        image_range: image values that become gray levels 0 and 255, e.g. ``(-15, 115)`` for HU. None: found by
+            :func:`ichseg.transforms.gray_range`: [0, 1] or [0, 255] for an image within that range, and for any other
+            the window in its metadata.
         label_probability: how sure a binary mask is taken to be, between 0.5 and 1 (decision D15: the paper binarizes
             before the CRF).
         argmax: True gives labels back, False the probabilities.
@@ -35,15 +35,16 @@ class RefineWithCRF(Transform):
         unary: ``"label"``: from the mask; ``"score"``: from the score s behind the mask, hemorrhage s against
             background ``(1 - s) ** score_power``.
         score_power: the higher, the less likely background; 4 is usual.
-        dimensions: 2: slice by slice; 3: the volume as a whole, with the affine's spacing: a thick slice is as far
-            from the next as it is.
+        dimensions: 2: slice by slice; 3: the volume as a whole, with the spacing of the affine, so that thick slices
+            keep their true distance.
         in_mm: True: the spatial sigmas are in mm by the affine (of a single image, by its first two axes); False: in
             pixels, for a volume as a whole in pixels of its slices.
         **crf: as in :class:`ichseg.crf.DenseCRF`.
 
     Raises:
-        ValueError: an unknown option; when called: ``in_mm`` or a whole volume without an affine, or an image whose
-            gray levels nothing explains.
+        TypeError: an unknown name among ``crf``.
+        ValueError: a value that is not possible; when called: ``in_mm`` or a whole volume without an affine, or an
+            image whose gray levels nothing explains.
     """
 
     backend = BACKENDS
@@ -82,7 +83,7 @@ class RefineWithCRF(Transform):
         """Sharpen one scan.
 
         Slices whose mask is empty stay empty (with ``dimensions=3``, volumes): the field must not invent foreground.
-        No iterations turn it off: with ``argmax``, one channel comes back as it is, be it a mask or probabilities.
+        With ``iterations=0`` and ``argmax``, a one-channel mask or probability map is returned unchanged.
 
         Args:
             mask: (1, X, Y, Z) or (1, X, Y) of 0 and 1, or probabilities (C, ...), C = 1 of foreground.
@@ -96,7 +97,7 @@ class RefineWithCRF(Transform):
         if image.ndim not in (3, 4) or mask.shape[1:] != image.shape[1:] or len(image) != 1:
             raise ValueError(f"mask {tuple(mask.shape)} and image {tuple(image.shape)} must be (C, ...) and (1, ...)")
         if self.unary == "score" and (score is None or len(mask) != 1):
-            raise ValueError("unary 'score' needs a mask of one channel and the score it was cut from")
+            raise ValueError("unary 'score' needs a one-channel mask and the score map it was thresholded from")
         if self.unary == "score" and score is not None and score.shape != mask.shape:
             raise ValueError(f"score {tuple(score.shape)} must have the shape of the mask, {tuple(mask.shape)}")
         if mask.numel() == 0:
@@ -108,8 +109,8 @@ class RefineWithCRF(Transform):
             )
         if len(mask) > 1 and float(plain(mask).sum(dim=0).amax()) > 1 + OVERLAP:
             raise ValueError(
-                f"probabilities of {len(mask)} channels add up to {float(plain(mask).sum(dim=0).amax()):g} where they "
-                "should to 1 (softmax); of classes that overlap (sigmoid), refine one channel at a time"
+                f"the {len(mask)} channels sum to up to {float(plain(mask).sum(dim=0).amax()):g}, but must sum to 1 "
+                "(softmax); for overlapping classes (sigmoid), refine one channel at a time"
             )
         if self.crf.iterations == 0 and self.argmax and len(mask) == 1:
             return mask

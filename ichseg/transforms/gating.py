@@ -21,7 +21,7 @@ GATES = ("prediction", "label", "both")
 
 
 class GateSlicesd(MapTransform):
-    """Decide which slices may bleed: by the classifiers, by the slice labels, or only where both agree.
+    """Decide which slices may contain hemorrhage: by the classifiers, by the slice labels, or only where both agree.
 
     Args:
         keys: probabilities (slices,) of hemorrhage, in the order of the volume; NaN where they are unknown.

@@ -27,7 +27,7 @@ class HeadCrop(InvertibleTransform):
     Args:
         size: pixels per side.
         mode: ``"bilinear"`` (antialiased) for images and probabilities, ``"nearest"`` for label codes. None: nearest
-            for label codes (few whole numbers from 0 up), but never for the image itself; bilinear for the rest.
+            for label codes (few different integers from -1 up), but never for the image itself; bilinear for the rest.
         clip: HU outside of this are brought to its ends before anything is averaged, for ``"bilinear"``; None leaves
             them. Bone of 1,500 HU that shares a pixel with brain looks like blood beside it; clipped first, its edge is
             no wider than in scans that come clipped, such as 8-bit pictures.

@@ -31,7 +31,7 @@ MIDLINE = "midline"  # a key of the data dictionary
 
 
 class RemoveSmallLesions(Transform):
-    """Empty a mask (1, X, Y, Z) where its 26-connected lesions have less than ``min_volume_ml`` mL.
+    """Remove 26-connected lesions smaller than ``min_volume_ml`` mL from a mask (1, X, Y, Z).
 
     A slice on its own counts as 5 mm thick at least, see :func:`ichseg.metrics.without_small_lesions`.
 

@@ -11,9 +11,9 @@ from ichseg.transforms.volumes import checked_classes, like, plain
 
 
 class HemorrhageProbability(Transform):
-    """(C, ...) logits with background first -> (1, ...) probability of hemorrhage: the softmax of all other classes.
+    """Logits (C, ...), background first -> (1, ...) probability of hemorrhage: the softmax summed over other classes.
 
-    One channel instead of C is what has to be interpolated back to the scan's own grid, and the mask is the same.
+    Only one channel instead of C then has to be interpolated back to the grid of the scan.
     """
 
     backend = BACKENDS

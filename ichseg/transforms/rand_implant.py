@@ -26,7 +26,7 @@ class RandImplantHemorrhaged(RandomizableTransform, MapTransform):
         mask_key: where to put the mask (1, H, W): 1 in the implant, 0 elsewhere, -1 all over a slice with real
             hemorrhage, whose mask is not known; None keeps no mask.
         level, width: the window the slice was scaled with, in HU.
-        lookalike_prob: chance that a slice, of whatever label, first gets what looks like hemorrhage and is none, see
+        lookalike_prob: chance that a slice, whatever its label, first gets something that mimics hemorrhage, see
             :func:`ichseg.synthetic.implants.draw_lookalikes`.
     """
 

@@ -24,7 +24,7 @@ class SliceResize(InvertibleTransform):
     Args:
         size: pixels per side, or (first, second) in-plane size.
         mode: ``"bilinear"`` (antialiased) for images and probabilities, ``"nearest"`` for label codes. None: nearest
-            for label codes (few whole numbers from 0 up), bilinear for the rest.
+            for label codes (few different integers from -1 up), bilinear for the rest.
     """
 
     backend = BACKENDS

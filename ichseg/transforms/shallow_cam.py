@@ -72,7 +72,9 @@ class ShallowFeatureCAM(Transform, ThreadUnsafe):
             a network's code does beyond these is not seen. None keeps nothing.
 
     Raises:
-        ValueError: an unknown option; when called: not one probability per slice.
+        ValueError: lists of layers that do not fit the networks, or an unknown ``upsample``; when called: an unknown
+            ``method``, ``component_mode`` or ``combine``, or not one probability per slice.
+        IchsegError: an unknown ``precision``.
     """
 
     backend = BACKENDS

@@ -20,8 +20,8 @@ class AverageSlabs(Transform):
     """(1, X, Y, Z) -> the same shape: every slice becomes the mean of the slab around it.
 
     Thin slices have more noise than thick ones, which a network trained on thick ones may take for something else. A
-    slice counts by how much of it lies in the slab; at the ends of a scan the slab is what there is of it. Without an
-    affine nothing is done.
+    slice is weighted by how much of it lies in the slab; at the ends of a scan the slab is cut short. Without an affine
+    nothing is done.
 
     Args:
         slab_mm: thickness of the slab; 0: none.

@@ -27,11 +27,11 @@ class SliceScoredProbability(Transform):
 
     Channels beyond the third are those of hemorrhage subtypes.
 
-    The score of a slice is the mean of what the network says of the slice and of its most suspicious pixels; it hears
-    its neighbors by spatial context fusion (:func:`ichseg.context.fuse`) and becomes a probability by Platt scaling,
-    ``p_slice = sigmoid(slope * score + offset)``, fitted on slice labels as if half of all slices bled. A pixel bleeds
-    if its slice does and it is where: ``p = p_slice * p_pixel``. Before that, a pixel that neighboring slices do not
-    support may be lowered (:func:`ichseg.context.support_pixels`).
+    The score of a slice is the mean of the network's slice logit and of the logits of its most suspicious pixels. It is
+    fused with those of neighboring slices (:func:`ichseg.context.fuse`) and turned into a probability by Platt scaling,
+    ``p_slice = sigmoid(slope * score + offset)``, fitted on slice labels weighted as if half of all slices were
+    positive. The probability of a pixel is ``p = p_slice * p_pixel``; before that, the logits of pixels that
+    neighboring slices do not support may be lowered (:func:`ichseg.context.support_pixels`).
 
     Args:
         slope, offset: of Platt scaling.

@@ -18,7 +18,7 @@ from ichseg.transforms.saver import BEFORE_WRITE
 
 
 class SaveSliceProbabilityd(SingleKeyTransform):
-    """Write the probability of every slice to ``NAME_slices.csv``: ``slice`` (0 is the file's first), ``probability``.
+    """Write the probability of every slice to ``NAME_slices.csv``: ``slice`` (from 1, as stored), ``probability``.
 
     The largest goes under ``probability``, as the scan's; the path is added to the list under ``saved``.
 
@@ -57,7 +57,7 @@ class SaveSliceProbabilityd(SingleKeyTransform):
             values = slice_labels_in_order(shown, stored, affine).tolist()
             path = self.output_dir / subfolder(source, item.get(ROOT, self.root)) / f"{scan_name(source)}_slices.csv"
             item.get(BEFORE_WRITE, bool)(path)
-            write_text(path, "slice,probability\n" + "".join(f"{n},{p:.6g}\n" for n, p in enumerate(values)))
+            write_text(path, "slice,probability\n" + "".join(f"{n},{p:.6g}\n" for n, p in enumerate(values, start=1)))
             item["saved"] = [*item.get("saved", ()), path]
             item["probability"] = round(max(values), 4)
             item["measured"] = {}  # there is no mask to measure

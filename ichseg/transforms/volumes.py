@@ -1,4 +1,4 @@
-"""Between MONAI volumes and the plain tensors the other rooms work on."""
+"""Conversion between MONAI volumes and the plain tensors that the other packages work on."""
 
 from __future__ import annotations
 
@@ -103,7 +103,8 @@ def affine_of(volume: Any, what: str, spacing: tuple[float, ...] | None = None) 
         affine = np.asarray(volume.affine, dtype=float)
         if not is_unit(affine) or spacing is None:
             if is_unit(affine):  # what a MetaTensor has that was made without one
-                warnings.warn(f"{what}: the volume's affine says 1 mm voxels at the origin; was it lost?", stacklevel=4)
+                told = "the affine of the volume is the identity (1 mm voxels at the origin); was the real one lost?"
+                warnings.warn(f"{what}: {told}", stacklevel=4)
             return affine
     if spacing is None:
         raise ValueError(f"{what} needs an affine in mm: give a MetaTensor, or the spacing")
@@ -150,7 +151,7 @@ def checked_mask(values: torch.Tensor) -> torch.Tensor:
         )
     if values.is_floating_point() and not bool((values == values.round()).all()):
         raise ValueError(
-            "expected a mask of whole label codes; AsDiscreted or HemorrhageMaskd cuts probabilities first"
+            "expected a mask of whole label codes; threshold probabilities first (AsDiscreted or HemorrhageMaskd)"
         )
     return values
 

@@ -76,16 +76,16 @@ class CTWindowsd(DictionaryTransform, array=CTWindows):
 def gray_range(image: torch.Tensor) -> tuple[float, float]:
     """The values of an image that black and white stand for.
 
-    (0, 1) for an image inside it; (0, 255) for one inside that whose metadata name no window; otherwise the window that
-    the metadata name: ``cal_min`` and ``cal_max`` of NIfTI, or the first window center and width of DICOM as MONAI's
-    readers keep them. A window that the values do not fill was meant for the image before it was scaled, and is no
-    answer.
+    (0, 1) for an image within [0, 1]; (0, 255) for one within [0, 255] whose metadata contain no window; otherwise the
+    window in the metadata: ``cal_min`` and ``cal_max`` of NIfTI, or the first window center and width of DICOM as
+    MONAI's readers keep them. A window that the values do not fill belongs to the image before it was scaled, and is
+    not used.
 
     Args:
         image: any shape; a MetaTensor, unless its values are inside [0, 255].
 
     Raises:
-        ValueError: nothing of this explains the values.
+        ValueError: none of these fits the values.
     """
     lowest, highest = float(plain(image).min()), float(plain(image).max())
     inside = lowest >= -ROUNDING and highest <= 255 + ROUNDING
@@ -140,7 +140,7 @@ def _number(value: Any) -> float | None:
 
 
 class RestoreBone(Transform):
-    """HU that a narrow window has clipped: what lies at its upper end is mostly bone, and becomes ``top``.
+    """Undo the clipping of bone by a narrow window: voxels at the upper end are mostly bone, and are set to ``top``.
 
     Pictures and some exports are clipped at 70 to 95 HU, where bone looks like dense blood. A volume that reaches
     ``top``, or has too few voxels at its largest value for a skull, stays as it is.

@@ -121,7 +121,7 @@ def continued(network: PretextNetwork, path: str | Path | None) -> PretextNetwor
     if path is None and network.task == "local_contrast":
         raise IchsegError("task 'local_contrast' needs init_weights, the model.pt of task global_contrast")
     if path is not None and network.task == "anomaly":
-        raise IchsegError("task 'anomaly' takes no init_weights: its network is no U-Net")
+        raise IchsegError("task 'anomaly' takes no init_weights: its network is not a U-Net")
     if path is not None:
         logger.info("%s: %s", path, transfer(network.unet, read_checkpoint(path)).text())
     return network
