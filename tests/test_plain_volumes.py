@@ -174,7 +174,7 @@ def test_masks_keep_their_codes_and_other_things_are_refused():
 
 def test_a_metatensor_without_an_affine_is_told():
     bare = MetaTensor(lesion())
-    with pytest.warns(UserWarning, match="was it lost"):
+    with pytest.warns(UserWarning, match="was the real one lost"):
         transforms.RemoveSmallLesions(0.4)(bare)
     assert int(transforms.RemoveSmallLesions(0.4, spacing=(0.84, 0.84, 5.08))(bare).sum()) == 200
     with pytest.warns(UserWarning, match="has the file lost its affine"):

@@ -241,8 +241,8 @@ def test_a_copy_is_known_whatever_letters_its_original_ends_in(tmp_path, origina
         (tmp_path / name).write_bytes(b"")
     assert {scan["image"]: scan.get("skip", "") for scan in list_scans(tmp_path)} == {
         str(tmp_path / original): "",
-        str(tmp_path / "x_Eq_1.nii.gz"): f"a copy of {original}, interpolated to equal slice distances; skipped, "
-        "so that the patient is not counted twice",
+        str(tmp_path / "x_Eq_1.nii.gz"): f"a copy of {original}, interpolated to even slice spacing; skipped, so "
+        "that the patient is not counted twice",
     }
 
 

@@ -1,4 +1,4 @@
-"""Neighboring systems, the baselines of the tables and our own presets under one protocol."""
+"""Related methods, the baselines of the tables and our own presets under one protocol."""
 
 from ichseg.comparison.bench import Bench, Scans
 from ichseg.comparison.methods import LABELS, MASKS, NOTHING, Method, methods

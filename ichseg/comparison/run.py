@@ -41,13 +41,13 @@ FIGURES = {
 COLUMNS = ("method", "title", "learns_from", "control", *FIGURES, "published", "note")
 ABOUT = """# Comparison
 
-Every method was trained on the same scans at the same size (the HU rule learns nothing), and its masks of the scans of
-the test folds are measured here. The validation folds chose epochs: by slice labels, by pseudo-masks, or by true masks where a method learns from
-those. Methods with pseudo-masks train the same U-Net on them, and its masks are measured; HGI-SAM and the automated
-ensemble have no U-Net. Slice AUC is that of the marked area, or of the largest probability where a method gives one.
-Implants are hemorrhage drawn into scans of the test folds, whose masks are exact; no method was trained on their kind.
-Published values were measured on other scans, and each with its own metric: compare them only with the column of that
-name.
+Every method was trained on the same scans at the same size (the HU rule learns nothing); its masks of the test folds
+are measured here. The validation folds chose epochs: by slice labels, by pseudo-masks, or by true masks where a
+method learns from those. Methods with pseudo-masks train the same U-Net on them, and its masks are measured; HGI-SAM
+and the automated ensemble have no U-Net. Slice AUC is that of the marked area, or of the largest probability where a
+method gives one. Implants are hemorrhage drawn into scans of the test folds, whose masks are exact; no method was
+trained on their kind. Published values were measured on other scans, and each with its own metric: compare them only
+with the column of that name.
 """
 
 

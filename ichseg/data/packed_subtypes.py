@@ -43,8 +43,8 @@ def pack_subtypes(packed: PackedScans, datalist: str | Path, enabled: bool = Tru
             if 1 in told:
                 subtypes[index] = told
     if not (subtypes == 1).any():
-        told = "no slice_labels.csv with subtypes in its folder; subtypes are learned from implants only"
-        logger.warning("%s: %s", datalist, told)
+        lacking = "no slice_labels.csv with subtypes in its folder; subtypes are learned from implants only"
+        logger.warning("%s: %s", datalist, lacking)
     return subtypes
 
 

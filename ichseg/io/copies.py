@@ -19,7 +19,7 @@ def original_of(name: str) -> tuple[str, str] | None:
     found = COPY.fullmatch(name)
     if found is None or not (found["tilt"] or found["equal"]):
         return None
-    how = "interpolated to equal slice distances" if found["equal"] else "resampled to take out the gantry tilt"
+    how = "interpolated to even slice spacing" if found["equal"] else "resampled to take out the gantry tilt"
     return found["name"], how
 
 

@@ -18,7 +18,7 @@ DISAGREEMENT = 0.02
 # Key of meta data and data dictionaries: mm that each slice stands for, where slices are not equally far apart.
 SLABS = "slabs_mm"
 NO_ORIENTATION = "no orientation code in the header: left and right are unreliable"
-TILTED = "tilted gantry (sheared grid): volumes are right only if the slices are equally far apart"
+TILTED = "tilted gantry (sheared grid): volumes are right only if the slices are evenly spaced"
 SIDES_DIFFER = "sform and qform disagree on left and right: the side is unknown"
 LOST = "identity affine (1 mm voxels at the origin): has the file lost its affine? Volumes and side are unknown"
 SIDE_UNKNOWN = (NO_ORIENTATION, SIDES_DIFFER, LOST)
