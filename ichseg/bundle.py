@@ -23,6 +23,7 @@ from ichseg.overrides import check_kind, check_nested, check_numbers, check_valu
 # What ``monai.bundle run`` itself takes.
 RUN_ARGUMENTS = ("run_id", "init_id", "final_id", "meta_file", "config_file", "logging_file", "tracking", "args_file",
                  "workflow_type", "workflow_name", "workflow", "bundle_root", "help")  # fmt: skip
+NONE = "$None"
 
 
 def resource_folder(name: str) -> Path:
@@ -118,8 +119,15 @@ def run_bundle(
             config_file=[str(config_file(bundle, name)) for name in (config, *overlays)],
             meta_file=str(root / "configs" / "metadata.json"),
             logging_file=False,  # type: ignore[arg-type]  # "" and None mean the default file
-            **given,
+            **{key: _expressed(value) for key, value in given.items()},
         )
+
+
+def _expressed(value: Any) -> Any:
+    """None as an expression: MONAI leaves the config's value where it is given None itself."""
+    if isinstance(value, Mapping):
+        return {key: _expressed(inner) for key, inner in value.items()}
+    return NONE if value is None else value
 
 
 def given_values(bundle: str, config: str, overrides: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
@@ -288,6 +296,9 @@ def _check_words(file: Path, given: dict[str, str]) -> None:
             near = difflib.get_close_matches(top, known, 1)
             hint = f"; did you mean --{near[0]}?" if near else ""
             raise IchsegError(f"--{key}: not a key of {file}{hint}")
+        if key not in RUN_ARGUMENTS and (text == "null" or (text == "None" and values.get(key, "") is not None)):
+            taken = "reads this as text" if text == "null" else "takes this for not given"
+            raise IchsegError(f"--{key} {text}: MONAI {taken}; write '{NONE}' in single quotes")
         if key in values and key not in RUN_ARGUMENTS:
             try:
                 value = _yaml_value(text)

@@ -10,8 +10,9 @@ from functools import partial
 import nibabel as nib
 import numpy as np
 import pytest
-from monai.networks.nets import DenseNet121, DenseNet169, resnet34, resnet50
+from monai.networks.nets import DenseNet121, DenseNet169, resnet18, resnet34, resnet50
 
+from ichseg.methods.resnet_lstm import network as sequences
 from ichseg.networks import classifiers
 from ichseg.synthetic.phantom import prepare_phantom
 
@@ -58,4 +59,5 @@ def data(tmp_path_factory):
         for name, build in thin_backbones().items():
             patched.setitem(classifiers._BACKBONES, name, replace(classifiers._BACKBONES[name], build=build))
         patched.setattr("ichseg.networks.vgg.CHANNELS", (16, 32, 64, 128, 128))
+        patched.setitem(sequences.ENCODERS, "resnet18", (partial(resnet18, widen_factor=0.25), 128))
         yield folder

@@ -551,6 +551,8 @@ def test_mistyped_overrides_are_refused(tmp_path, capsys):
         (["--report", "maybe"], "--report: expected true or false, not 'maybe'"),
         (["--size_limit_gib", "high"], "--size_limit_gib: expected a number, not 'high'"),
         (["--output_dir", "a#b"], "--output_dir: MONAI reads the '#' of 'a#b' as '::'"),
+        (["--threshold", "null"], r"--threshold null: MONAI reads this as text; write '\$None' in single quotes"),
+        (["--device_name=None"], r"--device_name None: MONAI takes this for not given; write '\$None'"),
     ):
         with pytest.raises(SystemExit, match="2"):
             guard_bundle_run(*one, ["run", *words])
@@ -630,3 +632,15 @@ def test_numbers_may_be_written_as_in_python():
         assert found == {"learning_rate": 0.001}
     with pytest.raises(IchsegError, match="expected a number"):
         parse_settings("ich_segmentation", "train_recommended.yaml", ["learning_rate=1e-3x"])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_null_takes_the_place_of_a_value(capsys):
+    """The bundle is given what Python is; MONAI by itself keeps the config's value."""
+    before = config_values("ich_segmentation", "train_recommended.yaml")
+    assert before["encoder_weights"] == "auto" and before["inputs"]["size"] == "@size"
+    own = {"initialize": [], "inputs": {"size": None}, "run": ["$print('seen', @encoder_weights, @inputs::size)"]}
+    run_bundle("ich_segmentation", "train_recommended.yaml", own, ["encoder_weights=null"])
+    assert "seen None None\n" in capsys.readouterr().out
+    parts = BundleParts("ich_segmentation", "train_recommended.yaml", {**own, "encoder_weights": None})
+    assert parts["encoder_weights"] is None

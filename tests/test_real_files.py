@@ -26,7 +26,9 @@ def ran(tmp_path_factory):
     """Folder of scans, rows of the results by case, and what was printed."""
     folder = tmp_path_factory.mktemp("real")
     make(folder / "scans")
-    done = run_module(["ichseg", "segment", str(folder / "scans"), str(folder / "masks"), "--device", "cpu"])
+    done = run_module(
+        ["ichseg", "segment", str(folder / "scans"), str(folder / "masks"), "--device", "cpu", "--size", "96"]
+    )
     assert done.returncode == 1, done.stderr  # three files that begin like DICOM and end there
     with (folder / "masks" / "results.csv").open(newline="") as stream:
         return folder, {row["case"]: row for row in csv.DictReader(stream)}, done.stderr
