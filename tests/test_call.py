@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from broken_files import AFFINE, head, image
+from conftest import segmenter_file
 
 import ichseg
 from ichseg.bundle import bundle_folder
@@ -179,3 +180,13 @@ def test_doubts_are_warnings(made):
 def test_importing_the_package_imports_no_torch():
     code = "import ichseg, sys; assert not {'torch', 'monai'} & set(sys.modules); assert callable(ichseg.segment)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_weights_that_were_replaced_are_read_again(made, tmp_path):
+    scan, _ = made
+    weights = tmp_path / "model.pt"
+    found = []
+    for threshold in (0.0, 1.0):
+        segmenter_file(weights, size=64, threshold=threshold, min_volume_ml=0)
+        found.append(np.asarray(ichseg.segment(scan, weights=weights, device="cpu").dataobj).any())
+    assert found == [True, False]

@@ -26,10 +26,9 @@ def test_three_forms_by_one_command(tmp_path, capsys):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     files = [tmp_path / f"model{ending}" for ending in (".ts", ".onnx", ".pt2")]
-    weights = segmenter_file(tmp_path / "own.pt")  # the shipped network, three times as deep, takes minutes
-    assert main(["export", *map(str, files), "--weights", str(weights)]) == 0
+    assert main(["export", *map(str, files)]) == 0
     assert capsys.readouterr().out.count("logits differ by at most") == 3
-    network = loaded(weights)
+    network = loaded(weight_file())
     session = onnxruntime.InferenceSession(str(files[1]))
     runs = [
         torch.jit.load(files[0]).eval(),
@@ -42,16 +41,6 @@ def test_three_forms_by_one_command(tmp_path, capsys):
             expected = network(image)
             for run in runs:
                 np.testing.assert_allclose(run(image), expected, atol=1e-4)
-
-
-def test_the_shipped_network(tmp_path, capsys):
-    assert main(["export", str(tmp_path / "model.ts"), str(tmp_path / "model.pt2")]) == 0
-    assert capsys.readouterr().out.count("logits differ by at most") == 2
-    network, run = loaded(weight_file()), torch.export.load(tmp_path / "model.pt2").module()
-    image = torch.rand(3, 3, 96, 64)
-    with torch.no_grad():
-        np.testing.assert_allclose(run(image), network(image), atol=1e-4)
-        np.testing.assert_allclose(torch.jit.load(tmp_path / "model.ts").eval()(image), network(image), atol=1e-4)
 
 
 @pytest.mark.parametrize("architecture", ["context", "small", "label_efficient_attention"])

@@ -124,7 +124,10 @@ def segment(
         raise ValueError("output requires a file or a nibabel image as input; an array has no header")
     if output is not None and not is_nifti(output):
         raise IchsegError(f"{output}: output must be a .nii or .nii.gz file")
-    mask = _segmenter(tuple(sorted(options.items())))(image, affine, probabilities)
+    file = weight_file(options.get("weights"))
+    stat = file.stat() if file.is_file() else None  # a file that was replaced is another model
+    which = () if stat is None else (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+    mask = _segmenter(tuple(sorted(options.items())), which)(image, affine, probabilities)
     if isinstance(image, np.ndarray):
         return mask.reshape(image.shape)
     if isinstance(image, torch.Tensor):
@@ -144,5 +147,5 @@ def segment(
 
 
 @lru_cache(maxsize=1)
-def _segmenter(options: tuple[tuple[str, Any], ...]) -> Segmenter:
+def _segmenter(options: tuple[tuple[str, Any], ...], _which: tuple[int, ...]) -> Segmenter:
     return Segmenter(**dict(options))

@@ -17,6 +17,7 @@ from ichseg.errors import IchsegError
 from ichseg.evaluation import evaluate_masks, evaluate_slices
 from ichseg.io import write_csv
 from ichseg.networks import segmenter_settings
+from ichseg.networks.lite_unet import imagenet_file
 from ichseg.presets.fitting import fit_reference, fit_score
 from ichseg.presets.join import join_members
 from ichseg.processes import is_rank_zero, place_and_count
@@ -220,13 +221,18 @@ def complete(plan: Plan, files: Sequence[Path]) -> Path:
     values: dict[str, Any] = {key: getattr(made, key) for key in inputs}
     values |= {"datalist": plan.datalist, "cache_dir": plan.shared, "val_folds": list(parse_folds(plan.val_folds))}
     packed = BundleParts("ich_segmentation", CONFIGS["recommended"], values)["validate::packed"]
-    as_it_is = BundleParts("ich_segmentation", CONFIGS["recommended"], {**values, "remove_cupping": False})
-    reference = fit_reference(load_datalist(plan.datalist, plan.train_folds), as_it_is["preprocessing"])
+    reference = fit_reference(load_datalist(plan.datalist, plan.train_folds), as_compared(values))
     joined, weights = plan.output / "joined.pt", plan.output / "model.pt"
     join_members(files, joined)
     fit_score(joined, packed, pick_device(plan.device or "auto"), reference, weights)
     joined.unlink()
     return weights
+
+
+def as_compared(values: Mapping[str, Any]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Preprocessing up to where inference compares a scan with those of the training: nothing is evened out yet."""
+    values = {**values, "slab_mm": 0.0, "remove_cupping": False}
+    return BundleParts("ich_segmentation", CONFIGS["recommended"], values)["preprocessing"]
 
 
 def paper(plan: Plan) -> Path:
@@ -331,8 +337,11 @@ def trained(
     """
     weights = folder / "model.pt"
     # Members may train anywhere and be brought together: neither the machine nor its paths count.
-    values = {**config_values(bundle, config), **overrides, **parse_settings(bundle, config, settings)}
-    made_of = {k: v for k, v in values.items() if k not in OF_THE_MACHINE and _plain(v)}
+    values = {**config_values(bundle, config), **overrides}
+    chosen = parse_settings(bundle, config, settings)  # expressions and parts of the config too
+    made_of = {k: v for k, v in {**values, **chosen}.items() if k not in OF_THE_MACHINE and (k in chosen or _plain(v))}
+    if made_of.get("architecture") == "lite" and made_of.get("encoder_weights") in ("auto", "imagenet"):
+        made_of["encoder_weights"] = imagenet_file()  # what that comes to here and now
     for key, value in made_of.items():
         if key.endswith("_weights") and value is not None and Path(str(value)).is_file():
             made_of[key] = file_hash(Path(str(value)))

@@ -1,0 +1,92 @@
+"""What a preset takes for the same training, and what it fits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ichseg.bundle import BundleParts, config_values, weight_file
+from ichseg.errors import IchsegError
+from ichseg.networks import segmenter_settings
+from ichseg.presets import preset
+from ichseg.synthetic.phantom import prepare_phantom
+
+
+@pytest.fixture
+def train(phantoms, tmp_path, monkeypatch):
+    """``train(*settings)`` runs the preset's training in one folder, without its bundle; True if it was done anew."""
+    runs = []
+
+    def instead(_bundle, _config, overrides, *_):
+        runs.append(overrides)
+        (Path(overrides["output_dir"]) / "model.pt").write_bytes(b"weights")
+
+    monkeypatch.setattr(preset, "run_bundle", instead)
+
+    def run(*settings):
+        before = len(runs)
+        overrides = {"datalist": phantoms / "datalist.json", "output_dir": tmp_path / "run", "epochs": 2}
+        preset.trained("train_recommended.yaml", tmp_path / "run", overrides, settings)
+        return len(runs) > before
+
+    (tmp_path / "run").mkdir()
+    return run
+
+
+def test_the_same_settings_are_not_trained_twice(train):
+    assert train("dropout=0.2") and not train("dropout=0.2")
+    usual = config_values("ich_segmentation", "train_recommended.yaml")["clip_gradient"]
+    assert not train("dropout=0.2", f"clip_gradient={usual}", "num_workers=1")
+    with pytest.raises(IchsegError, match=r"made with dropout 0\.2, now 0\.1"):
+        train("dropout=0.1")
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("learning_rate=$1e-3", "learning_rate=$1e-2"),
+        ("train::trainer::amp=$True", "train::trainer::amp=$False"),
+        ("optimizer={_target_: torch.optim.SGD, params: $@network.parameters()}", "dropout=0.3"),
+        ("train::prepare::augment::noise=0", "train::prepare::augment::noise=1"),
+    ],
+)
+def test_expressions_and_parts_of_the_config_are_settings_too(train, first, second):
+    assert train(first) and not train(first)
+    with pytest.raises(IchsegError, match=first.partition("=")[0]):
+        train(second)
+
+
+def test_a_start_that_depends_on_a_package_is_what_it_came_to(train, tmp_path, monkeypatch):
+    (tmp_path / "imagenet.pth").write_bytes(b"weights")
+    monkeypatch.setattr(preset, "imagenet_file", lambda: None)
+    assert train() and json.loads((tmp_path / "run" / "made_of.json").read_text())["made_of"]["encoder_weights"] is None
+    assert not train("encoder_weights=null")
+    monkeypatch.setattr(preset, "imagenet_file", lambda: tmp_path / "imagenet.pth")
+    with pytest.raises(IchsegError, match="encoder_weights"):
+        train()
+
+
+def test_scans_are_compared_as_they_were_measured(tmp_path):
+    """Thin slices are averaged after inference has compared a scan with the training scans; so must these be."""
+    prepare_phantom(tmp_path, scans=1, seed=4, size=64, slices=96)
+    (scan,) = (tmp_path / "images").iterdir()
+    made = segmenter_settings(weight_file())
+    values = {key: getattr(made, key) for key in config_values("ich_segmentation", "train_recommended.yaml")["inputs"]}
+    assert made.slab_mm > 122 / 96 and made.remove_cupping
+    measured = preset.as_compared(values)({"image": str(scan)})["image"]
+    steps = BundleParts("ich_segmentation", "inference.yaml", {"weights": weight_file()})["preprocessing"].transforms
+    item = {"image": str(scan)}
+    for step in steps:
+        if type(step).__name__ == "CompareAppearanced":
+            break
+        item = step(item)
+    np.testing.assert_allclose(measured, item["image"], atol=1e-4)
+
+
+def test_the_better_value_of_a_metric_is_kept():
+    for metric, mode in (("val_loss", "min"), ("val_auc", "max")):
+        parts = BundleParts("ich_slice_classification", "train.yaml", {"select_metric": metric})
+        assert parts["select_mode"] == mode
