@@ -12,9 +12,10 @@ from broken_files import AFFINE, head, image
 from conftest import segmenter_file
 
 import ichseg
-from ichseg.bundle import bundle_folder
+from ichseg.bundle import bundle_folder, config_values
 from ichseg.cli import main
 from ichseg.folder.measure_masks import measure_folder
+from ichseg.inference.segmenter import OF_A_FOLDER
 from ichseg.metrics import without_small_holes, without_small_lesions
 from ichseg.networks import SegmenterSettings, read_settings
 
@@ -89,6 +90,11 @@ def test_probabilities_and_options(made):
     assert not np.asarray(ichseg.segment(scan, min_volume_ml=1e6, **OPTIONS).dataobj).any()
     with pytest.raises(TypeError, match="'thresold' is not a key"):
         ichseg.segment(scan, thresold=0.3)
+    assert set(OF_A_FOLDER) <= set(config_values("ich_segmentation", "inference.yaml"))
+    with pytest.raises(TypeError, match="'save_probabilities' is for runs over a folder"):
+        ichseg.segment(scan, save_probabilities=True)
+    with pytest.raises(ichseg.IchsegError, match="remove_shell: expected true or false, not 'false'"):
+        ichseg.segment(scan, remove_shell="false")
 
 
 def test_bad_input_is_one_line(tmp_path):

@@ -17,10 +17,13 @@ from ichseg.inference.images import NAME, Image, as_tensor, given_volume, header
 from ichseg.io import image_like, read_header, save_image, write_like
 from ichseg.io.nifti import is_nifti
 from ichseg.networks import segmenter_settings
-from ichseg.overrides import check_numbers
+from ichseg.overrides import check_numbers, check_value
 from ichseg.transforms.mask import HemorrhageMaskd
 
 BUNDLE = "ich_segmentation"
+# Keys of its config that say what is read and written; here that is up to the caller.
+OF_A_FOLDER = ("dataset_dir", "output_dir", "data_root_dir", "dataset", "evaluator", "parquet", "report", "overwrite",
+               "save_probabilities", "shard", "size_limit_gib", "dicom_objects", "series")  # fmt: skip
 
 
 class Segmenter:
@@ -37,7 +40,7 @@ class Segmenter:
 
     Raises:
         IchsegError: the weights or the device are missing, or a value is invalid.
-        TypeError: a setting is unknown.
+        TypeError: a setting is unknown, or for runs over a folder only.
     """
 
     def __init__(
@@ -53,6 +56,11 @@ class Segmenter:
         known = config_values(BUNDLE, config)
         if unknown := sorted(set(settings) - set(known)):
             raise TypeError(f"'{unknown[0]}' is not a key of {config_file(BUNDLE, config)}")
+        if of_a_folder := sorted(set(settings) & set(OF_A_FOLDER)):
+            raise TypeError(f"'{of_a_folder[0]}' is for runs over a folder: ichseg segment")
+        for name, value in settings.items():
+            if value is not None:
+                check_value(name, known[name], value)
         given = {"weights": weights, "device_name": device, "threshold": threshold, "min_volume_ml": min_volume_ml}
         given |= settings
         check_numbers(given)
