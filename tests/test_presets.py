@@ -90,3 +90,18 @@ def test_the_better_value_of_a_metric_is_kept():
     for metric, mode in (("val_loss", "min"), ("val_auc", "max")):
         parts = BundleParts("ich_slice_classification", "train.yaml", {"select_metric": metric})
         assert parts["select_mode"] == mode
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"settings": ("size=64",)}, "this reaches the U-Net only, and 'size' belongs to every step"),
+        ({"settings": ("precision=bf16",)}, "'precision' belongs to every step"),
+        ({"cache": Path("cache")}, "--cache requires --preset recommended"),
+        ({"members": 2}, "--members and --member require"),
+    ],
+)
+def test_what_the_papers_preset_cannot_follow_is_refused(values, said, phantoms, tmp_path):
+    with pytest.raises(IchsegError, match=said):
+        preset.train_preset("paper", preset.Plan(phantoms / "datalist.json", tmp_path / "out", **values))
+    assert not (tmp_path / "out").exists()

@@ -168,6 +168,7 @@ SEEN = ("teacher_weights", "judge_weights", "init_weights", "train::prepare", "t
 # What the plan itself decides: settings that changed it would train on scans that are held out, or twice the same.
 DECIDED = ("bundle_root", "cache_dir", "datalist", "dataset_dir", "output_dir", "seed", "train_folds", "val_folds")
 OF_THE_MACHINE = ("bundle_root", "cuda_graphs", "device_name", "num_workers")
+OF_EVERY_STEP = ("size", "window_level", "window_width", "precision", "device_name", "num_workers")
 SEVERAL_PROCESSES = "multi_gpu_train.yaml"  # laid over a training config
 # What --set reaches.
 CONFIGS = {"recommended": "train_recommended.yaml", "paper": "train_paper.yaml"}
@@ -186,9 +187,14 @@ def _check(name: str, plan: Plan) -> None:
         raise IchsegError(f"preset '{name}' is unknown; choose one of {', '.join(PRESETS)}")
     if name == "paper" and (plan.members != 1 or plan.member is not None):
         raise IchsegError("--members and --member require --preset recommended")
+    if name == "paper" and plan.cache is not None:
+        raise IchsegError("--cache requires --preset recommended: the paper's steps keep nothing to share")
     for setting in plan.settings:
         if (key := setting.split("=")[0].split("::")[0]) in DECIDED:
             raise IchsegError(f"--set {setting}: '{key}' is set by the options of 'ichseg train'")
+        if name == "paper" and key in OF_EVERY_STEP:
+            told = f"with --preset paper this reaches the U-Net only, and '{key}' belongs to every step"
+            raise IchsegError(f"--set {setting}: {told}; use the option of 'ichseg train', or run the steps one by one")
     parse_settings("ich_segmentation", CONFIGS[name], plan.settings)  # before hours of training, not after them
 
 
