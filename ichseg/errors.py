@@ -15,7 +15,7 @@ class IchsegError(Exception):
 
 
 class Stopped(IchsegError):
-    """A run cannot continue, such as for lack of disk space; finished work is kept."""
+    """A run cannot continue, for example because the disk is full; finished work is kept."""
 
 
 class ScanError(IchsegError):
