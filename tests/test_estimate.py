@@ -37,7 +37,7 @@ def test_a_folder(phantoms, tmp_path, capsys):
     told = logging.getLogger("ichseg.folder.runner").isEnabledFor(logging.INFO)
     assert told, "a later command in the same process still tells what it does"
     text = estimate_text(found)
-    assert "4 scans" in text and "on 2 of them" in text and "cost at 3" in text
+    assert "4 scans" in text and "on 2 machines" in text and "cost at 3" in text
 
 
 def test_what_cannot_be_estimated(tmp_path):
