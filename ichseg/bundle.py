@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -130,6 +130,17 @@ def _expressed(value: Any) -> Any:
     return NONE if value is None else value
 
 
+def content_with(
+    bundle: str, config: str, overrides: Mapping[str, Any], settings: Sequence[str] = ()
+) -> dict[str, Any]:
+    """A bundle's config with what takes the place of its values; arguments as of :func:`run_bundle`."""
+    from monai.bundle import ConfigParser
+
+    parser = ConfigParser(config_values(bundle, config))
+    parser.update(given_values(bundle, config, overrides, settings))
+    return cast("dict[str, Any]", parser.config)
+
+
 def given_values(bundle: str, config: str, overrides: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
     """What takes the place of a config's values; arguments as of :func:`run_bundle`."""
     given = {"bundle_root": str(bundle_folder(bundle)), **{k: v for k, v in overrides.items() if v is not None}}
@@ -203,7 +214,7 @@ def guard_bundle_run(bundle: str, config: str, words: Sequence[str] | None = Non
         words: the command line; None: this process's own, if it is ``monai.bundle``'s.
     """
     file = config_file(bundle, config)
-    content = _surrounding_config() or _values(file)
+    content = surrounding_config() or _values(file)
     if words is None:
         if Path(sys.argv[0]).parts[-3:] != ("monai", "bundle", "__main__.py"):
             _check_content(file, content)
@@ -223,7 +234,7 @@ def guard_bundle_run(bundle: str, config: str, words: Sequence[str] | None = Non
         raise SystemExit(USAGE) from None
 
 
-def _surrounding_config() -> dict[str, Any]:
+def surrounding_config() -> dict[str, Any]:
     """The config that this is called from, with what was laid over it; empty if called from elsewhere."""
     frame = inspect.currentframe()
     while frame is not None:

@@ -13,6 +13,7 @@ import hashlib
 import json
 import logging
 import os
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
@@ -24,6 +25,7 @@ from ichseg.errors import IchsegError
 from ichseg.io.atomic import write_text
 
 BLOCK = 2**20
+GZIP_END = 8  # bytes: CRC-32 and size of the content (RFC 1952)
 RECORD = "made_of.json"
 EARLY_RECORDS = ("made_with.json", "preset.json", "settings.json", "complete")  # of versions before 0.7
 # How something is computed, where, and what MONAI keeps besides: the result is the same.
@@ -33,6 +35,7 @@ IMMATERIAL = frozenset((
 ))  # fmt: skip
 # Private attributes of MONAI's transforms that decide what they do.
 MATERIAL = frozenset(("_loader",))
+AS_USUAL = "as in the config"
 
 
 def file_hash(path: str | Path) -> str:
@@ -48,6 +51,28 @@ def file_hash(path: str | Path) -> str:
         while block := stream.read(BLOCK):
             found.update(block)
     return found.hexdigest()
+
+
+def content_mark(path: str | Path) -> str:
+    """A checksum of what a file holds. That of a ``.gz`` file stands at its end, so that little is read.
+
+    Returns:
+        in hexadecimal: CRC-32 and size of the content. Of a folder, a hash of the names and sizes in it. Empty if there
+        is nothing.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return value_hash(sorted([file.name, file.stat().st_size] for file in path.iterdir()))
+    if not path.is_file():
+        return ""
+    found, size = 0, path.stat().st_size
+    with path.open("rb") as stream:
+        if path.suffix == ".gz" and size > GZIP_END:
+            stream.seek(-GZIP_END, os.SEEK_END)
+            return stream.read()[::-1].hex()
+        while block := stream.read(BLOCK):
+            found = zlib.crc32(block, found)
+    return f"{size:08x}{found:08x}"
 
 
 def value_hash(value: Any) -> str:
@@ -155,6 +180,7 @@ def difference(before: Mapping[str, Any], now: Mapping[str, Any], optional: Sequ
     """The first key with another value before than now, as ``key BEFORE, now NOW``; None if there is none.
 
     A key that one side lacks counts as off there (None, False, 0, nothing): options are added that were not before.
+    Of a path into a config (``a::b``), it counts as what the config itself says.
 
     Args:
         before, now: what something was, and would be, made of.
@@ -163,10 +189,12 @@ def difference(before: Mapping[str, Any], now: Mapping[str, Any], optional: Sequ
     before, now = json.loads(json.dumps([before, now], default=str))
     for key in {**now, **before}:
         was, value = before.get(key), now.get(key)
-        if not (key in before and key in now) and not was and not value:
+        if "::" not in key and not (key in before and key in now) and not was and not value:
             continue
-        if was != value and not (key in optional and None in (was, value)):
-            told = [json.dumps(one) for one in (was, value)]
+        if (was != value or (key in before) != (key in now)) and not (key in optional and None in (was, value)):
+            told = [
+                AS_USUAL if "::" in key and key not in side else json.dumps(side.get(key)) for side in (before, now)
+            ]
             return f"a different {key}" if max(map(len, told)) > 60 else f"{key} {told[0]}, now {told[1]}"
     return None
 

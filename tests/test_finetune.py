@@ -154,7 +154,9 @@ def test_a_run_on_other_data_does_not_resume(bundle, phantoms, tmp_path, caplog)
     assert "after epoch 1 (finished)" in caplog.text
     with pytest.raises(Exception) as caught:
         trained(bundle, phantoms, output_dir=tmp_path / "run", epochs=1, train_folds=[0])
-    assert "a different training_data" in str(last(caught)) and "choose another output folder" in str(last(caught))
+    assert "trained with train_folds [0, 1, 2], now [0]" in str(last(caught)) and "choose another output folder" in str(
+        last(caught)
+    )
 
 
 def last(caught):

@@ -61,10 +61,10 @@ def test_expressions_and_parts_of_the_config_are_settings_too(train, first, seco
 
 def test_a_start_that_depends_on_a_package_is_what_it_came_to(train, tmp_path, monkeypatch):
     (tmp_path / "imagenet.pth").write_bytes(b"weights")
-    monkeypatch.setattr(preset, "imagenet_file", lambda: None)
+    monkeypatch.setattr("ichseg.training.same_run.imagenet_file", lambda: None)
     assert train() and json.loads((tmp_path / "run" / "made_of.json").read_text())["made_of"]["encoder_weights"] is None
     assert not train("encoder_weights=null")
-    monkeypatch.setattr(preset, "imagenet_file", lambda: tmp_path / "imagenet.pth")
+    monkeypatch.setattr("ichseg.training.same_run.imagenet_file", lambda: tmp_path / "imagenet.pth")
     with pytest.raises(IchsegError, match="encoder_weights"):
         train()
 

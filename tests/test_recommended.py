@@ -314,10 +314,15 @@ def test_packed_slices_keep_labels_and_neighbors(packed, cohort):
 def test_a_pack_is_read_again_unless_scans_or_settings_changed(cohort, reading, tmp_path):
     scans, file, calls = load_datalist(cohort)[:2], tmp_path / "slices.npz", []
 
-    def counted(item):
-        calls.append(item["case"])
-        return reading(item)
+    class Counted:
+        def __init__(self, steps):
+            self.described = lambda: steps
 
+        def __call__(self, item):
+            calls.append(item["case"])
+            return self.described()(item)
+
+    counted = Counted(reading)
     first = pack_scans(scans, counted, tmp_path, SIZE)
     again = pack_scans(scans, counted, tmp_path, SIZE)
     assert len(calls) == 2 and np.array_equal(first.gray, again.gray)
@@ -329,6 +334,14 @@ def test_a_pack_is_read_again_unless_scans_or_settings_changed(cohort, reading, 
     os.utime(scans[0]["image"], (1, 1))  # perhaps another scan of the same size
     pack_scans(scans, counted, tmp_path, "other")
     assert len(calls) == 8
+    crop = {"size": SIZE, "preprocessing::transforms::0::size_limit_gib": 3}
+    pack_scans(
+        scans,
+        Counted(BundleParts("ich_segmentation", "train_recommended.yaml", crop)["preprocessing"]),
+        tmp_path,
+        "other",
+    )
+    assert len(calls) == 10, "another step"
     scans[0]["slice_labels"] = [0, 1]
     with pytest.raises(IchsegError, match="8 slices, but"):
         pack_scans(scans, counted, tmp_path, SIZE)

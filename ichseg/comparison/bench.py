@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ichseg.bundle import BundleParts, config_values, run_bundle
 from ichseg.data import SliceDataset, load_datalist, parse_folds
-from ichseg.data.datalist import datalist_hash, patient_name
+from ichseg.data.datalist import datalist_hash, images_hash, patient_name
 from ichseg.defaults import MASK_ARCHITECTURES
 from ichseg.devices import pick_device
 from ichseg.errors import IchsegError
@@ -186,7 +186,8 @@ class Bench:
             **inputs: what else it is made of.
         """
         datalist = self.plan.datalist if scans is None else scans.datalist
-        record = Record(folder, {"name": folder.name, "datalist": datalist_hash(datalist), **inputs})
+        made_of = {"name": folder.name, "datalist": datalist_hash(datalist), "images": images_hash(datalist), **inputs}
+        record = Record(folder, made_of, optional=("images",))
         record.once(make, lambda: logger.info("making %s ...", folder.relative_to(self.plan.output)))
 
     # --- data ---------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from ichseg.comparison.bench import VALIDATED, Bench, masked_patients
 from ichseg.comparison.methods import MASKS, NOTHING, Method, methods
 from ichseg.comparison.pictures import slices_picture
 from ichseg.data import check_folds, load_datalist
-from ichseg.data.datalist import datalist_hash, patient_name
+from ichseg.data.datalist import datalist_hash, images_hash, patient_name
 from ichseg.errors import IchsegError, first_cause, one_line
 from ichseg.io import write_text
 from ichseg.io.tables import markdown_table, write_csv
@@ -86,10 +86,10 @@ def compare(
         check_folds(implants, test=plan.test_folds)
         load_datalist(implants, plan.test_folds, require=("slice_labels", "label"))
     record = Record(plan.output, {
-        "datalist": datalist_hash(plan.datalist), "size": bench.size, "epochs": bench.epochs,
-        "architecture": bench.architecture,
+        "datalist": datalist_hash(plan.datalist), "images": images_hash(plan.datalist),
+        "size": bench.size, "epochs": bench.epochs, "architecture": bench.architecture,
         "folds": [plan.train_folds, plan.val_folds, plan.test_folds], "precision": plan.precision, "seed": plan.seed,
-    })  # fmt: skip
+    }, optional=("images",))  # fmt: skip
     record.check()
     record.write()
     rows = []

@@ -280,15 +280,45 @@ def load_masked(
     return attach_pseudo_labels(load_datalist(path, folds, cases=cases, apart_from=apart_from), pseudo_dir)
 
 
-def scans_hash(scans: Sequence[Mapping[str, Any]]) -> str:
-    """SHA-256 of what data dictionaries say and of the masks they name; where the files lie does not count."""
-    from ichseg.provenance import file_hash, value_hash
+def scans_hash(scans: Sequence[Mapping[str, Any]], datalist: str | Path | None = None) -> str:
+    """SHA-256 of what data dictionaries say and of the files they name; where these lie does not count.
 
-    content = []
-    for scan in scans:
-        named = {key: Path(value).name if key in FILES else value for key, value in scan.items()}
-        content.append([named, file_hash(scan["label"]) if "label" in scan else None])
-    return value_hash(content)
+    Args:
+        scans: of :func:`load_datalist`.
+        datalist: whose ``slice_labels.csv`` counts, too.
+    """
+    from ichseg.provenance import content_mark, value_hash
+
+    table = [] if datalist is None else [content_mark(Path(datalist).parent / TABLE)]
+    return value_hash(
+        [_described(scans), [[content_mark(scan.get(key, "")) for key in FILES] for scan in scans], *table]
+    )
+
+
+def entries_hash(path: str | Path) -> str:
+    """SHA-256 of what a datalist says; the files that it names count by their names only."""
+    from ichseg.provenance import value_hash
+
+    return value_hash(_described(load_datalist(path)))
+
+
+def images_hash(path: str | Path) -> str:
+    """SHA-256 of the images that a datalist names, and of its ``slice_labels.csv``; where they lie does not count."""
+    path = Path(path)
+    files = [path.parent / TABLE, *(Path(scan["image"]) for scan in load_datalist(path))]
+    return _marks_hash(tuple(files), tuple(file.stat().st_mtime_ns if file.exists() else 0 for file in files))
+
+
+@lru_cache(maxsize=16)
+def _marks_hash(files: tuple[Path, ...], dates: tuple[int, ...]) -> str:
+    from ichseg.provenance import content_mark, value_hash
+
+    return value_hash([content_mark(file) for file in files])
+
+
+def _described(scans: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The data dictionaries without the folders of their files."""
+    return [{key: Path(value).name if key in FILES else value for key, value in scan.items()} for scan in scans]
 
 
 def datalist_hash(path: str | Path) -> str:
@@ -300,7 +330,11 @@ def datalist_hash(path: str | Path) -> str:
 
 @lru_cache(maxsize=16)
 def _datalist_hash(path: Path, dates: tuple[int, ...]) -> str:
-    return scans_hash(load_datalist(path))
+    from ichseg.provenance import file_hash, value_hash
+
+    scans = load_datalist(path)
+    masks = [file_hash(scan["label"]) if "label" in scan else None for scan in scans]
+    return value_hash([[named, mask] for named, mask in zip(_described(scans), masks, strict=True)])
 
 
 def read_slice_table(folder: Path) -> dict[tuple[str, int], dict[str, str]]:

@@ -18,6 +18,7 @@ from ichseg.io import USUAL_STEP_MM, spacing_mm
 from ichseg.io.geometry import runs_up
 from ichseg.processes import made_once
 from ichseg.progress import progress as with_progress
+from ichseg.provenance import describe
 
 # What 0 and 255 stand for: air can be told from fat, bone from blood, and half a gray level is a quarter HU.
 LOW_HU, WIDTH_HU = -20.0, 120.0
@@ -140,8 +141,8 @@ def pack_scans(
         data: of :func:`ichseg.data.load_datalist`, with ``slice_labels``.
         transform: leaves ``image`` as (1, X, Y, Z) MetaTensor in HU, square slices along the last axis.
         folder: keeps the pack as ``slices.npz``; one that was made of the same scans (names, sizes, dates, labels,
-            folds) with the same ``about`` is read. None keeps none.
-        about: what the transform depends on, such as the size.
+            folds) with the same transform and ``about`` is read. None keeps none.
+        about: what the transform depends on and does not show, such as the size.
         folds: give these only; all are packed.
 
     Raises:
@@ -152,7 +153,7 @@ def pack_scans(
     file = Path(folder) / "slices.npz"
     known = [(scan["image"], scan.get("slice_labels"), scan.get("fold")) for scan in data]
     files = [Path(scan["image"]).stat() for scan in data]
-    made_of = [FORMAT, about, known, [(stat.st_size, stat.st_mtime_ns) for stat in files]]
+    made_of = [FORMAT, about, describe(transform), known, [(stat.st_size, stat.st_mtime_ns) for stat in files]]
 
     def read() -> PackedScans | None:
         found = read_arrays(file, made_of)

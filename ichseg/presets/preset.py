@@ -9,20 +9,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ichseg.bundle import BundleParts, config_values, parse_settings, run_bundle
+from ichseg.bundle import BundleParts, config_values, content_with, parse_settings, run_bundle
 from ichseg.data import check_folds, load_datalist, parse_folds
+from ichseg.data.datalist import datalist_hash, entries_hash, images_hash
 from ichseg.defaults import MEMBERS, PAPER_PAIR, TEST_FOLDS, TRAIN_FOLDS, VAL_FOLDS
 from ichseg.devices import pick_device
 from ichseg.errors import IchsegError
 from ichseg.evaluation import evaluate_masks, evaluate_slices
 from ichseg.io import write_csv
 from ichseg.networks import segmenter_settings
-from ichseg.networks.lite_unet import imagenet_file
 from ichseg.presets.fitting import fit_reference, fit_score
 from ichseg.presets.join import join_members
 from ichseg.processes import is_rank_zero, place_and_count
-from ichseg.provenance import Record, file_hash, value_hash
-from ichseg.training import only_first_process_goes_on
+from ichseg.provenance import Record
+from ichseg.training import only_first_process_goes_on, settings_of
+from ichseg.training.same_run import SEVERAL_PROCESSES
 
 logger = logging.getLogger(__name__)
 
@@ -167,9 +168,8 @@ def _fold_plans(name: str, plan: Plan, folds: Iterable[int]) -> dict[int, Plan]:
 SEEN = ("teacher_weights", "judge_weights", "init_weights", "train::prepare", "train::pool")
 # What the plan itself decides: settings that changed it would train on scans that are held out, or twice the same.
 DECIDED = ("bundle_root", "cache_dir", "datalist", "dataset_dir", "output_dir", "seed", "train_folds", "val_folds")
-OF_THE_MACHINE = ("bundle_root", "cuda_graphs", "device_name", "num_workers")
+ADDED = ("images", "masks", "precision")  # to the records of trainings, in version 0.9
 OF_EVERY_STEP = ("size", "window_level", "window_width", "precision", "device_name", "num_workers")
-SEVERAL_PROCESSES = "multi_gpu_train.yaml"  # laid over a training config
 # What --set reaches.
 CONFIGS = {"recommended": "train_recommended.yaml", "paper": "train_paper.yaml"}
 
@@ -343,26 +343,21 @@ def trained(
     """
     weights = folder / "model.pt"
     # Members may train anywhere and be brought together: neither the machine nor its paths count.
-    values = {**config_values(bundle, config), **overrides}
-    chosen = parse_settings(bundle, config, settings)  # expressions and parts of the config too
-    made_of = {k: v for k, v in {**values, **chosen}.items() if k not in OF_THE_MACHINE and (k in chosen or _plain(v))}
-    if made_of.get("architecture") == "lite" and made_of.get("encoder_weights") in ("auto", "imagenet"):
-        made_of["encoder_weights"] = imagenet_file()  # what that comes to here and now
-    for key, value in made_of.items():
-        if key.endswith("_weights") and value is not None and Path(str(value)).is_file():
-            made_of[key] = file_hash(Path(str(value)))
-    scans = [
-        {key: Path(value).name if key in ("image", "label") else value for key, value in scan.items()}
-        for scan in load_datalist(overrides["datalist"])
-    ]
-    made_of |= {"datalist": value_hash(scans), **({"inputs": {**inputs}} if inputs else {})}
+    content = content_with(bundle, config, overrides, settings)
+    made_of = settings_of(config_values(bundle, config), content, inputs or ())
+    datalist = overrides["datalist"]
+    made_of |= {"datalist": entries_hash(datalist), "images": images_hash(datalist)}
+    if made_of.get("mask_folds"):
+        made_of["masks"] = datalist_hash(datalist)
+    if inputs:
+        made_of["inputs"] = {**inputs}
     begun, processes = (folder / "checkpoint.pt").is_file(), place_and_count()[1]
-    if Record(folder, made_of, optional=("processes",)).check(begun) and weights.is_file():
+    if Record(folder, made_of, optional=("processes", *ADDED)).check(begun) and weights.is_file():
         return weights
     if processes > 1:  # each with a batch of its own: what they began, as many go on with
         made_of["processes"] = processes
         overrides = {**overrides, "finalize": []}  # more may come
-    record = Record(folder, made_of)
+    record = Record(folder, made_of, optional=ADDED)
     record.check(begun)
     if is_rank_zero():
         record.write()
@@ -370,14 +365,3 @@ def trained(
     if is_rank_zero():
         record.write(complete=True)
     return weights
-
-
-def _plain(value: Any) -> bool:
-    """A value a user may choose, in contrast to a path, an expression or a part of the config."""
-    if isinstance(value, list | tuple):
-        return all(_plain(one) for one in value)
-    return (
-        value is None
-        or isinstance(value, bool | int | float)
-        or (isinstance(value, str) and not value.startswith(("@", "$")))
-    )

@@ -21,6 +21,7 @@ from ichseg.training.judge import judged_pool
 from ichseg.training.masked import PrepareMasked, ReplaceWeights, run_folder, slices_of
 from ichseg.training.mixture import SliceMixture
 from ichseg.training.outputs import MetricOf, logits_and_labels, lower_is_better, score_and_label, slice_score_and_label
+from ichseg.training.same_run import run_settings, settings_of
 from ichseg.training.steps import AlsoHandlers, ClipGradients, poly_decay, warm_cosine
 from ichseg.training.teacher import MovingAverage, PrepareMixture
 from ichseg.training.weak_loss import WeakSegmentationLoss
@@ -60,7 +61,9 @@ __all__ = [
     "only_first_process_goes_on",
     "poly_decay",
     "run_folder",
+    "run_settings",
     "score_and_label",
+    "settings_of",
     "slice_score_and_label",
     "slices_of",
     "warm_cosine",

@@ -44,6 +44,10 @@ class FitSettings:
     maps: str = ""
 
 
+def _plain_values(group: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in group.items() if isinstance(value, bool | int | float)}
+
+
 def checked_start(weights: str | Path | None, network: nn.Module) -> None:
     """Weights of :func:`fit` go with the classifier they were trained with, and with no other.
 
@@ -88,6 +92,7 @@ def fit(
         the weight file.
     """
     network.to(device)
+    groups = [_plain_values(group) for group in optimizer.param_groups]
     scheduler: Any = torch.optim.lr_scheduler.LambdaLR(optimizer, poly_decay(epochs))
 
     def prepare(batch: Batch, device: torch.device, non_blocking: bool = False, **kwargs: Any) -> tuple[Any, Batch]:
@@ -112,6 +117,7 @@ def fit(
             "min",
             scheduler=scheduler,
             keep="last",
+            made_of={"optimizer": type(optimizer).__name__, "groups": groups},
         ),
     ]
     trainer = SupervisedTrainer(device, epochs, train, network, optimizer, loss, prepare_batch=prepare,
