@@ -8,11 +8,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from conftest import classifier_file
 from experiment_data import data  # noqa: F401
 
 from ichseg.cli import main
 from ichseg.comparison import FIGURES, MASKS, Bench, methods
-from ichseg.comparison.bench import masked_patients
+from ichseg.comparison.bench import BACKBONE, masked_patients
 from ichseg.defaults import METHODS
 from ichseg.networks.lite_unet import imagenet_file
 from ichseg.presets import Plan
@@ -120,6 +121,16 @@ def test_training_patients_validate_where_the_validation_folds_have_no_masks(dat
     assert bench.plan.datalist.stat().st_mtime_ns == before
     given = data / "data" / "datalist.json"
     assert Bench(Plan(given, tmp_path), 96, 1).for_masks("unet").plan.datalist == given
+
+
+def test_rivals_see_what_the_given_classifier_saw(data, tmp_path):  # noqa: F811
+    plan = Plan(data / "data" / "datalist.json", tmp_path)
+    seen = {}
+    for strip in (False, True):
+        file = classifier_file(tmp_path / f"{strip}.pt", BACKBONE, 64, window_width=100, strip_skull=strip)
+        seen[strip] = Bench(plan, 64, 1, given={BACKBONE: file}).slices["train"][0]
+    assert seen[True].shape == seen[False].shape and bool((seen[True] <= seen[False]).all())
+    assert 0 < (seen[True] > 0).sum() < 0.9 * (seen[False] > 0).sum()
 
 
 def test_implants_are_measured_apart(compared, data):  # noqa: F811

@@ -40,6 +40,20 @@ def test_a_folder(phantoms, tmp_path, capsys):
     assert "4 scans" in text and "on 2 machines" in text and "cost at 3" in text
 
 
+def test_settings_reach_the_run_as_they_were_given(phantoms, monkeypatch, capsys):
+    seen = []
+
+    def instead(_bundle, _config, values, _scans):
+        seen.append(dict(values))
+        raise IchsegError("enough seen")
+
+    monkeypatch.setattr("ichseg.folder.estimate._run", instead)
+    words = ["--set", "dicom_objects=null", "--set", "threshold=0.4", "--set", "precision=bf16"]
+    assert main(["estimate", str(phantoms / "images"), "--precision", "fp32", *words]) == 2
+    assert "enough seen" in capsys.readouterr().err
+    assert (seen[0]["dicom_objects"], seen[0]["threshold"], seen[0]["precision"]) == (None, 0.4, "bf16")
+
+
 def test_what_cannot_be_estimated(tmp_path):
     (tmp_path / "broken.nii.gz").write_bytes(b"no scan")
     with pytest.raises(IchsegError, match="not a gzip file; none of 1 scans could be segmented"):

@@ -121,6 +121,9 @@ def test_nifti_release(tmp_path):
     scan = load_datalist(tmp_path / "out" / "datalist.json")[0]
     np.testing.assert_allclose(nib.load(scan["image"]).affine, affine, atol=1e-6)
     assert np.asarray(nib.load(scan["label"]).dataobj).sum() == 1
+    for option in ("masks", "spacing"):
+        with pytest.raises(IchsegError, match=f"extra: {option} can be added to version 1.0.0 only"):
+            prepare_bcihm(source, tmp_path / "again", **{option: "extra"})
     (source / "masks" / "049.nii").unlink()
     with pytest.raises(IchsegError, match=r"masks/049\.nii: file not found"):
         prepare_bcihm(source, tmp_path / "again")

@@ -59,6 +59,25 @@ def test_expressions_and_parts_of_the_config_are_settings_too(train, first, seco
         train(second)
 
 
+def test_a_part_that_is_switched_off_later_is_a_change(train):
+    assert train() and not train()
+    with pytest.raises(IchsegError, match="train::prepare::augment::noise as in the config, now 0"):
+        train("train::prepare::augment::noise=0")
+
+
+def test_a_scan_rewritten_under_its_name_is_another(train, phantoms):
+    assert train()
+    first, second, *_ = sorted((phantoms / "images").iterdir())
+    before = first.read_bytes()
+    try:
+        first.write_bytes(second.read_bytes())
+        with pytest.raises(IchsegError, match="a different images"):
+            train()
+    finally:
+        first.write_bytes(before)
+    assert not train()
+
+
 def test_a_start_that_depends_on_a_package_is_what_it_came_to(train, tmp_path, monkeypatch):
     (tmp_path / "imagenet.pth").write_bytes(b"weights")
     monkeypatch.setattr("ichseg.training.same_run.imagenet_file", lambda: None)
@@ -84,6 +103,25 @@ def test_scans_are_compared_as_they_were_measured(tmp_path):
             break
         item = step(item)
     np.testing.assert_allclose(measured, item["image"], atol=1e-4)
+
+
+def test_the_score_is_fitted_on_slices_as_the_members_saw_them(phantoms, tmp_path, monkeypatch):
+    given = []
+
+    def parts(_bundle, _config, values):
+        given.append(values)
+        return {"validate::packed": None, "preprocessing": None}
+
+    monkeypatch.setattr(preset, "BundleParts", parts)
+    monkeypatch.setattr(preset, "join_members", lambda files, joined: joined.write_bytes(b""))
+    for name in ("fit_reference", "fit_score"):
+        monkeypatch.setattr(preset, name, lambda *_: None)
+    path = "preprocessing::transforms::0::size_limit_gib"
+    plan = preset.Plan(phantoms / "datalist.json", tmp_path, settings=(f"{path}=7", "size=96"), overrides={"epochs": 3})
+    preset.complete(plan, [weight_file()])
+    made = segmenter_settings(weight_file())
+    assert len(given) == 2 and all(one[path] == 7 and one["epochs"] == 3 for one in given)
+    assert all(one["size"] == made.size and one["val_folds"] == [3] for one in given), "as the weight file says"
 
 
 def test_the_better_value_of_a_metric_is_kept():

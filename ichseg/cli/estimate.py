@@ -31,7 +31,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import logging
 
-    from ichseg.bundle import parse_settings, weight_file
+    from ichseg.bundle import weight_file
     from ichseg.folder.estimate import estimate, estimate_text
     from ichseg.logs import hush_monai, quieter
     from ichseg.networks import segmenter_settings
@@ -47,9 +47,8 @@ def run(args: argparse.Namespace) -> int:
         "precision": args.precision,
         "backend": args.backend,
         "device_name": args.device,
-        **parse_settings("ich_segmentation", config, args.set),
     }
     with quieter(logging.WARNING, "ichseg.folder.runner", "ichseg.devices"):  # masks and report are thrown away
-        found = estimate(inputs, values, args.sample, args.machines, args.price, config=config)
+        found = estimate(inputs, values, args.sample, args.machines, args.price, config=config, settings=args.set)
     print(json.dumps(found) if args.json else estimate_text(found))
     return DONE

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -241,8 +241,8 @@ class Bench:
         made = read_settings(self.classifier(), ClassifierSettings)
         if made.size != self.size:
             raise IchsegError(f"{self.classifier()}: trained at size {made.size}, not {self.size}")
-        values = {"datalist": self.plan.datalist, **asdict(made)}  # as the classifier saw them
-        preprocessing = BundleParts(*CLASSIFIER, values)["preprocessing"]
+        saw = {"classifiers": {made.backbone: self.classifier()}}
+        preprocessing = BundleParts(CLASSIFIER[0], "inference.yaml", saw)["preprocessing"]
         found = {}
         for name, folds in (("train", self.plan.train_folds), ("validate", self.plan.val_folds)):
             scans = load_datalist(self.plan.datalist, folds, require=("slice_labels",))

@@ -68,6 +68,11 @@ def prepare_bcihm(
     if (source / "Patients_CT").is_dir():
         convert: _JpegRelease | _NiftiRelease = _JpegRelease(source, masks, spacing)
     elif (source / "ct_scans").is_dir():
+        for given, option in ((masks, "masks"), (spacing, "spacing")):
+            if given:
+                raise IchsegError(
+                    f"{given}: {option} can be added to version 1.0.0 only; the scans in {source} have theirs"
+                )
         convert = _NiftiRelease(source)
     else:
         raise IchsegError(f"{source}: neither Patients_CT (v1.0.0) nor ct_scans (1.2 and later) is in this folder")

@@ -31,12 +31,13 @@ def estimate(
     price: float = 0.0,
     bundle: str = "ich_segmentation",
     config: str = "inference.yaml",
+    settings: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Segment some scans of a folder into a folder that is thrown away, and reckon what all of them take.
 
     Args:
         scans: as for :func:`ichseg.folder.list_scans`.
-        overrides: of the config, see :func:`ichseg.bundle.run_bundle`.
+        overrides, settings: of the config, see :func:`ichseg.bundle.run_bundle`.
         sample: how many scans to measure, spread evenly over the sizes of the files.
         machines: like this one, that share the work.
         price: of one of them for an hour, in any currency.
@@ -54,7 +55,8 @@ def estimate(
         raise IchsegError("sample and machines must be at least 1, and price must not be negative")
     with tempfile.TemporaryDirectory(prefix="ichseg-estimate-") as folder:
         output, begun = Path(folder), time.perf_counter()
-        series = str((overrides or {}).get("series") or BEST)
+        given = given_values(bundle, config, {**(overrides or {}), "output_dir": output / "first"}, settings)
+        series = str(given.get("series") or BEST)
         cases = [case for case in list_scans(scans, output, series) if not {"skip", "broken"} & case.keys()]
         if not cases:
             raise IchsegError(f"{scans}: no scan to measure")
@@ -64,7 +66,6 @@ def estimate(
         chosen = [cases[order[(2 * place + 1) * len(cases) // (2 * count)]] for place in range(count)]
         first = cases[order[len(cases) // 2]]
         begun_start = time.perf_counter()
-        given = given_values(bundle, config, {**(overrides or {}), "output_dir": output / "first"}, ())
         _run(bundle, config, given, [first])  # loads the model, and fills caches
         started = time.perf_counter()
         given["output_dir"] = output / "masks"

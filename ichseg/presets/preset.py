@@ -224,7 +224,9 @@ def complete(plan: Plan, files: Sequence[Path]) -> Path:
     """
     made = segmenter_settings(files[0])
     inputs = config_values("ich_segmentation", CONFIGS["recommended"])["inputs"]
-    values: dict[str, Any] = {key: getattr(made, key) for key in inputs}
+    # The scans as the members saw them, by parts of the config that were changed, too.
+    values = {**plan.overrides, **parse_settings("ich_segmentation", CONFIGS["recommended"], plan.settings)}
+    values |= {key: getattr(made, key) for key in inputs}
     values |= {"datalist": plan.datalist, "cache_dir": plan.shared, "val_folds": list(parse_folds(plan.val_folds))}
     packed = BundleParts("ich_segmentation", CONFIGS["recommended"], values)["validate::packed"]
     reference = fit_reference(load_datalist(plan.datalist, plan.train_folds), as_compared(values))
