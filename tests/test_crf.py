@@ -12,6 +12,8 @@ import torch
 from subnormals import Subnormals
 
 from ichseg.crf import DenseCRF
+from ichseg.crf.axis import AxisProduct, gaussian_matrix
+from ichseg.crf.filters import SpatialFilter
 from ichseg.crf.grid import GridBilateralFilter, PixelGrid
 
 
@@ -106,6 +108,37 @@ def test_grid_is_near_to_exact(image, settings):
     assert (mine.argmax(1) != exact.argmax(1)).sum() <= max(1, 0.001 * gray.numel())
 
 
+@pytest.mark.parametrize(
+    ("shape", "axis"), [((300,), 0), ((3, 250), 1), ((250, 3), 0), ((2, 129, 4), 1), ((2, 3, 70), 2)]
+)
+@pytest.mark.parametrize("sigma", [0.5, 3.0, 9.0])
+def test_a_product_in_blocks_is_that_with_the_whole_matrix(shape, axis, sigma):
+    n = shape[axis]
+    places = torch.arange(n, dtype=torch.float64)
+    bent = gaussian_matrix(places, places, sigma) * (1 + places[:, None] / n)  # no two blocks are alike
+    values = torch.randn(5, *shape)[2:3][0]  # somewhere in a larger memory
+    for matrix, runs in ((gaussian_matrix(places, places, sigma), (0, 1, 2, 3, 4, 5)), (bent, range(20))):
+        product = AxisProduct(matrix, values.device, values.dtype)
+        assert len(product.runs) in runs
+        expected = torch.tensordot(matrix, values.double(), ([1], [axis])).movedim(0, axis)
+        torch.testing.assert_close(product(values, axis).double(), expected, rtol=1e-5, atol=1e-5)
+    several = AxisProduct(gaussian_matrix(places, places, sigma), values.device, values.dtype)
+    if sigma == 3 and n > 100:
+        assert max((run.count for run in several.runs), default=9) > 1
+
+
+@pytest.mark.parametrize("size", [(5, 7), (16, 24)])
+def test_a_filter_leaves_what_it_is_given(size):
+    image, values = torch.randint(0, 256, (1, 1, *size)).float(), torch.rand(1, 2, *size)
+    for kernel in (
+        GridBilateralFilter(image, PixelGrid(size, (9, 9), image.device, image.dtype), 7.5),
+        SpatialFilter(size, (3, 3), image.device, image.dtype),
+    ):
+        before = values.clone()
+        kernel(values)
+        assert torch.equal(values, before)
+
+
 @pytest.mark.parametrize("scale", [1.0, 1e-20, 1e20, 0.0])
 def test_sums_in_integers_are_the_same_in_any_order(scale):
     """What a GPU does, on the CPU."""
@@ -113,7 +146,7 @@ def test_sums_in_integers_are_the_same_in_any_order(scale):
     grid = GridBilateralFilter(image, PixelGrid((64, 64), (20, 20), image.device, image.dtype), 7.5)
     values = torch.randn(2, 64 * 64) * scale
     whole = grid._spread_in_integers(values)
-    torch.testing.assert_close(whole, grid._spread(values), rtol=1e-4, atol=1e-5 * scale)
+    torch.testing.assert_close(whole, grid._spread(values, torch.empty_like(values)), rtol=1e-4, atol=1e-5 * scale)
     order = torch.randperm(values.numel())
     shuffled = copy.copy(grid)
     shuffled.index = grid.index[order]

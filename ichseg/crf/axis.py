@@ -7,8 +7,10 @@ import math
 import torch
 from torch import Tensor
 
-# Rows that are multiplied at once on a CPU: few enough to leave the zeros out, enough to be fast.
-BLOCK = 64
+# Rows that are multiplied at once on a CPU, at least: few enough to leave the zeros out, enough to be fast.
+BLOCK = 32
+# Of a matrix with more entries than this share in its blocks, all are multiplied.
+WORTHWHILE = 0.75
 # Entries below this power of the precision, of the largest entry, are 0: 8e-13 in float32. A sum over a million pixels
 # does not change; and the product of three of them, of a grid with three axes, is still a normal number.
 UNNOTICED = 1.75
@@ -46,30 +48,77 @@ class AxisProduct:
         size, peak = matrix.abs(), matrix.abs().max()
         matrix = matrix.where(size > torch.finfo(dtype).eps ** UNNOTICED * peak, 0.0)
         self.matrix = matrix.to(device, dtype)
-        self.blocks: list[tuple[slice, slice, Tensor]] = []  # rows out, rows in, matrix between them
+        self.runs: list[_Run] = []
         if torch.device(device).type != "cpu":
             return
         matters = (size > torch.finfo(dtype).eps * peak).int()
-        for start in range(0, self.n, BLOCK):
-            rows = slice(start, min(start + BLOCK, self.n))
+        place = matters.nonzero()
+        reach, block = int((place[:, 0] - place[:, 1]).abs().max()) if len(place) else 0, BLOCK
+        while block < reach:  # only the outermost blocks are then cut off by the edge
+            block *= 2
+        for start in range(0, self.n, block):
+            rows = slice(start, min(start + block, self.n))
             used = matters[rows].amax(dim=0).nonzero()
-            reach = slice(int(used[0]), int(used[-1]) + 1) if len(used) else slice(0, 0)
-            self.blocks.append((rows, reach, self.matrix[rows, reach].clone()))
-        if sum((r.stop - r.start) * (c.stop - c.start) for r, c, _ in self.blocks) > 0.75 * self.n**2:
-            self.blocks = []
+            first, last = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 0)
+            one = _Run(start, first, self.matrix[rows, first:last].contiguous())
+            if not (self.runs and self.runs[-1].joined(one)):
+                self.runs.append(one)
+        if sum(run.count * run.matrix[0].numel() for run in self.runs) > WORTHWHILE * self.n**2:
+            self.runs = []
 
     def __call__(self, values: Tensor, axis: int) -> Tensor:
         """Values of any shape, without gradient, with n entries along ``axis`` -> the same shape."""
-        before, after = values.shape[:axis].numel(), values.shape[axis + 1 :].numel()
-        flat = values.reshape(before, self.n, after)
-        if not self.blocks:
-            product = flat[..., 0] @ self.matrix.T if after == 1 else torch.matmul(self.matrix, flat)
-            return product.reshape(values.shape)
-        product = torch.empty_like(flat)
-        for rows, reach, matrix in self.blocks:
+        shape = values.shape
+        before, after = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
+        if not self.runs:
             if after == 1:
-                torch.mm(flat[:, reach, 0], matrix.T, out=product[:, rows, 0])
+                return (values.reshape(before, self.n) @ self.matrix.T).view(shape)
+            return torch.matmul(self.matrix, values.reshape(before, self.n, after)).view(shape)
+        values = values.contiguous()
+        product = torch.empty_like(values)
+        for run in self.runs:
+            if after == 1:
+                run.along_rows(values, product, before, self.n)
             else:
-                for one, result in zip(flat[:, reach], product[:, rows], strict=True):
-                    torch.mm(matrix, one, out=result)
-        return product.reshape(values.shape)
+                for number in range(before):
+                    run.along_columns(values, product, after, number * self.n * after)
+        return product
+
+
+class _Run:
+    """Blocks of rows of a matrix that follow each other and are alike, as all but the outer ones of a filter: one call.
+
+    Few calls from Python, at each of which threads wait for each other: views are made straight from the memory.
+
+    Attributes:
+        start: first row of the first block; the next one begins where it ends.
+        first: column of its first entry.
+        matrix: (count, rows, columns): the blocks, which are one.
+        count: number of blocks.
+    """
+
+    def __init__(self, start: int, first: int, matrix: Tensor) -> None:
+        self.start, self.first, self.matrix, self.count = start, first, matrix[None], 1
+
+    def joined(self, other: _Run) -> bool:
+        """Take the block that follows into the run, if it is like the others."""
+        step = self.count * self.matrix.shape[1]
+        alike = other.first == self.first + step and torch.equal(other.matrix[0], self.matrix[0])
+        if alike:
+            self.count += 1
+            self.matrix = self.matrix[:1].expand(self.count, -1, -1)
+        return alike
+
+    def along_columns(self, values: Tensor, out: Tensor, width: int, offset: int) -> None:
+        """The matrix times ``values`` into ``out``, of both (n, width) at an offset."""
+        count, rows, columns = self.matrix.shape
+        strides, begin = (rows * width, width, 1), values.storage_offset() + offset
+        given = values.as_strided((count, columns, width), strides, begin + self.first * width)
+        torch.bmm(self.matrix, given, out=out.as_strided((count, rows, width), strides, offset + self.start * width))
+
+    def along_rows(self, values: Tensor, out: Tensor, height: int, n: int) -> None:
+        """``values`` times the transposed matrix into ``out``, both (height, n)."""
+        count, rows, columns = self.matrix.shape
+        strides = (rows, n, 1)
+        given = values.as_strided((count, height, columns), strides, values.storage_offset() + self.first)
+        torch.bmm(given, self.matrix.mT, out=out.as_strided((count, height, rows), strides, self.start))

@@ -159,10 +159,12 @@ class DenseCRF(nn.Module):
         # A message to all labels alike changes nothing, so Q - 1 / C stands for Q: these sum to 0 over the labels,
         # hence the last label's message is minus the sum of the others', and C - 1 filterings are enough.
         steps = self.iterations if kernels else 0
-        if p.shape[1] == 2:  # the softmax of two is the sigmoid of their difference
-            difference = start = _log(p[:, :1]) - _log(p[:, 1:])
-            for _ in range(steps):
-                difference = start - _message(kernels, torch.rsub(difference.sigmoid(), 1, alpha=2))
+        if p.shape[1] == 2:  # the softmax of two is the sigmoid of their difference, and 2 Q - 1 the tanh of half of it
+            half = start = (_log(p[:, :1]) - _log(p[:, 1:])) / 2
+            for step in range(steps):
+                opinion = half.tanh() if step == 0 else half.tanh_()
+                half = torch.add(start, _message(kernels, opinion), alpha=0.5)
+            difference = 2 * half
             first = difference.sigmoid()
             # Not 1 - first, which has no digits left where the first label is nearly certain.
             return torch.cat([first, (-difference).sigmoid()], dim=1)
@@ -262,7 +264,7 @@ def _message(kernels: list[Filter], values: Tensor) -> Tensor:
     """Sum of the kernels' filterings."""
     total = kernels[0](values)
     for kernel in kernels[1:]:
-        total = total + kernel(values)
+        total = total + kernel(values) if values.requires_grad else total.add_(kernel(values))
     return total
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import product
 
 import torch
@@ -34,7 +35,7 @@ class PixelGrid:
     def __init__(self, shape: Sequence[int], sigmas: Sequence[float], device: torch.device, dtype: torch.dtype) -> None:
         axes = [_Nodes.along(n, sigma, device, dtype) for n, sigma in zip(shape, sigmas, strict=True)]
         self.counts = [axis.count for axis in axes]
-        self.kernels = [AxisProduct(axis.kernel, device, dtype) for axis in axes]
+        self.kernels = [axis.kernel for axis in axes]
         self.strips = math.gcd(math.prod(shape), STRIPS)
         lower, steps, shares = _zeros(axes), [], []
         for number, axis in enumerate(axes):
@@ -50,13 +51,16 @@ class PixelGrid:
         self.corners = list(zip(steps, shares, strict=True))  # how much further a corner lies, what it gets (N,)
 
     def by_turns(self, values: Tensor) -> Tensor:
-        """(..., N) pixels in the order of the image -> in the order of strips by turns."""
-        turned: Tensor = values.unflatten(-1, (self.strips, -1)).transpose(-1, -2)
-        return turned.flatten(-2)
+        """(..., N) pixels in the order of the image -> in the order of strips by turns; always a copy."""
+        lead = values.shape[:-1]
+        turned = values.new_empty(values.shape)
+        turned.view(*lead, -1, self.strips).copy_(values.reshape(*lead, self.strips, -1).transpose(-1, -2))
+        return turned
 
     def in_order(self, values: Tensor, out: Tensor) -> None:
         """The way back, into ``out``."""
-        out.unflatten(-1, (self.strips, -1)).copy_(values.unflatten(-1, (-1, self.strips)).transpose(-1, -2))
+        lead = values.shape[:-1]
+        out.view(*lead, self.strips, -1).copy_(values.view(*lead, -1, self.strips).transpose(-1, -2))
 
 
 class GridBilateralFilter:
@@ -90,10 +94,12 @@ class GridBilateralFilter:
         above = grid.by_turns(image.flatten(1)) - lowest
         levels = _Nodes.of_levels(above, highest - lowest, intensity_sigma, crowded)
         self.shape = (len(image), levels.count, *grid.counts)
-        self.kernels = [AxisProduct(levels.kernel, image.device, image.dtype), *grid.kernels]
+        self.kernels = [levels.kernel, *grid.kernels]
         sheet = math.prod(grid.counts)
         first = torch.arange(len(image), device=image.device)[:, None] * (levels.count * sheet) + grid.lower
         self.index = first.add_(levels.lower, alpha=sheet).flatten()  # (B * N,)
+        # Short numbers are read sooner, but values are added at long ones only.
+        self.places = self.index.int() if math.prod(self.shape) < 2**31 else self.index
         # (how much further on the flat grid, what is given there), one per corner
         self.corners = [
             (side * sheet + step, share if len(levels.shares) == 1 else share * levels.shares[side])
@@ -110,26 +116,29 @@ class GridBilateralFilter:
 
     def _filter(self, values: Tensor) -> Tensor:
         """(B, N) in the order of the image -> (B, N) by turns."""
-        values = self.grid.by_turns(values)
-        nodes = self._spread(values)
+        values = self.grid.by_turns(values)  # whose memory is used again
+        part = torch.empty_like(values)
+        nodes = self._spread(values, part)
         for axis, kernel in enumerate(self.kernels, start=1):
             nodes = kernel(nodes, axis)
-        nodes, total = nodes.flatten(), torch.zeros_like(values)
-        read = torch.empty_like(values)
-        for step, share in self.corners:
-            torch.index_select(nodes[step:], 0, self.index, out=read.view(-1))
-            total.addcmul_(read, share)
-        return total
+        nodes, read = nodes.view(-1), part.view(-1)
+        for number, (step, share) in enumerate(self.corners):
+            torch.index_select(nodes[step:], 0, self.places, out=read)
+            if number == 0:
+                torch.mul(part, share, out=values)
+            else:
+                values.addcmul_(part, share)
+        return values
 
-    def _spread(self, values: Tensor) -> Tensor:
-        """(B, N) by turns -> (B, levels, *nodes)."""
+    def _spread(self, values: Tensor, part: Tensor) -> Tensor:
+        """(B, N) by turns -> (B, levels, *nodes); ``part`` is room for as many values."""
         if values.is_cuda:
             return self._spread_in_integers(values)
-        total, part = values.new_zeros(math.prod(self.shape)), torch.empty_like(values)
+        total, given = values.new_zeros(math.prod(self.shape)), part.view(-1)
         for step, share in self.corners:
             torch.mul(values, share, out=part)
-            total[step:].scatter_add_(0, self.index, part.view(-1))
-        return total.reshape(self.shape)
+            total[step:].scatter_add_(0, self.index, given)
+        return total.view(self.shape)
 
     def _spread_in_integers(self, values: Tensor) -> Tensor:
         """The same on a GPU, whose additions come in any order: of integers the sum does not depend on it."""
@@ -157,12 +166,12 @@ class _Nodes:
         count: number of nodes.
         lower: index of the node at or below each point.
         shares: per side (the node itself; the next one, unless every point is on a node) what it gets of a point.
-        kernel: (count, count) of float64.
+        kernel: between the nodes.
     """
 
-    def __init__(self, positions: Tensor, kernel: Tensor, between: bool) -> None:
+    def __init__(self, positions: Tensor, kernel: AxisProduct, between: bool) -> None:
         """Positions in steps from the first node; ``between``: they may lie between nodes."""
-        self.count, self.kernel = len(kernel), kernel
+        self.count, self.kernel = kernel.n, kernel
         if not between:
             self.lower, self.shares = positions.round().long(), [torch.ones_like(positions)]
             return
@@ -177,12 +186,13 @@ class _Nodes:
         exact = gaussian_matrix(pixels, pixels, sigma)
         count = math.ceil((n - 1) * NODES_PER_SIGMA / sigma) + 1
         if count > n / 1.5:
-            return cls(pixels.to(device, dtype), exact, between=False)
+            return cls(pixels.to(device, dtype), AxisProduct(exact, device, dtype), between=False)
         positions = pixels * ((count - 1) / (n - 1))
         # The kernel G for which S G S' is nearest to the Gaussian between the pixels, in squares: G = S+ K S+'.
         spread = (1 - (positions[:, None] - torch.arange(count)[None, :]).abs()).clamp_min(0)
         inverse = torch.linalg.pinv(spread)
-        return cls(positions.to(device, dtype), inverse @ exact @ inverse.T, between=True)
+        kernel = AxisProduct(inverse @ exact @ inverse.T, device, dtype)
+        return cls(positions.to(device, dtype), kernel, between=True)
 
     @classmethod
     def of_levels(cls, gray: Tensor, highest: float, sigma: float, crowded: bool) -> _Nodes:
@@ -196,11 +206,17 @@ class _Nodes:
                 f"a gray-level range of {highest:g} is too large for an intensity sigma of {sigma:g}; "
                 "scale the image to 0..255"
             )
-        nodes = torch.arange(int(highest / step) + (1 if whole else 2), dtype=torch.float64)
+        count = int(highest / step) + (1 if whole else 2)
         if whole:
-            return cls(gray, gaussian_matrix(nodes, nodes, sigma), between=False)
+            return cls(gray, _level_kernel(count, sigma, 1.0, gray.device, gray.dtype), between=False)
         # Spreading linearly over one step adds, on average, a variance of 1/6, and reading back as much again:
         # the kernel is narrower by as much, and keeps the Gaussian's area.
         narrower = math.sqrt((sigma / step) ** 2 - 1 / 3)
-        kernel = gaussian_matrix(nodes, nodes, narrower) * (sigma / step / narrower)
+        kernel = _level_kernel(count, narrower, sigma / step / narrower, gray.device, gray.dtype)
         return cls(gray / step, kernel, between=True)
+
+
+@lru_cache(maxsize=2)  # images of one kind have as many levels
+def _level_kernel(count: int, sigma: float, peak: float, device: torch.device, dtype: torch.dtype) -> AxisProduct:
+    nodes = torch.arange(count, dtype=torch.float64)
+    return AxisProduct(gaussian_matrix(nodes, nodes, sigma) * peak, device, dtype)
