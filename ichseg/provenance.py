@@ -155,6 +155,8 @@ def describe(value: Any, _seen: dict[int, Any] | None = None) -> Any:
     if not hasattr(value, "__dict__"):
         return str(value)
     parts = {k: v for k, v in vars(value).items() if not (house and k.startswith("_") and k not in MATERIAL)}
+    if kind == "LoadImage":  # without the readers that it has because their packages happen to be installed
+        parts["readers"] = [] if parts["auto_select"] else parts["readers"][-1:]
     return {kind: describe(parts, seen)}
 
 
@@ -206,11 +208,19 @@ class Record:
         folder: the folder.
         made_of: plain values; two records of one folder must agree.
         optional: keys that may be None on either side.
+        usual: what None meant in records of earlier versions, by key.
     """
 
-    def __init__(self, folder: str | Path, made_of: Mapping[str, Any], optional: Sequence[str] = ()) -> None:
-        self.folder, self.optional = Path(folder), optional
+    def __init__(
+        self,
+        folder: str | Path,
+        made_of: Mapping[str, Any],
+        optional: Sequence[str] = (),
+        usual: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.folder, self.optional, self.usual = Path(folder), optional, usual or {}
         self.made_of = dict(made_of)
+        self.lacking = False  # whether the record that was found lacks an optional key of this one
 
     def check(self, begun: bool = True) -> bool:
         """True if the folder is complete.
@@ -231,6 +241,8 @@ class Record:
             before, complete = found["made_of"], bool(found["complete"])
         except (ValueError, KeyError, TypeError):
             raise IchsegError(f"{path}: damaged; remove it or choose another output folder") from None
+        before = {**before, **{key: value for key, value in self.usual.items() if before.get(key) is None}}
+        self.lacking = any(before.get(key) is None and self.made_of.get(key) is not None for key in self.optional)
         if (complete or begun) and (what := difference(before, self.made_of, self.optional)):
             raise IchsegError(f"{self.folder}: made with {what}; choose another output folder")
         for key in self.optional:

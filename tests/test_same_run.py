@@ -42,6 +42,9 @@ def changed(bundle, config, **values):
         ({"preprocessing::transforms::0::keys": "other"}, "preprocessing::transforms::0::keys"),
         ({"scheduler": {"_target_": "torch.optim.lr_scheduler.ConstantLR"}}, "scheduler::_target_"),
         ({"loss": nn.BCELoss()}, "loss"),
+        ({"preprocessing": None}, "preprocessing::transforms::0"),
+        ({"packed_as": 0}, "packed_as"),
+        ({"train::handlers::1::norm": 0.01}, "train::handlers::1::norm"),
     ],
 )
 def test_what_was_changed_is_named(values, path):
@@ -50,10 +53,35 @@ def test_what_was_changed_is_named(values, path):
     assert difference(other, changed("ich_segmentation", "train_recommended.yaml", **values)) is None
 
 
+@pytest.mark.parametrize("path", ["optimizer::weight_decay", "preprocessing::transforms::4", "train::handlers::1"])
+@pytest.mark.parametrize("overlay", [None, SEVERAL_PROCESSES])
+def test_what_was_taken_out_is_named(path, overlay):
+    own = config_values("ich_segmentation", "train_recommended.yaml")
+    content, (*names, last) = config_values("ich_segmentation", "train_recommended.yaml"), path.split("::")
+    part = content
+    for name in names:
+        part = part[int(name) if isinstance(part, list) else name]
+    part.pop(int(last) if isinstance(part, list) else last)
+    laid = None if overlay is None else config_values("ich_segmentation", overlay)
+    assert path in difference(settings_of(own, own, (), laid), settings_of(own, content, (), laid))
+
+
+def test_folds_are_the_same_however_they_are_written():
+    usual = changed("ich_segmentation", "train_recommended.yaml", val_folds=[3], train_folds=[0, 1, 2])
+    assert (
+        difference(usual, changed("ich_segmentation", "train_recommended.yaml", val_folds=3, train_folds="0-2")) is None
+    )
+
+
 def test_how_it_runs_and_what_watches_does_not_count():
     usual = changed("ich_segmentation", "train_recommended.yaml")
-    others = {"num_workers": 7, "bundle_root": "elsewhere", "output_dir": Path("run"), "init_weights": NONE,
-              "train::handlers::0::interval": 9, "initialize": ["$print(1)"], "_meta_": {"name": "x"}}  # fmt: skip
+    watching = {"_target_": "monai.handlers.MLFlowHandler", "tracking_uri": "here"}
+    handlers = [*config_values("ich_segmentation", "train_recommended.yaml")["train"]["handlers"], watching]
+    others = {
+        "num_workers": 7, "bundle_root": "elsewhere", "output_dir": Path("run"), "init_weights": NONE, "device": 1,
+        "train::handlers": handlers, "train::handlers::2::desc": "X-Net", "initialize": ["$print(1)"],
+        "save_execute_config": "$'" + "x" * 300 + "'", "_meta_": {"name": "x"},
+    }  # fmt: skip
     assert difference(usual, changed("ich_segmentation", "train_recommended.yaml", **others)) is None
 
 

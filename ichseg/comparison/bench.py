@@ -120,7 +120,7 @@ class Bench:
             more = {"learning_rate": 0.0} if self.untrained else {}
             fit(network, slices, folder, made, epochs, self.device, **more)
 
-        self.once(folder, make, classifier=start, epochs=epochs)
+        self.once(folder, make, classifier=start, epochs=epochs, strip_skull=settings.strip_skull)
         return folder / "model.pt"
 
     def generated(self, folder: Path, bundle: str, config: str, scans: Scans, **more: Any) -> Path:

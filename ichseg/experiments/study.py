@@ -13,6 +13,7 @@ import torch
 
 from ichseg.bundle import parse_settings, run_bundle
 from ichseg.data import check_folds, load_datalist, parse_folds
+from ichseg.data.datalist import images_hash
 from ichseg.defaults import MASK_ARCHITECTURES, PAPER_EPOCHS, PAPER_SIZE, TEST_FOLDS, TRAIN_FOLDS, VAL_FOLDS
 from ichseg.devices import pick_device
 from ichseg.errors import IchsegError
@@ -103,6 +104,7 @@ class Study:
         given = {} if self.classifiers is None else {p.parent.name: p for p in self.classifiers.glob("*/model.pt")}
         settings: dict[str, Any] = {
             "datalist": _digest(self.datalist),
+            "images": images_hash(self.datalist),
             "benchmark": None if self.benchmark is None else _digest(self.benchmark),
             "classifiers": {name: _digest(path) for name, path in sorted(given.items())},
             "size": self.size,
@@ -113,7 +115,7 @@ class Study:
             "architecture": self.architecture,
             "settings": list(self.settings),
         }
-        record = Record(self.output, settings, optional=("benchmark",))
+        record = Record(self.output, settings, optional=("benchmark", "images"))
         record.check()
         return record
 

@@ -55,7 +55,7 @@ def estimate(
         raise IchsegError("sample and machines must be at least 1, and price must not be negative")
     with tempfile.TemporaryDirectory(prefix="ichseg-estimate-") as folder:
         output, begun = Path(folder), time.perf_counter()
-        given = given_values(bundle, config, {**(overrides or {}), "output_dir": output / "first"}, settings)
+        given = {**given_values(bundle, config, overrides or {}, settings), "output_dir": output / "first"}
         series = str(given.get("series") or BEST)
         cases = [case for case in list_scans(scans, output, series) if not {"skip", "broken"} & case.keys()]
         if not cases:

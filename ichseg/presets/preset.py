@@ -168,7 +168,7 @@ def _fold_plans(name: str, plan: Plan, folds: Iterable[int]) -> dict[int, Plan]:
 SEEN = ("teacher_weights", "judge_weights", "init_weights", "train::prepare", "train::pool")
 # What the plan itself decides: settings that changed it would train on scans that are held out, or twice the same.
 DECIDED = ("bundle_root", "cache_dir", "datalist", "dataset_dir", "output_dir", "seed", "train_folds", "val_folds")
-ADDED = ("images", "masks", "precision")  # to the records of trainings, in version 0.9
+ADDED = ("images", "masks")  # to the records of trainings, in version 0.9
 OF_EVERY_STEP = ("size", "window_level", "window_width", "precision", "device_name", "num_workers")
 # What --set reaches.
 CONFIGS = {"recommended": "train_recommended.yaml", "paper": "train_paper.yaml"}
@@ -354,12 +354,16 @@ def trained(
     if inputs:
         made_of["inputs"] = {**inputs}
     begun, processes = (folder / "checkpoint.pt").is_file(), place_and_count()[1]
-    if Record(folder, made_of, optional=("processes", *ADDED)).check(begun) and weights.is_file():
+    usual = {"precision": config_values(bundle, config).get("precision")}
+    record = Record(folder, made_of, ("processes", *ADDED), usual)
+    if record.check(begun) and weights.is_file():
+        if record.lacking and is_rank_zero():  # of an earlier version: from now on it tells all
+            record.write(complete=True)
         return weights
     if processes > 1:  # each with a batch of its own: what they began, as many go on with
         made_of["processes"] = processes
         overrides = {**overrides, "finalize": []}  # more may come
-    record = Record(folder, made_of, optional=ADDED)
+    record = Record(folder, made_of, ADDED, usual)
     record.check(begun)
     if is_rank_zero():
         record.write()

@@ -23,6 +23,7 @@ from ichseg.provenance import difference
 
 logger = logging.getLogger(__name__)
 CHECKPOINT, MODEL = "checkpoint.pt", "model.pt"
+FORMAT = 2  # of checkpoints: raised when they keep or compare something else
 
 
 class TrainingCheckpoint:
@@ -134,7 +135,9 @@ class TrainingCheckpoint:
     def _write(self, state: Mapping[str, Any], name: str) -> None:
         if is_rank_zero():
             with atomic_path(self.folder / name) as temporary:
-                torch.save({**state, "epoch": self.engine.state.epoch, "settings": self.made_of}, temporary)
+                torch.save(
+                    {**state, "epoch": self.engine.state.epoch, "settings": self.made_of, "format": FORMAT}, temporary
+                )
 
     def _resume(self, engine: Engine) -> None:
         """Go on where ``checkpoint.pt`` says."""
@@ -142,8 +145,8 @@ class TrainingCheckpoint:
         if not path.is_file():
             return
         state = read_checkpoint(path)
-        if "best" not in state:
-            raise IchsegError(f"{path}: written by ichseg before version 0.7; choose another output folder")
+        if state.get("format") != FORMAT:
+            raise IchsegError(f"{path}: written by another version of ichseg; choose another output folder")
         if what := difference(state.get("settings", {}), self.made_of):
             raise IchsegError(f"{path}: trained with {what}; choose another output folder")
         try:

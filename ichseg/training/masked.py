@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from ichseg.errors import IchsegError
 from ichseg.io import atomic_path
-from ichseg.networks import read_checkpoint
+from ichseg.networks import SegmenterSettings, read_checkpoint
 from ichseg.networks.weights import without_subnormals
 from ichseg.processes import is_rank_zero
 from ichseg.provenance import difference
@@ -22,6 +23,7 @@ from ichseg.training.checkpoint import CHECKPOINT, MODEL
 
 logger = logging.getLogger(__name__)
 BEFORE = "model_before.pt"
+TRAVELING = {field.name for field in fields(SegmenterSettings)}
 
 
 class PrepareMasked:
@@ -65,7 +67,9 @@ def run_folder(
     runs = Path(bundle_root) / "runs"
     for file in sorted(runs.glob(f"finetuned_*/{CHECKPOINT}")):
         before = read_checkpoint(file).get("settings", {})
-        if not difference({key: before.get(key) for key in made_of or {}}, made_of or {}):
+        # Besides them, a checkpoint has what travels in the weight file.
+        same = {key: value for key, value in before.items() if key in (made_of or {}) or key not in TRAVELING}
+        if not difference(same, made_of or {}):
             return file.parent
     taken = {path.name for path in runs.glob("finetuned_*")}
     return next(runs / name for n in range(1, len(taken) + 2) if (name := f"finetuned_{n}") not in taken)

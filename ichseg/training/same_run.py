@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ichseg.bundle import NONE, config_values, surrounding_config
+from ichseg.data.folds import parse_folds
 from ichseg.networks.lite_unet import imagenet_file
+from ichseg.processes import place_and_count
 from ichseg.provenance import describe, file_hash
 
 SEVERAL_PROCESSES = "multi_gpu_train.yaml"  # laid over a training config
 # Keys of training configs by what they are: where a training runs ...
-OF_THE_MACHINE = ("bundle_root", "cuda_graphs", "device_name", "num_workers")
+OF_THE_MACHINE = ("bundle_root", "cuda_graphs", "device", "device_name", "num_workers")
 # ... where its files lie (what is in them is compared, not their names) ...
 PLACES = ("cache_dir", "datalist", "dataset_dir", "output_dir", "pseudo_dir", "weights")
 # ... how long it goes on: a finished training may be continued ...
 LENGTH = ("epochs", "patience", "val_interval")
-# ... and what only starts or watches it.
-AROUND = ("finalize", "imports", "initialize", "overrides_check", "run")
-# Parts that do not count: what only watches, and data, of which there are hashes.
-NOT_COUNTED = {"data", "handlers", "scans"}
+# ... and what only starts or records it; the last five are of MONAI's tracking.
+AROUND = ("finalize", "imports", "initialize", "overrides_check", "run", "experiment_name", "is_not_rank0", "run_name",
+          "save_execute_config", "tracking_uri")  # fmt: skip
+# Parts that do not count: data, of which there are hashes, and these themselves ...
+HASHED = ("data", "made_of", "scans")
+# ... and handlers that only watch.
+WATCHING = ("EpochBar", "EpochHistory", "MLFlowHandler", "PrintMetrics", "ProgressBar", "StatsHandler",
+            "TensorBoardImageHandler", "TensorBoardStatsHandler", "ValidationHandler")  # fmt: skip
 LEFT_OUT = "(left out)"
 
 
@@ -29,15 +36,17 @@ def run_settings(bundle: str, config: str, **more: Any) -> dict[str, Any]:
 
     Args:
         bundle, config: the config that this stands in. What was changed of it, on the command line, from Python or by
-            further configs, counts; :data:`SEVERAL_PROCESSES` does not.
+            further configs, counts; :data:`SEVERAL_PROCESSES` does not, but the number of processes does.
         **more: hashes of what it learns from.
 
     Returns:
         see :func:`settings_of`; without :data:`PLACES` and :data:`LENGTH`.
     """
-    own = config_values(bundle, config)
-    overlay = config_values(bundle, SEVERAL_PROCESSES)
-    return {**settings_of(own, surrounding_config() or own, (*PLACES, *LENGTH), overlay), **more}
+    own, processes = config_values(bundle, config), place_and_count()[1]
+    settings = settings_of(
+        own, surrounding_config() or own, (*PLACES, *LENGTH), config_values(bundle, SEVERAL_PROCESSES)
+    )
+    return {**settings, **({"processes": processes} if processes > 1 else {}), **more}
 
 
 def settings_of(
@@ -57,40 +66,66 @@ def settings_of(
     Returns:
         its plain values by their keys, of files that they name a hash; and what differs from ``own`` in parts and
         expressions, by paths such as ``train::trainer::amp``.
+
+    Raises:
+        IchsegError: folds that are none.
     """
     skipped = {*OF_THE_MACHINE, *AROUND, *without}
     content = {key: value for key, value in content.items() if key not in skipped and not key.startswith("_")}
     found: dict[str, Any] = {}
     parts = {}
     for key, value in content.items():
-        if isinstance(value, str | Path) and Path(value).is_file():
-            found[key] = file_hash(value)
-        elif _plain(value):
-            found[key] = None if value == NONE else value
-        elif not isinstance(value, Path):
+        if not _plain(own.get(key)):
             parts[key] = value
+        elif _is_file(value):
+            found[key] = file_hash(value)
+        elif not _plain(value):
+            parts.update({} if isinstance(value, Path) else {key: value})
+        elif key.endswith("_folds") and value is not None:
+            found[key] = list(parse_folds(value))  # "0-2" and [0, 1, 2] are the same
+        else:
+            found[key] = None if value == NONE else value
     if found.get("architecture") == "lite" and found.get("encoder_weights") in ("auto", "imagenet"):
         file = imagenet_file()  # what that comes to here and now
         found["encoder_weights"] = None if file is None else file_hash(file)
-    now, usual = dict(_leaves(parts)), dict(_leaves({k: v for k, v in own.items() if k in parts}))
-    laid = dict(_leaves(overlay or {}))
-    for path in sorted({*now, *usual}):
+    usual = {key: value for key, value in own.items() if key in parts}
+    sides = [dict(_leaves(usual))] + ([] if overlay is None else [dict(_leaves(_laid_over(usual, overlay)))])
+    now = dict(_leaves(parts))
+    for path in sorted({*now, *sides[0]}):
         value = now.get(path, LEFT_OUT)
-        if NOT_COUNTED.isdisjoint(path.split("::")) and value not in (
-            side.get(path, LEFT_OUT) for side in (usual, laid)
-        ):
+        if all(value != side.get(path, LEFT_OUT) for side in sides):
             found[path] = value
     return found
 
 
+def _laid_over(own: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
+    from monai.bundle import ConfigParser
+
+    parser = ConfigParser(copy.deepcopy(dict(own)))
+    parser.update({key: value for key, value in overlay.items() if key.split("::")[0] in own})
+    return cast("dict[str, Any]", parser.config)
+
+
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Path and plain value of everything in nested dictionaries and lists."""
+    if isinstance(value, Mapping) and str(value.get("_target_")).split(".")[-1] in WATCHING:
+        return
     if isinstance(value, Mapping | list) and value:
         pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
         for key, inner in pairs:
-            yield from _leaves(inner, f"{path}::{key}" if path else str(key))
+            if key not in HASHED:
+                yield from _leaves(inner, f"{path}::{key}" if path else str(key))
     else:
         yield path, None if value == NONE else value if isinstance(value, dict | list) else describe(value)
+
+
+def _is_file(value: Any) -> bool:
+    if not isinstance(value, str | Path) or str(value).startswith(("@", "$")):
+        return False
+    try:
+        return Path(value).is_file()
+    except (OSError, ValueError):  # no name of a file
+        return False
 
 
 def _plain(value: Any) -> bool:
