@@ -246,8 +246,8 @@ class Record:
         if (complete or begun) and (what := difference(before, self.made_of, self.optional)):
             raise IchsegError(f"{self.folder}: made with {what}; choose another output folder")
         for key in self.optional:
-            if self.made_of.get(key) is None:
-                self.made_of[key] = before.get(key)
+            if self.made_of.get(key) is None and before.get(key) is not None:
+                self.made_of[key] = before[key]
         return complete
 
     def once(self, make: Callable[[], None], before: Callable[[], None] = lambda: None) -> None:

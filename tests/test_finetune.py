@@ -147,6 +147,19 @@ def test_interrupted_without_a_folder_goes_on(bundle, phantoms, monkeypatch, cap
     assert not list(bundle.glob("runs/*/checkpoint.pt"))
 
 
+def test_a_run_with_a_changed_part_is_another(bundle):
+    (bundle / "runs" / "finetuned_1").mkdir(parents=True)
+    part = {"train::trainer::amp": True}
+    settings = {"seed": 0, "threshold": 0.25, **part}  # the second travels in the weight file
+    torch.save({"settings": settings}, bundle / "runs" / "finetuned_1" / "checkpoint.pt")
+    assert run_folder(None, bundle, {"seed": 0, **part}).name == "finetuned_1"
+    assert (
+        run_folder(None, bundle, {"seed": 0}).name
+        == run_folder(None, bundle, {"seed": 1, **part}).name
+        == "finetuned_2"
+    )
+
+
 def test_a_run_on_other_data_does_not_resume(bundle, phantoms, tmp_path, caplog):
     caplog.set_level("INFO", "ichseg")
     trained(bundle, phantoms, output_dir=tmp_path / "run", epochs=1)

@@ -12,6 +12,7 @@ from monai.data import MetaTensor
 from ichseg.errors import IchsegError
 from ichseg.inference import PrecisionCheck, PrecisionInferer, SliceScorer
 from ichseg.networks import slice_classifier
+from ichseg.parallel import map_images
 from ichseg.precision import full_precision, lower_type, warn_of_slow_bf16
 from ichseg.transforms import ShallowFeatureCAM
 
@@ -27,13 +28,29 @@ def test_full_precision_overrules_and_ends():
             wrong("fp16")
 
 
-def test_maps_in_full_precision_are_those_of_fp32():
-    network, volume = slice_classifier("resnet34").eval(), torch.rand(1, 64, 64, 2)
-    full, lower = (ShallowFeatureCAM(network, gate=0, precision=name) for name in ("fp32", "bf16"))
-    expected = full(volume)[0][0]
-    assert not torch.equal(lower(volume)[0][0], expected)
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_full_precision_holds_in_every_thread(two_threads):
     with full_precision():
-        assert torch.equal(lower(volume)[0][0], expected)
+        assert map_images(lambda _: lower_type("bf16"), range(4)) == [None] * 4
+    assert map_images(lambda _: lower_type("bf16"), range(4)) == [torch.bfloat16] * 4
+
+
+def test_maps_in_full_precision_are_those_of_fp32(two_threads):
+    network, volume = slice_classifier("resnet34").eval(), torch.rand(1, 64, 64, 2)
+    near = float(ShallowFeatureCAM(network)(volume)[1].mean())  # scored again in lower precision, not in full
+    for gate in (0.0, near):
+        full, lower = (ShallowFeatureCAM(network, gate=gate, precision=name) for name in ("fp32", "bf16"))
+        expected = full(volume)[0][0]
+        assert gate or not torch.equal(lower(volume)[0][0], expected)
+        with full_precision():
+            assert torch.equal(lower(volume)[0][0], expected)
 
 
 def test_slices_near_the_gate_are_scored_in_full():

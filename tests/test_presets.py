@@ -78,6 +78,18 @@ def test_a_scan_rewritten_under_its_name_is_another(train, phantoms):
     assert not train()
 
 
+def test_a_model_of_an_earlier_version_is_kept_and_told_of_in_full(train, tmp_path):
+    assert train()
+    file = tmp_path / "run" / "made_of.json"
+    record = json.loads(file.read_text())
+    now = record["made_of"]
+    assert now["precision"] == "fp32" and now["images"]
+    file.write_text(json.dumps({**record, "made_of": {**now, "images": None, "precision": None}}))
+    with pytest.raises(IchsegError, match='precision "fp32", now "bf16"'):
+        train("precision=bf16")
+    assert not train() and json.loads(file.read_text())["made_of"] == now
+
+
 def test_a_start_that_depends_on_a_package_is_what_it_came_to(train, tmp_path, monkeypatch):
     (tmp_path / "imagenet.pth").write_bytes(b"weights")
     monkeypatch.setattr("ichseg.training.same_run.imagenet_file", lambda: None)

@@ -15,7 +15,7 @@ from ichseg.data import load_datalist, scans_hash
 from ichseg.data.datalist import TABLE, images_hash
 from ichseg.errors import IchsegError
 from ichseg.provenance import content_mark, difference
-from ichseg.training import FitSettings, fit, settings_of
+from ichseg.training import FitSettings, fit, run_settings, settings_of
 from ichseg.training.same_run import LENGTH, OF_THE_MACHINE, PLACES, SEVERAL_PROCESSES
 
 TRAININGS = sorted(
@@ -42,7 +42,7 @@ def changed(bundle, config, **values):
         ({"preprocessing::transforms::0::keys": "other"}, "preprocessing::transforms::0::keys"),
         ({"scheduler": {"_target_": "torch.optim.lr_scheduler.ConstantLR"}}, "scheduler::_target_"),
         ({"loss": nn.BCELoss()}, "loss"),
-        ({"preprocessing": None}, "preprocessing::transforms::0"),
+        ({"preprocessing": None}, "preprocessing"),
         ({"packed_as": 0}, "packed_as"),
         ({"train::handlers::1::norm": 0.01}, "train::handlers::1::norm"),
     ],
@@ -176,6 +176,12 @@ def test_the_images_of_a_datalist(phantoms, tmp_path):
     first, second, *_ = sorted((tmp_path / "images").iterdir())
     first.write_bytes(second.read_bytes())
     assert images_hash(tmp_path / "datalist.json") != before
+
+
+def test_the_number_of_processes_counts(monkeypatch):
+    made = [run_settings("hgi_sam", "train.yaml")]
+    monkeypatch.setattr("ichseg.training.same_run.place_and_count", lambda: (0, 2))
+    assert difference(*made, run_settings("hgi_sam", "train.yaml")) == "processes null, now 2"
 
 
 def test_a_training_without_a_bundle_does_not_resume_another(tmp_path):

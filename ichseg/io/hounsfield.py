@@ -81,28 +81,28 @@ def lost_intercept(array: np.ndarray) -> int:
     In Hounsfield units next to nothing of a head lies between 1000 and 1100, a narrow slice of bone; in stored
     numbers all of the brain does.
     """
-    if array.min() < UNCLIPPED:
-        return 0
-    some = _sample(array)
+    return 0 if array.min() < UNCLIPPED else _lost_intercept(_sample(array))
+
+
+def _lost_intercept(some: np.ndarray) -> int:
     return 1024 if float(((some > 1000) & (some < 1100)).mean()) > SOFT_TISSUE_SHARE else 0
 
 
-def brain_level(array: np.ndarray) -> tuple[float, float]:
-    """Share of the voxels between 4 and 96, and the value that is most frequent among them."""
-    some = _sample(array)
+def brain_level(some: np.ndarray, highest: float) -> tuple[float, float]:
+    """Share of the voxels between 4 and 96, and the value that is most frequent among them; highest: of all voxels."""
     # What a window has clipped heaps up at its end.
-    counts, edges = np.histogram(some[some < array.max()], np.arange(4, 97, 4))
+    counts, edges = np.histogram(some[some < highest], np.arange(4, 97, 4))
     smooth = np.convolve(counts, [1, 1, 1], "same")
     return float(counts.sum()) / len(some), float(edges[int(smooth.argmax())]) + 2
 
 
-def find_grays(array: np.ndarray) -> Grays:
+def find_grays(array: np.ndarray, some: np.ndarray, ends: tuple[float, float]) -> Grays:
     """Where air, soft tissue, the border and the center of finite voxels (X, Y, Z) stand.
 
-    Soft tissue is the highest tall peak of the histogram: bone is broad. Padding and the ends of a window, which are
-    one value, are no peaks but may be the air.
+    Of them, ``some`` are enough to count, and ``ends`` are the lowest and the highest. Soft tissue is the highest tall
+    peak of the histogram: bone is broad. Padding and the ends of a window, which are one value, are no peaks but may be
+    the air.
     """
-    some = _sample(array)
     low, high = float(some.min()), float(some.max())
     spikes = [end for end in (low, high) if float((some == end).mean()) > SPIKE_SHARE]
     rest = some[~np.isin(some, spikes)] if spikes else some
@@ -114,8 +114,7 @@ def find_grays(array: np.ndarray) -> Grays:
     pairs = [(tissue, air) for tissue in peaks for air in (*peaks, *spikes)
              if abs(tissue - air - AIR_TO_TISSUE) < APART]  # fmt: skip
     tissue, air = max(pairs) if pairs else (max(peaks), None)
-    ends = float(array.min()), float(array.max())
-    return Grays(*ends, *brain_level(array), tissue, air, tuple(peaks), tuple(spikes), border, center)
+    return Grays(*ends, *brain_level(some, ends[1]), tissue, air, tuple(peaks), tuple(spikes), border, center)
 
 
 def _peaks(values: np.ndarray) -> list[float]:
@@ -148,13 +147,15 @@ def intensity_doubts(array: np.ndarray, axis: int = 2) -> tuple[list[str], list[
         return [f"values from 0 to 1 are not Hounsfield units; {UNRELIABLE}"], []
     if low >= 0 and high <= 255:
         return [f"values from 0 to 255: an 8-bit image, not Hounsfield units; {UNRELIABLE}"], []
-    grays = find_grays(array)
-    if not _inverted(grays) and (lost_intercept(array) or (grays.air is not None and grays.tissue > STORED)):
+    some = _sample(array)  # once: it copies all voxels where their order is another
+    grays = find_grays(array, some, (low, high))
+    lost = low >= UNCLIPPED and _lost_intercept(some)
+    if not _inverted(grays) and (lost or (grays.air is not None and grays.tissue > STORED)):
         near = f"{round(grays.tissue, -1):,.0f}"
         return [f"no rescale intercept? soft tissue is near {near} instead of 40 HU; {UNRELIABLE}"], []
     level = _level_doubts(grays)
     ends, notes = _end_doubts(grays, known=not level)
-    return [*ends, *(level or _content_doubts(array, grays, axis))], notes
+    return [*ends, *(level or _content_doubts(array, some, grays, axis))], notes
 
 
 def _end_doubts(grays: Grays, known: bool) -> tuple[list[str], list[str]]:
@@ -212,25 +213,24 @@ def _inverted(grays: Grays) -> bool:
     return grays.border > grays.center + slack and grays.border > grays.tissue - slack
 
 
-def _content_doubts(array: np.ndarray, grays: Grays, axis: int) -> list[str]:
+def _content_doubts(array: np.ndarray, some: np.ndarray, grays: Grays, axis: int) -> list[str]:
     """Noise, a skull that is not there, values that wrapped around."""
     doubts = []
     # Brain is soft tissue whose neighbors are soft tissue: elsewhere neighbors differ for a reason.
-    some = array[:, :: max(1, round(array.size / SAMPLE))]
-    first, second = some[:-1], some[1:]
+    rows = array[:, :: max(1, round(array.size / SAMPLE))]
+    first, second = rows[:-1], rows[1:]
     soft = (np.abs(first - 35) < 60) & (np.abs(second - 35) < 60)
     if soft.sum() > 1000 and float(np.std(first[soft] - second[soft])) / np.sqrt(2) > BONE_KERNEL_HU:
         doubts.append("very noisy soft tissue: bone kernel?")
-    if _bone_share(array, grays) < BONE_SHARE:
+    if _bone_share(some, grays) < BONE_SHARE:
         doubts.append(f"almost no bone: skull-stripped? {UNRELIABLE.capitalize()}")
     if grays.low < WRAPPED_HU and _lies_inside(array < WRAPPED_HU, axis):
         doubts.append(f"values down to {grays.low:,.0f} inside the head: 16-bit overflow from metal?")
     return doubts
 
 
-def _bone_share(array: np.ndarray, grays: Grays) -> float:
+def _bone_share(some: np.ndarray, grays: Grays) -> float:
     """Share of bone, or of what a window left of it, in what is no air and no padding."""
-    some = _sample(array)
     body = some[some > (grays.low if grays.low > UNCLIPPED else UNCLIPPED)]
     bone = min(grays.level + BONE_ABOVE_BRAIN, grays.high - 0.02 * (grays.high - grays.low))
     return float((body >= bone).mean()) if len(body) else 0.0

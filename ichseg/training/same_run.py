@@ -75,12 +75,12 @@ def settings_of(
     found: dict[str, Any] = {}
     parts = {}
     for key, value in content.items():
-        if not _plain(own.get(key)):
-            parts[key] = value
-        elif _is_file(value):
+        if _is_file(value):
             found[key] = file_hash(value)
-        elif not _plain(value):
-            parts.update({} if isinstance(value, Path) else {key: value})
+        elif isinstance(value, Path):
+            continue
+        elif not _plain(own.get(key)) or not _plain(value):
+            parts[key] = value
         elif key.endswith("_folds") and value is not None:
             found[key] = list(parse_folds(value))  # "0-2" and [0, 1, 2] are the same
         else:
@@ -94,7 +94,7 @@ def settings_of(
     for path in sorted({*now, *sides[0]}):
         value = now.get(path, LEFT_OUT)
         if all(value != side.get(path, LEFT_OUT) for side in sides):
-            found[path] = value
+            found[path] = value if "::" in path else str(value)  # text is never taken for an option that is off
     return found
 
 
