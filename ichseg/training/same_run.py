@@ -65,7 +65,7 @@ def settings_of(
 
     Returns:
         its plain values by their keys, of files that they name a hash; and what differs from ``own`` in parts and
-        expressions, by paths such as ``train::trainer::amp``.
+        expressions, by paths such as ``train::trainer::amp`` or ``config::loss``.
 
     Raises:
         IchsegError: folds that are none.
@@ -94,7 +94,7 @@ def settings_of(
     for path in sorted({*now, *sides[0]}):
         value = now.get(path, LEFT_OUT)
         if all(value != side.get(path, LEFT_OUT) for side in sides):
-            found[path] = value if "::" in path else str(value)  # text is never taken for an option that is off
+            found[path if "::" in path else f"config::{path}"] = value
     return found
 
 
