@@ -166,6 +166,16 @@ def test_a_scan_rewritten_under_its_name_is_another(phantoms, tmp_path):
     assert scans_hash(scans, tmp_path / "datalist.json") != without
 
 
+def test_where_a_training_is_started_does_not_count(phantoms, tmp_path, monkeypatch):
+    scans = [
+        {key: scan[key] for key in ("image", "slice_labels")} for scan in load_datalist(phantoms / "datalist.json")
+    ]
+    before = scans_hash(scans)
+    (tmp_path / "another_file").write_text("here")
+    monkeypatch.chdir(tmp_path)
+    assert scans_hash(scans) == before
+
+
 def test_the_images_of_a_datalist(phantoms, tmp_path):
     for file in ("datalist.json", TABLE, *(str(p.relative_to(phantoms)) for p in (phantoms / "images").iterdir()),
                  *(str(p.relative_to(phantoms)) for p in (phantoms / "labels").iterdir())):  # fmt: skip

@@ -290,9 +290,8 @@ def scans_hash(scans: Sequence[Mapping[str, Any]], datalist: str | Path | None =
     from ichseg.provenance import content_mark, value_hash
 
     table = [] if datalist is None else [content_mark(Path(datalist).parent / TABLE)]
-    return value_hash(
-        [_described(scans), [[content_mark(scan.get(key, "")) for key in FILES] for scan in scans], *table]
-    )
+    marks = [{key: content_mark(scan[key]) for key in FILES if key in scan} for scan in scans]
+    return value_hash([_described(scans), marks, *table])
 
 
 def entries_hash(path: str | Path) -> str:
