@@ -134,10 +134,15 @@ def content_with(
     bundle: str, config: str, overrides: Mapping[str, Any], settings: Sequence[str] = ()
 ) -> dict[str, Any]:
     """A bundle's config with what takes the place of its values; arguments as of :func:`run_bundle`."""
+    return laid_over(config_values(bundle, config), given_values(bundle, config, overrides, settings))
+
+
+def laid_over(content: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a config with other values, some of them for parts (``a::b``)."""
     from monai.bundle import ConfigParser
 
-    parser = ConfigParser(config_values(bundle, config))
-    parser.update(given_values(bundle, config, overrides, settings))
+    parser = ConfigParser(copy.deepcopy(dict(content)))
+    parser.update(dict(values))
     return cast("dict[str, Any]", parser.config)
 
 

@@ -220,7 +220,7 @@ class Record:
     ) -> None:
         self.folder, self.optional, self.usual = Path(folder), optional, usual or {}
         self.made_of = dict(made_of)
-        self.lacking = False  # whether the record that was found lacks an optional key of this one
+        self.older = False  # the record that was found says less than this one
 
     def check(self, begun: bool = True) -> bool:
         """True if the folder is complete.
@@ -242,7 +242,7 @@ class Record:
         except (ValueError, KeyError, TypeError):
             raise IchsegError(f"{path}: damaged; remove it or choose another output folder") from None
         before = {**before, **{key: value for key, value in self.usual.items() if before.get(key) is None}}
-        self.lacking = any(before.get(key) is None and self.made_of.get(key) is not None for key in self.optional)
+        self.older = any(before.get(key) is None and self.made_of.get(key) is not None for key in self.optional)
         if (complete or begun) and (what := difference(before, self.made_of, self.optional)):
             raise IchsegError(f"{self.folder}: made with {what}; choose another output folder")
         for key in self.optional:

@@ -6,6 +6,8 @@ import json
 import locale
 import os
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,19 @@ def masked_pairs(folder: Path, folds: tuple[int, ...]) -> list[dict[str, str]]:
     scans = json.loads((folder / "datalist.json").read_text())["training"]
     kept = [scan for scan in scans if scan["fold"] in folds and "label" in scan]
     return [{key: str(folder / scan[key]) for key in ("image", "label")} for scan in kept]
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """As many threads inside an operation."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def classifier_file(path: Path, backbone: str = "resnet34", size: int = 64, **settings) -> Path:

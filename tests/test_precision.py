@@ -7,6 +7,7 @@ import logging
 
 import pytest
 import torch
+from conftest import torch_threads
 from monai.data import MetaTensor
 
 from ichseg.errors import IchsegError
@@ -30,10 +31,8 @@ def test_full_precision_overrules_and_ends():
 
 @pytest.fixture
 def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+    with torch_threads(2):
+        yield
 
 
 def test_full_precision_holds_in_every_thread(two_threads):

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import torch_threads
 from subnormals import Subnormals
 
 from ichseg.bundle import bundle_folder
@@ -19,10 +20,8 @@ from ichseg.transforms import BrainWindow, ShallowFeatureCAM
 @pytest.fixture
 def one_thread():
     """What other threads do is not counted."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with torch_threads(1):
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -162,8 +162,8 @@ class DenseCRF(nn.Module):
         if p.shape[1] == 2:  # the softmax of two is the sigmoid of their difference, and 2 Q - 1 the tanh of half of it
             half = start = (_log(p[:, :1]) - _log(p[:, 1:])) / 2
             for step in range(steps):
-                opinion = half.tanh() if step == 0 else half.tanh_()
-                half = torch.add(start, _message(kernels, opinion), alpha=0.5)
+                centered = half.tanh() if step == 0 else half.tanh_()  # 2 Q - 1; the start is kept
+                half = torch.add(start, _message(kernels, centered), alpha=0.5)
             difference = 2 * half
             first = difference.sigmoid()
             # Not 1 - first, which has no digits left where the first label is nearly certain.

@@ -98,7 +98,7 @@ class GridBilateralFilter:
         sheet = math.prod(grid.counts)
         first = torch.arange(len(image), device=image.device)[:, None] * (levels.count * sheet) + grid.lower
         self.index = first.add_(levels.lower, alpha=sheet).flatten()  # (B * N,)
-        # Short numbers are read sooner, but values are added at long ones only.
+        # Reading is faster with 32-bit indices; scatter_add_ takes 64-bit ones only.
         self.places = self.index.int() if math.prod(self.shape) < 2**31 else self.index
         # (how much further on the flat grid, what is given there), one per corner
         self.corners = [

@@ -100,8 +100,8 @@ def find_grays(array: np.ndarray, some: np.ndarray, ends: tuple[float, float]) -
     """Where air, soft tissue, the border and the center of finite voxels (X, Y, Z) stand.
 
     Of them, ``some`` are enough to count, and ``ends`` are the lowest and the highest. Soft tissue is the highest tall
-    peak of the histogram: bone is broad. Padding and the ends of a window, which are one value, are no peaks but may be
-    the air.
+    peak of the histogram: bone is broad. Padding and the ends of a window are single values: they are not counted as
+    peaks, but may be the air.
     """
     low, high = float(some.min()), float(some.max())
     spikes = [end for end in (low, high) if float((some == end).mean()) > SPIKE_SHARE]

@@ -357,7 +357,7 @@ def trained(
     usual = {"precision": config_values(bundle, config).get("precision")}
     record = Record(folder, made_of, ("processes", *ADDED), usual)
     if record.check(begun) and weights.is_file():
-        if record.lacking and is_rank_zero():  # of an earlier version: from now on it tells all
+        if record.older and is_rank_zero():  # from now on it says as much
             record.write(complete=True)
         return weights
     if processes > 1:  # each with a batch of its own: what they began, as many go on with

@@ -16,7 +16,7 @@ from torch import nn
 
 from ichseg.errors import IchsegError
 from ichseg.networks import read_settings
-from ichseg.provenance import network_hash
+from ichseg.provenance import describe, network_hash
 from ichseg.training.checkpoint import MODEL, TrainingCheckpoint
 from ichseg.training.history import EpochHistory
 from ichseg.training.steps import poly_decay
@@ -42,10 +42,6 @@ class FitSettings:
     window_width: float
     start: str = ""
     maps: str = ""
-
-
-def _plain_values(group: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in group.items() if isinstance(value, bool | int | float)}
 
 
 def checked_start(weights: str | Path | None, network: nn.Module) -> None:
@@ -92,7 +88,7 @@ def fit(
         the weight file.
     """
     network.to(device)
-    groups = [_plain_values(group) for group in optimizer.param_groups]
+    groups = [describe({k: v for k, v in group.items() if k != "params"}) for group in optimizer.param_groups]
     scheduler: Any = torch.optim.lr_scheduler.LambdaLR(optimizer, poly_decay(epochs))
 
     def prepare(batch: Batch, device: torch.device, non_blocking: bool = False, **kwargs: Any) -> tuple[Any, Batch]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from ichseg.bundle import NONE, config_values, surrounding_config
+from ichseg.bundle import NONE, config_values, laid_over, surrounding_config
 from ichseg.data.folds import parse_folds
 from ichseg.networks.lite_unet import imagenet_file
 from ichseg.processes import place_and_count
@@ -89,21 +88,16 @@ def settings_of(
         file = imagenet_file()  # what that comes to here and now
         found["encoder_weights"] = None if file is None else file_hash(file)
     usual = {key: value for key, value in own.items() if key in parts}
-    sides = [dict(_leaves(usual))] + ([] if overlay is None else [dict(_leaves(_laid_over(usual, overlay)))])
+    sides = [dict(_leaves(usual))]
+    if overlay is not None:
+        laid = {key: value for key, value in overlay.items() if key.split("::")[0] in usual}
+        sides.append(dict(_leaves(laid_over(usual, laid))))
     now = dict(_leaves(parts))
     for path in sorted({*now, *sides[0]}):
         value = now.get(path, LEFT_OUT)
         if all(value != side.get(path, LEFT_OUT) for side in sides):
             found[path if "::" in path else f"config::{path}"] = value
     return found
-
-
-def _laid_over(own: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
-    from monai.bundle import ConfigParser
-
-    parser = ConfigParser(copy.deepcopy(dict(own)))
-    parser.update({key: value for key, value in overlay.items() if key.split("::")[0] in own})
-    return cast("dict[str, Any]", parser.config)
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
