@@ -6,23 +6,20 @@ published method on one page.
 Importing ``ichseg`` itself imports neither torch nor MONAI; :func:`segment` and :func:`measure` do when they are used.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import ichseg.moved  # noqa: F401
 from ichseg.errors import IchsegError, ScanError
+from ichseg.late import imported_late
 from ichseg.version import __version__
 
 if TYPE_CHECKING:
     from ichseg.folder.measure_masks import measure
     from ichseg.inference.segmenter import Segmenter, segment
 
+__getattr__ = imported_late(
+    __name__,
+    {"Segmenter": "inference.segmenter", "measure": "folder.measure_masks", "segment": "inference.segmenter"},
+)
+
 __all__ = ["IchsegError", "ScanError", "Segmenter", "__version__", "measure", "segment"]
-
-
-def __getattr__(name: str) -> Any:
-    if name in ("Segmenter", "measure", "segment"):
-        from ichseg.folder import measure_masks
-        from ichseg.inference import segmenter
-
-        return getattr(measure_masks if name == "measure" else segmenter, name)
-    raise AttributeError(f"module 'ichseg' has no attribute '{name}'")

@@ -29,7 +29,7 @@ REFUSED = (
 FUNCTIONS = (
     "ichseg.cam", "ichseg.context", "ichseg.crf", "ichseg.data.datalist", "ichseg.synthetic.implants.pool",
     "ichseg.data.packed", "ichseg.data.packed_masks", "ichseg.data.packed_subtypes", "ichseg.data.slices",
-    "ichseg.devices", "ichseg.bundle.guard_bundle_run", "ichseg.bundle.weight_file", "ichseg.folder.scans",
+    "ichseg.devices", "ichseg.bundle.guard_bundle_run", "ichseg.bundle.weight_file", "ichseg.folder.listing",
     "ichseg.methods.hgi_sam", "ichseg.methods.resnet_lstm",
     "ichseg.methods.chest_xray", "ichseg.methods.dropblock", "ichseg.methods.label_efficient", "ichseg.metrics",
     "ichseg.networks", "ichseg.evaluation.masks", "ichseg.provenance.file_hash",

@@ -31,6 +31,9 @@ def run(args: argparse.Namespace) -> int:
     """Draw phantoms, segment them, print true and predicted milliliters and Dice, draw the outlines."""
     import torch
 
+    from ichseg.late import import_monai
+
+    import_monai()
     from ichseg.data import load_datalist
     from ichseg.io import read_mask, read_volume, scan_name
     from ichseg.metrics import dice, hemorrhage_volume

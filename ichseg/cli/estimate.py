@@ -31,6 +31,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import logging
 
+    from ichseg.late import import_monai
+
+    import_monai()
     from ichseg.bundle import weight_file
     from ichseg.folder.estimate import estimate, estimate_text
     from ichseg.logs import hush_monai, quieter

@@ -73,6 +73,9 @@ def service_options(parser: argparse.ArgumentParser) -> None:
 
 def make_service(args: argparse.Namespace, spool: Spool, destinations: Sequence[Destination], **more: Any) -> Service:
     """The service that :func:`service_options` describe."""
+    from ichseg.late import import_monai
+
+    import_monai()
     from ichseg.bundle import weight_file
     from ichseg.devices import pick_device
     from ichseg.dicom.service import Service

@@ -84,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
     from ichseg.folder.remote_scans import is_remote
     from ichseg.io.folder import check_output_folder
     from ichseg.io.urls import is_url
+    from ichseg.late import import_monai
     from ichseg.overrides import check_numbers
 
     check_numbers({"size": args.size, "batch_size": args.batch_size, "workers": args.workers})
@@ -125,6 +126,7 @@ def run(args: argparse.Namespace) -> int:
         "device_name": args.device,
         "size": args.size,
     }
+    import_monai()
     from ichseg.networks import segmenter_settings
 
     what = "ich_segmentation", segmenter_settings(weights).pipeline, overrides, args.set

@@ -3,8 +3,7 @@
 torch is imported only with what trains, so preparing data stays light.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ichseg.data.bcihm import prepare_bcihm
 from ichseg.data.bhsd import prepare_bhsd
@@ -27,6 +26,7 @@ from ichseg.data.seq_cq500 import prepare_seq_cq500
 from ichseg.data.siim import prepare_siim
 from ichseg.data.subtypes import SUBTYPE_NAMES, SUBTYPES
 from ichseg.data.voc2012 import prepare_voc2012
+from ichseg.late import imported_late
 
 if TYPE_CHECKING:
     from ichseg.data.compact import prepare_compact
@@ -36,17 +36,19 @@ if TYPE_CHECKING:
     from ichseg.data.slice_subtypes import SubtypeSlices
     from ichseg.data.slices import SliceDataset, balanced_sampler
 
-# Names that bring torch -> their module.
-_LATE = {
-    "PackedSlices": "packed",
-    "SliceDataset": "slices",
-    "SubtypeSlices": "slice_subtypes",
-    "balanced_sampler": "slices",
-    "pack_masks": "packed_masks",
-    "pack_scans": "packed",
-    "pack_subtypes": "packed_subtypes",
-    "prepare_compact": "compact",
-}
+__getattr__ = imported_late(
+    __name__,
+    {
+        "PackedSlices": "packed",
+        "SliceDataset": "slices",
+        "SubtypeSlices": "slice_subtypes",
+        "balanced_sampler": "slices",
+        "pack_masks": "packed_masks",
+        "pack_scans": "packed",
+        "pack_subtypes": "packed_subtypes",
+        "prepare_compact": "compact",
+    },
+)
 
 __all__ = [
     "SUBTYPES",
@@ -80,9 +82,3 @@ __all__ = [
     "scans_hash",
     "write_datalist",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    if name in _LATE:
-        return getattr(import_module(f"ichseg.data.{_LATE[name]}"), name)
-    raise AttributeError(f"module 'ichseg.data' has no attribute '{name}'")

@@ -15,8 +15,8 @@ from ichseg.bundle import given_values
 from ichseg.dicom.choice import BEST
 from ichseg.errors import IchsegError
 from ichseg.folder.configured import configured_runner
+from ichseg.folder.listing import Inputs, list_scans
 from ichseg.folder.runner import FolderRunner
-from ichseg.folder.scans import Inputs, list_scans
 from ichseg.io.urls import DICOM
 
 SURE = 2.0  # standard errors on either side of an estimate

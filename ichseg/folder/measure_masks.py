@@ -5,31 +5,23 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from ichseg.anatomy import mask_doubts, midline_of
 from ichseg.errors import IchsegError, ScanError
+from ichseg.folder.listing import scan_root
 from ichseg.folder.results import Results
-from ichseg.folder.scans import scan_root
-from ichseg.inference.images import (
-    NAME,
-    Image,
-    affine_of,
-    given_affine,
-    given_array,
-    given_volume,
-    is_sitk,
-    needs_affine,
-    three_d,
-)
-from ichseg.io import find_nifti, header_doubts, read_mask, scan_name, slice_axis
+from ichseg.io import find_nifti, header_doubts, read_mask, read_volume, scan_name, slice_axis
 from ichseg.io.copies import original_of
 from ichseg.io.folder import MASK_POSTFIXES, is_own_scan, is_probability
 from ichseg.io.geometry import LOST, SIDE_UNKNOWN, TILTED, is_unit, same_grid
+from ichseg.io.volume import NAMELESS, Volume
 from ichseg.metrics import measure_mask
+
+if TYPE_CHECKING:
+    from ichseg.inference.images import Image
 
 MOST_CODES = 64
 
@@ -49,7 +41,7 @@ def measure(mask: Image, affine: np.ndarray | None = None, image: Image | None =
     """
     measured, doubts = measure_with_doubts(mask, affine, image)
     for doubt in doubts:
-        warnings.warn(f"{mask if isinstance(mask, str | Path) else NAME}: {doubt}", stacklevel=2)
+        warnings.warn(f"{mask if isinstance(mask, str | Path) else NAMELESS}: {doubt}", stacklevel=2)
     return measured
 
 
@@ -61,18 +53,13 @@ def measure_with_doubts(
     if isinstance(mask, str | Path):
         array, affine = read_mask(mask)
         doubts += header_doubts(mask)
-    elif isinstance(mask, np.ndarray | torch.Tensor) or is_sitk(mask):
-        array, affine = given_array(mask, affine)
-        array, affine = three_d(array, NAME), given_affine(affine)
-        doubts += [LOST] if is_unit(affine) else []
     else:
-        affine, doubts = affine_of(mask)
-        array = three_d(np.asanyarray(mask.dataobj), NAME)
+        array, affine, doubts = _given(mask, affine)
     array = _checked(array)
     doubts += _mask_doubts(array)
     plane = None
     if image is not None:
-        volume = given_volume(image, affine if needs_affine(image) else None)
+        volume = read_volume(image) if isinstance(image, str | Path) else _scan(image, affine)
         if not same_grid(array.shape, affine, volume.array.shape, volume.affine):
             doubts.append("the scan and the mask are not on the same grid; side unknown")
         else:
@@ -133,15 +120,34 @@ def measure_folder(
     return results
 
 
+def _given(mask: Any, affine: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Voxels, affine and doubts of a mask that is no file: files need neither torch nor MONAI."""
+    from ichseg.inference.images import affine_of, given_affine, given_array, is_array, three_d
+
+    if is_array(mask):
+        array, affine = given_array(mask, affine)
+        affine = given_affine(affine)
+        return three_d(array, NAMELESS), affine, [LOST] if is_unit(affine) else []
+    affine, doubts = affine_of(mask)
+    return three_d(np.asanyarray(mask.dataobj), NAMELESS), affine, doubts
+
+
+def _scan(image: Any, affine: np.ndarray) -> Volume:
+    """A scan that is no file; one that does not say where it lies has the affine of its mask."""
+    from ichseg.inference.images import given_volume, needs_affine
+
+    return given_volume(image, affine if needs_affine(image) else None)
+
+
 def _checked(array: np.ndarray) -> np.ndarray:
     """An array that may be a mask, as files of masks are examined when they are read."""
     if array.dtype.kind not in "iufb":
-        raise ScanError(f"{NAME}: voxels of type {array.dtype} are not label codes")
+        raise ScanError(f"{NAMELESS}: voxels of type {array.dtype} are not label codes")
     if array.dtype.kind == "f":
         if not np.isfinite(array).all():
-            raise ScanError(f"{NAME}: a mask must not contain NaN or infinite values")
+            raise ScanError(f"{NAMELESS}: a mask must not contain NaN or infinite values")
         if (array != np.rint(array)).any():
-            raise ScanError(f"{NAME}: a mask must contain whole label codes; threshold probabilities first")
+            raise ScanError(f"{NAMELESS}: a mask must contain whole label codes; threshold probabilities first")
     return array
 
 

@@ -14,6 +14,7 @@ from ichseg.folder.results import Results, is_row, read_rows
 from ichseg.folder.status import FINISHED, NOT_STARTED, Part, read_parts
 
 PART_FILE = re.compile(r"(results-\d+of\d+\.(jsonl|csv|parquet)|report-\d+of\d+\.json)")
+CASES = "report_cases"  # the folder of what the page shows of every scan, within the output folder
 PAGE = re.compile(r"report(?:-(\d+))?\.html")
 PART = re.compile(r"results-(\d+)of(\d+)\.jsonl")
 

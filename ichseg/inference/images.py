@@ -15,8 +15,8 @@ from monai.utils.enums import MetaKeys, SpaceKeys
 from ichseg.errors import ScanError
 from ichseg.io import Volume, checked_volume, read_volume
 from ichseg.io.geometry import LOST, believed_affine, is_unit, usable
+from ichseg.io.volume import NAMELESS
 
-NAME = "the input image"
 # A SimpleITK image is one too; the package is imported only where one is given.
 Image = str | Path | nib.Nifti1Image | np.ndarray | torch.Tensor
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -32,10 +32,10 @@ def given_volume(image: Image, affine: np.ndarray | None) -> Volume:
         return read_volume(image)
     if isinstance(image, np.ndarray | torch.Tensor) or is_sitk(image):
         array, affine = given_array(image, affine)
-        volume = checked_volume(three_d(array, NAME), given_affine(affine), NAME)
+        volume = checked_volume(three_d(array, NAMELESS), given_affine(affine), NAMELESS)
         return replace(volume, flags=(LOST, *volume.flags)) if is_unit(volume.affine) else volume
     believed, flags = affine_of(image)
-    volume = checked_volume(three_d(np.asanyarray(image.dataobj), NAME), believed, NAME)
+    volume = checked_volume(three_d(np.asanyarray(image.dataobj), NAMELESS), believed, NAMELESS)
     return replace(volume, flags=(*flags, *volume.flags))
 
 
@@ -49,6 +49,11 @@ def given_array(image: Any, affine: np.ndarray | None) -> tuple[np.ndarray, np.n
         image = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
     # With MONAI's channel axis, unless it is a volume of one row.
     return (image[0] if image.ndim == 4 and len(image) == 1 and image.shape[3] > 1 else image), affine
+
+
+def is_array(image: Any) -> bool:
+    """True for an array, a tensor or an image of SimpleITK; False for a file or an image of nibabel."""
+    return isinstance(image, np.ndarray | torch.Tensor) or is_sitk(image)
 
 
 def needs_affine(image: Any) -> bool:
@@ -70,7 +75,7 @@ def from_sitk(image: Any) -> tuple[np.ndarray, np.ndarray]:
     import SimpleITK
 
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
-        raise ScanError(f"{NAME}: expected one 3-D volume, found {image.GetDimension()} axes and "
+        raise ScanError(f"{NAMELESS}: expected one 3-D volume, found {image.GetDimension()} axes and "
                         f"{image.GetNumberOfComponentsPerPixel()} values per voxel")  # fmt: skip
     affine = np.eye(4)
     affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * np.array(image.GetSpacing())
@@ -102,7 +107,7 @@ def affine_of(image: nib.Nifti1Image) -> tuple[np.ndarray, list[str]]:
     try:
         return believed_affine(header_of(image))
     except ValueError as error:
-        raise ScanError(f"{NAME}: {error}") from None
+        raise ScanError(f"{NAMELESS}: {error}") from None
 
 
 def header_of(image: nib.Nifti1Image) -> nib.Nifti1Header:
@@ -122,7 +127,7 @@ def three_d(array: np.ndarray, name: str) -> np.ndarray:
 def given_affine(affine: np.ndarray | None) -> np.ndarray:
     """A usable (4, 4) matrix, or a ScanError."""
     if affine is None or np.shape(affine) != (4, 4) or not usable(np.asarray(affine, dtype=float)):
-        raise ScanError(f"{NAME}: an array needs its affine, an invertible (4, 4) matrix")
+        raise ScanError(f"{NAMELESS}: an array needs its affine, an invertible (4, 4) matrix")
     return np.asarray(affine, dtype=float)
 
 

@@ -13,9 +13,10 @@ from monai.transforms import Compose, SaveImaged
 
 from ichseg.bundle import BundleParts, config_file, config_values, weight_file
 from ichseg.errors import IchsegError
-from ichseg.inference.images import NAME, Image, as_tensor, given_volume, header_of, is_sitk, sitk_like
+from ichseg.inference.images import Image, as_tensor, given_volume, header_of, is_sitk, sitk_like
 from ichseg.io import image_like, read_header, save_image, write_like
 from ichseg.io.nifti import is_nifti
+from ichseg.io.volume import NAMELESS
 from ichseg.networks import segmenter_settings
 from ichseg.overrides import check_numbers, check_value
 from ichseg.transforms.mask import HemorrhageMaskd
@@ -147,7 +148,7 @@ def segment(
             write_like(output, mask, image)
             return Path(output)
         return image_like(mask, read_header(Path(image)), image)
-    found = image_like(mask, header_of(image), NAME)
+    found = image_like(mask, header_of(image), NAMELESS)
     if output is not None:
         save_image(output, found)
         return Path(output)

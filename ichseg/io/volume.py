@@ -19,6 +19,7 @@ from ichseg.io.hounsfield import AIR_HU, intensity_doubts, size_doubts
 from ichseg.io.nifti import SIZE_LIMIT, UNREADABLE, read_header, read_nifti
 from ichseg.io.other_files import other_picture
 
+NAMELESS = "the input image"  # what messages call an image that is no file
 SPACING_UNKNOWN = "in-plane spacing unknown"
 OWN_MASK, OWN_SCAN = "ichseg", "ichseg, from DICOM"  # in the headers of files that ichseg writes
 LARGEST_CODE = 2**53

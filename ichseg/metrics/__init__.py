@@ -1,5 +1,8 @@
 """IoU over a data set, lesion localization, volumes and diameters, agreement and calibration."""
 
+from typing import TYPE_CHECKING
+
+from ichseg.late import imported_late
 from ichseg.metrics.agreement import limits_of_agreement
 from ichseg.metrics.calibration import Calibration
 from ichseg.metrics.localization import LesionLocalization
@@ -11,8 +14,12 @@ from ichseg.metrics.measures import (
     without_small_holes,
     without_small_lesions,
 )
-from ichseg.metrics.overlap import DatasetIoU, dice
-from ichseg.metrics.roc import roc_auc
+
+if TYPE_CHECKING:
+    from ichseg.metrics.overlap import DatasetIoU, dice
+    from ichseg.metrics.roc import roc_auc
+
+__getattr__ = imported_late(__name__, {"DatasetIoU": "overlap", "dice": "overlap", "roc_auc": "roc"})
 
 __all__ = [
     "MEASURES",

@@ -17,6 +17,7 @@ from monai.transforms import SaveImaged
 from PIL import Image
 from scipy import ndimage
 
+from ichseg.folder.parts import CASES
 from ichseg.io import scan_name, slice_axis, spacing_mm, write_text
 from ichseg.io.folder import ROOT, subfolder
 from ichseg.io.geometry import LPS, turned
@@ -24,7 +25,6 @@ from ichseg.report.montage import labeled, slice_picture, telling_slices
 from ichseg.transforms.lesions import MIDLINE
 from ichseg.transforms.saver import BEFORE_WRITE
 
-FOLDER = "report_cases"
 PICTURES, PICTURE_PIXELS, JPEG_QUALITY = 6, 224, 82
 
 
@@ -74,7 +74,7 @@ class KeepForReportd(SaveImaged):
                 kept["volume"]["midline"] = [*plane.normal, plane.offset]
             kept["volume"]["mask_file"] = os.path.relpath(saved[-1], self.output_dir)
             source = Path(mask.meta["filename_or_obj"])
-            path = self.output_dir / FOLDER / subfolder(source, item.get(ROOT, self.root)) / f"{scan_name(source)}.json"
+            path = self.output_dir / CASES / subfolder(source, item.get(ROOT, self.root)) / f"{scan_name(source)}.json"
             item.get(BEFORE_WRITE, bool)(path)
             write_text(path, json.dumps(kept))
             item["saved"] = [*item["saved"], path]

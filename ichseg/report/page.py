@@ -11,15 +11,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from ichseg.folder.parts import PAGE
+from ichseg.folder.parts import CASES, PAGE
 from ichseg.folder.results import readable
 from ichseg.io import atomic_path, write_text
 from ichseg.io.folder import MASK_POSTFIXES
-from ichseg.report.case import FOLDER
 from ichseg.report.survey import DONE, ORDER, TOLD, Survey
 from ichseg.version import __version__
 
@@ -90,6 +88,8 @@ def merge_report(folder: str | Path, results: Any, limit_mb: float = 150.0) -> P
 
 def run_facts(runner: Any) -> dict[str, Any]:
     """Versions, hashes, settings, device and times of a run."""
+    import torch
+
     device = str(runner.device)
     journal = runner.journal
     return {
@@ -152,7 +152,7 @@ def shown_files(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     return [
         name
         for _, row in Survey.of(rows).pictured.best()
-        for name in (f"{FOLDER}/{row['case']}.json", f"{row['case']}{MASK_POSTFIXES[0]}.nii.gz")
+        for name in (f"{CASES}/{row['case']}.json", f"{row['case']}{MASK_POSTFIXES[0]}.nii.gz")
     ]
 
 
@@ -222,7 +222,7 @@ def _kept(folder: Path, row: Mapping[str, Any]) -> dict[str, Any] | None:
     if row["status"] not in DONE:
         return None
     try:
-        return json.loads((folder / FOLDER / f"{row['case']}.json").read_text(encoding="utf-8"))
+        return json.loads((folder / CASES / f"{row['case']}.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 
