@@ -40,17 +40,49 @@ def place_slices(
         there.append(slice(low, high))
     # A few slices at a time: a whole scan needs no second copy in memory.
     for few, place in zip(slices.split(SLICES_AT_ONCE), placed.split(SLICES_AT_ONCE), strict=True):
-        if mode == "nearest":
-            resized = interpolate(few.float(), size=tuple(spans), mode="nearest-exact")
-        else:
-            resized = interpolate(few.float(), size=tuple(spans), mode="bilinear", antialias=True)
-        place[:, :, there[0], there[1]] = resized[:, :, here[0], here[1]]
+        place[:, :, there[0], there[1]] = _resized(few, spans, mode)[:, :, here[0], here[1]]
     return placed.movedim(0, 1 + axis)
 
 
-def crop_slices(volume: Tensor, axis: int, starts: Sequence[int], spans: Sequence[int], fill: float) -> Tensor:
-    """In-plane window of (C, X, Y, Z); ``fill`` where it reaches beyond the slice."""
+def resize_crops(
+    volume: Tensor,
+    axis: int,
+    starts: Sequence[int],
+    spans: Sequence[int],
+    size: Sequence[int],
+    mode: str,
+    clip: Sequence[float] | None = None,
+) -> Tensor:
+    """The in-plane window of ``spans`` pixels from ``starts`` of each slice, resized to ``size`` as float32.
+
+    Args:
+        volume: (C, X, Y, Z).
+        axis: spatial axis of the slices.
+        starts, spans: of the window; where it reaches beyond the slice, it holds the lowest value of the volume with
+            ``"bilinear"``, and 0 with ``"nearest"``.
+        size: of the slices returned.
+        mode: as in :func:`resize_slices`.
+        clip: values outside of this are brought to its ends before they are averaged; None leaves them.
+    """
     slices = volume.movedim(1 + axis, 0)
+    fill = float(volume.amin()) if mode == "bilinear" else 0.0
+    found = torch.empty([*slices.shape[:2], *size], device=volume.device)
+    for few, place in zip(slices.split(SLICES_AT_ONCE), found.split(SLICES_AT_ONCE), strict=True):
+        window = _cropped(few.float(), starts, spans, fill)
+        place[...] = _resized(window if clip is None else window.clamp(*clip), size, mode)
+    return found.movedim(0, 1 + axis)
+
+
+def _resized(slices: Tensor, size: Sequence[int], mode: str) -> Tensor:
+    if tuple(slices.shape[2:]) == tuple(size):
+        return slices.float()
+    if mode == "nearest":
+        return interpolate(slices.float(), size=tuple(size), mode="nearest-exact")
+    return interpolate(slices.float(), size=tuple(size), mode="bilinear", antialias=True)
+
+
+def _cropped(slices: Tensor, starts: Sequence[int], spans: Sequence[int], fill: float) -> Tensor:
+    """Window of (slices, C, H, W); ``fill`` where it reaches beyond the slice."""
     pads: list[int] = []
     ranges = []
     for start, span, n in zip(starts, spans, slices.shape[2:], strict=True):
@@ -58,7 +90,7 @@ def crop_slices(volume: Tensor, axis: int, starts: Sequence[int], spans: Sequenc
         ranges.append(slice(low, max(low, high)))
         before = min(max(-start, 0), span)
         pads = [before, span - max(0, high - low) - before, *pads]
-    return pad(slices[:, :, ranges[0], ranges[1]], pads, value=fill).movedim(0, 1 + axis)
+    return pad(slices[:, :, ranges[0], ranges[1]], pads, value=fill)
 
 
 def moved_and_scaled(

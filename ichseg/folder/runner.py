@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from ichseg.errors import NO_ROOM, SOME_FAILED, ScanError, Stopped, first_cause, one_line
 from ichseg.folder.journal import Journal, kept_aside
-from ichseg.folder.memory import return_freed_memory
+from ichseg.folder.memory import return_freed_memory, return_small_blocks
 from ichseg.folder.ondisk import Table
 from ichseg.folder.parts import remove_parts, rows_of_all
 from ichseg.folder.results import NOTE, SCORES, Results, Rows, parquet_package, read_rows
@@ -251,6 +251,8 @@ class FolderRunner:
                     work["pred"] = self.inferer(item["image"][None].to(self.device), self.network)[0].cpu()
             except Exception as error:  # one scan's failure is its own row
                 work["row"] = self._failure("network", work, error)
+            if self.device.type == "cpu":
+                return_small_blocks()
         return work
 
     def _row(self, work: Item) -> Row:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -72,7 +73,9 @@ def read_volume(path: str | Path, size_limit: int = SIZE_LIMIT) -> Volume:
     slope = float(header["scl_slope"])
     if not np.isfinite(slope) or slope == 0:
         flags.append(f"scl_slope is {slope:g}: stored values are used unscaled")
-    volume = checked_volume(stored, affine, path, *_scaling(path, header))
+    array, repaired = _scaled(stored, path, *_scaling(path, header))
+    del stored  # what is examined next needs its own memory
+    volume = _examined(array, affine, path, repaired)
     if SPACING_UNKNOWN.encode() in header["descrip"].tobytes():
         flags.append("in-plane spacing unknown: volumes are nominal")
         return replace(volume, flags=(*flags, *(doubt for doubt in volume.flags if NOT_A_HEAD not in doubt)))
@@ -93,15 +96,24 @@ def checked_volume(
     Raises:
         ScanError: they are no numbers, or none of them is finite.
     """
-    flags: list[str] = []
+    array, flags = _scaled(stored, path, slope, offset)
+    return _examined(array, affine, path, flags)
+
+
+def _scaled(stored: np.ndarray, path: str | Path, slope: float, offset: float) -> tuple[np.ndarray, list[str]]:
+    """Finite voxels as float32, and what had to be repaired."""
     if stored.dtype.kind not in "iuf":
         raise ScanError(f"{path}: voxels of type {stored.dtype} are not Hounsfield units")
     array, finite = _hounsfield(stored, slope, offset)
     if finite == 0:
         raise ScanError(f"{path}: no voxel has a finite value")
-    if finite < array.size:
-        flags.append(f"{array.size - finite} NaN or infinite voxels set to air")
-        array[~np.isfinite(array)] = AIR_HU
+    if finite == array.size:
+        return array, []
+    array[~np.isfinite(array)] = AIR_HU
+    return array, [f"{array.size - finite} NaN or infinite voxels set to air"]
+
+
+def _examined(array: np.ndarray, affine: np.ndarray, path: str | Path, flags: Sequence[str]) -> Volume:
     axis = slice_axis(affine)
     doubts, notes = intensity_doubts(array, axis)
     sizes, more = size_doubts(array.shape, spacing_mm(affine), axis)

@@ -12,7 +12,7 @@ from monai.transforms import InvertibleTransform
 from monai.utils.enums import TraceKeys
 
 from ichseg.anatomy import head_box
-from ichseg.data.resampling import MODES, crop_slices, moved_and_scaled, place_slices, resize_slices
+from ichseg.data.resampling import MODES, moved_and_scaled, place_slices, resize_crops
 from ichseg.transforms.base import BACKENDS, InvertibleDictionaryTransform
 from ichseg.transforms.resize import inverse_mode
 from ichseg.transforms.volumes import is_label, like, plain, remember_slices, volume_slice_axis
@@ -59,11 +59,8 @@ class HeadCrop(InvertibleTransform):
         for center, length in zip(box[:2], lengths, strict=True):
             spans.append(max(1, round(box[2] / float(length))))
             starts.append(round(center - spans[-1] / 2))
-        whole = plain(volume).float() if mode == "bilinear" else plain(volume)
-        square = crop_slices(whole, axis, starts, spans, float(whole.amin()) if mode == "bilinear" else 0.0)
-        if self.clip is not None and mode == "bilinear":
-            square = square.clamp(*self.clip)
-        values = resize_slices(square, axis, (self.size, self.size), mode)
+        clip = self.clip if mode == "bilinear" else None
+        values = resize_crops(plain(volume), axis, starts, spans, (self.size, self.size), mode, clip)
         if not isinstance(volume, MetaTensor):
             return values
         cut = cast(MetaTensor, like(values, volume))
