@@ -169,13 +169,22 @@ def measure_mask(
 def _cropped(mask: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
     """The box around what is positive, and its first corner: most of a scan is not."""
     positive = np.asarray(mask) > 0
-    if not positive.any():
+    order = np.argsort([-abs(step) for step in positive.strides], kind="stable")
+    lying = positive.transpose(order)
+    shadow = lying.any(axis=0)  # along the axis that counts slowest in memory: one pass, and the rest is small
+    if not shadow.any():
         return positive[:0, :0, :0], (0, 0, 0)
-    ranges = []
-    for axis in range(3):
-        along = np.flatnonzero(positive.any(axis=tuple(n for n in range(3) if n != axis)))
-        ranges.append(slice(int(along[0]), int(along[-1]) + 1))
+    second, third = _range(shadow.any(axis=1)), _range(shadow.any(axis=0))
+    ranges = [slice(0)] * 3
+    for axis, found in zip(order, (_range(lying[:, second, third].any(axis=(1, 2))), second, third), strict=True):
+        ranges[axis] = found
     return positive[tuple(ranges)], tuple(r.start for r in ranges)
+
+
+def _range(positive: np.ndarray) -> slice:
+    """From the first to the last that is positive, of some that are."""
+    places = np.flatnonzero(positive)
+    return slice(int(places[0]), int(places[-1]) + 1)
 
 
 def _pixel_mm2(affine: np.ndarray, slice_axis: int) -> float:

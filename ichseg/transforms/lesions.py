@@ -94,8 +94,8 @@ class FillSmallHoles(Transform):
         holes = without_small_holes(array, affine, self.max_area_mm2, axis) & ~marked
         if not holes.any():
             return mask
-        codes, filled = np.unique(array[marked]), array.copy(order="K")
-        if len(codes) == 1:
+        codes, filled = array[marked], array.copy(order="K")
+        if (codes == codes[0]).all():
             filled[holes] = codes[0]
         else:  # a hole gets the code of what is nearest to it
             nearest = ndimage.distance_transform_edt(~marked, return_distances=False, return_indices=True)
