@@ -7,7 +7,7 @@ from ichseg.anatomy.extent import NOT_A_HEAD, extent_doubts
 from ichseg.anatomy.head import head_box
 from ichseg.anatomy.midline import Plane, mid_sagittal_plane, midline_of
 from ichseg.anatomy.plausible import mask_doubts
-from ichseg.anatomy.shell import shell_of
+from ichseg.anatomy.shell import on_grid, shell_of
 
 __all__ = [
     "NOT_A_HEAD",
@@ -21,5 +21,6 @@ __all__ = [
     "mask_doubts",
     "mid_sagittal_plane",
     "midline_of",
+    "on_grid",
     "shell_of",
 ]

@@ -15,6 +15,7 @@ AROUND_MM = 20.0  # slices so far below and above count as well: a shell has gap
 SHELL_SHARE = 0.75
 THICK_QUANTILE = 0.9
 SMALLEST_BRAIN_MM2 = 3000.0
+PARALLEL = 1e-9  # voxels per voxel: what rounding leaves of an axis at right angles
 
 
 def shell_of(
@@ -99,21 +100,18 @@ def coarse_slices(
     grid = np.asarray(affine, dtype=float) @ np.diag([*steps, 1.0])
     coarse = hounsfield[tuple(slice(None, None, step) for step in steps)]
     brain = np.stack([intracranial_mask(one) for one in np.moveaxis(coarse, axis, 0)])
-    return grid, np.moveaxis(laid_on(mask, mask_affine, coarse.shape, grid), axis, 0), brain
+    return grid, np.moveaxis(on_grid(mask, mask_affine, coarse.shape, grid), axis, 0), brain
 
 
-def laid_on(mask: np.ndarray, mask_affine: np.ndarray, shape: tuple[int, ...], grid: np.ndarray) -> np.ndarray:
+def on_grid(mask: np.ndarray, mask_affine: np.ndarray, shape: tuple[int, ...], grid: np.ndarray) -> np.ndarray:
     """A bool mask at the nearest voxel of every place of another grid; False beyond it."""
     there = np.linalg.inv(np.asarray(mask_affine, dtype=float)) @ grid
-    axes = [np.arange(n) for n in shape]
-    places = [
-        np.rint(
-            there[row, 0] * axes[0][:, None, None] + there[row, 1] * axes[1][:, None] + there[row, 2] * axes[2]
-            + there[row, 3]
-        ).astype(int)
-        for row in range(3)
-    ]  # fmt: skip
-    inside = np.ones(shape, bool)
-    for place, n in zip(places, mask.shape, strict=True):
-        inside &= (place >= 0) & (place < n)
-    return inside & mask[tuple(place.clip(0, n - 1) for place, n in zip(places, mask.shape, strict=True))]
+    axes = np.ix_(*map(np.arange, shape))
+    inside, places = np.ones((1, 1, 1), bool), []
+    for row, n in zip(there[:3], mask.shape, strict=True):
+        # Grids that are not turned against each other: an index depends on one axis, and stays as small as it.
+        terms = [step * axis for step, axis in zip(row[:3], axes, strict=True) if abs(step) > PARALLEL]
+        place = np.rint(sum(terms) + row[3]).astype(int)
+        inside = inside & (place >= 0) & (place < n)
+        places.append(place.clip(0, n - 1))
+    return inside & mask[tuple(places)]

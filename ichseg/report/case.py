@@ -15,8 +15,8 @@ import numpy as np
 from monai.config import KeysCollection
 from monai.transforms import SaveImaged
 from PIL import Image
-from scipy import ndimage
 
+from ichseg.anatomy import on_grid
 from ichseg.folder.parts import CASES
 from ichseg.io import scan_name, slice_axis, spacing_mm, write_text
 from ichseg.io.folder import ROOT, subfolder
@@ -95,8 +95,7 @@ def case_pictures(
     """
     # The gray slices may be a part of the mask's, such as the head alone: every gray voxel looks up its own place.
     lying, lying_affine = turned(mask > 0, affine, LPS)
-    placed = np.linalg.inv(lying_affine) @ gray_affine
-    marked = ndimage.affine_transform(lying.astype(np.uint8), placed, output_shape=gray.shape, order=0) > 0
+    marked = on_grid(lying, lying_affine, gray.shape, gray_affine)
     through = slice_axis(gray_affine)
     slices = np.moveaxis(gray, through, -1)
     marked = np.moveaxis(marked, through, -1)
