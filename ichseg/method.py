@@ -73,7 +73,7 @@ def sharpened(masks: Tensor, slices: Tensor) -> Tensor:
     found = masks.flatten(1).any(dim=1)
     if found.any():
         blood = torch.where(masks[found, None], LABEL_PROBABILITY, 1 - LABEL_PROBABILITY)
-        q = DenseCRF()(torch.cat([1 - blood, blood], dim=1), (slices[found] * 255).round())
+        q = DenseCRF().refine(torch.cat([1 - blood, blood], dim=1), (slices[found] * 255).round())
         masks = masks.clone()
         masks[found] = q[:, 1] > q[:, 0]
     return masks

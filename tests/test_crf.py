@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import gc
 import inspect
 import math
 import pickle
+import weakref
 
 import pytest
 import torch
@@ -437,3 +439,38 @@ def test_standardized_images_are_refused_and_dark_ones_are_not():
         with pytest.raises(ValueError, match="multiply by 255"):
             DenseCRF(1)(p, wrong)
     assert DenseCRF(1)(p, (image / 60).round()).isfinite().all()
+
+
+def test_levels_whose_difference_is_rounded_have_a_node_each():
+    """In double, 100.1 and 0.1 are less than 100 levels apart; in float32, of which the nodes are counted, they are."""
+    image = torch.full((1, 1, 12, 12), 0.1)
+    image[..., 4:, :] = 100.1
+    p = torch.rand(1, 1, 12, 12, generator=torch.Generator().manual_seed(0)) * 0.6 + 0.2
+    p = torch.cat([1 - p, p], 1)
+    found = DenseCRF(iterations=2)(p, image)
+    torch.testing.assert_close(found, DenseCRF(iterations=2, backend="exact")(p, image), atol=5e-3, rtol=0)
+
+
+def test_a_batch_has_no_node_in_common():
+    """As on a GPU, where all images of a batch lie in one grid: a value of one image never reaches another."""
+    images = torch.full((2, 1, 12, 12), 0.1)
+    images[0, :, 4:] = 100.1
+    grid = PixelGrid((12, 12), (20.0, 20.0), torch.device("cpu"), torch.float32)
+    values = torch.zeros(2, 1, 12, 12)
+    values[0] = 1
+    found = GridBilateralFilter(images, grid, 7.5)(values)
+    assert float(found[1].abs().max()) == 0 and float(found[0].min()) > 0
+
+
+def test_what_was_made_goes_with_the_last_reference():
+    """Not only when the garbage collector looks for cycles: a grid holds ten times an image."""
+    crf = DenseCRF(iterations=1)
+    crf(torch.full((1, 2, 16, 16), 0.5), torch.arange(256.0).reshape(1, 1, 16, 16))
+    gc.collect()
+    gc.disable()
+    try:
+        reference = weakref.ref(crf)
+        del crf
+        assert reference() is None
+    finally:
+        gc.enable()

@@ -140,3 +140,26 @@ def test_the_page_names_the_defaults_of_all_options():
             if isinstance(option.default, str | bool | int | float) and name not in ("dimensions", "in_mm"):
                 told = f'"{option.default}"' if isinstance(option.default, str) else option.default
                 assert f"`{name}={told}`" in page or f"`{name}` {told}" in page, name
+
+
+def test_what_the_channels_leave_is_background():
+    """Outside of a crop probabilities are 0: nothing is there, and nothing is invented."""
+    generator = torch.Generator().manual_seed(0)
+    inside = torch.rand(3, 12, 12, 2, generator=generator).softmax(dim=0)
+    padded = torch.zeros(3, 20, 20, 2)
+    padded[:, 4:16, 4:16] = inside
+    filled = padded.clone()
+    filled[0] += (padded.sum(dim=0) == 0).float()
+    image, before = torch.rand(1, 20, 20, 2, generator=generator) * 100, padded.clone()
+    refine = RefineWithCRF(argmax=False, image_range=np.array([0, 100]))
+    assert torch.equal(refine(padded, image), refine(filled, image)) and torch.equal(padded, before)
+    assert not RefineWithCRF(image_range=(0, 100))(torch.zeros(3, 20, 20, 2), image).any()
+
+
+def test_views_and_byte_orders_of_numpy_are_taken():
+    random = np.random.default_rng(0)
+    mask, image = (random.random((1, 10, 12)) > 0.5).astype(np.float32), random.random((1, 10, 12)) * 100
+    refine = RefineWithCRF(image_range=(0, 100))
+    expected = refine(mask.copy(), image.copy())
+    backward = np.ascontiguousarray(image[:, ::-1])[:, ::-1]  # the same picture, stored from its last row
+    assert backward.strides[1] < 0 and torch.equal(refine(mask.astype(">f4"), backward), expected)

@@ -11,9 +11,9 @@ from torch import Tensor
 BLOCK = 32
 # Of a matrix with more entries than this share in its blocks, all are multiplied.
 WORTHWHILE = 0.75
-# Entries below this power of the precision, of the largest entry, are 0: 8e-13 in float32. A sum over a million pixels
-# does not change; and the product of three of them, of a grid with three axes, is still a normal number.
-UNNOTICED = 1.75
+# Entries below this power of the precision, of the largest entry, are 0: 1e-9 in float32. Tails that far out do not
+# change a sum; and the product of four of them, of a volume's three axes and its gray levels, is still a normal number.
+UNNOTICED = 1.3
 
 
 def gaussian_matrix(positions: Tensor, centers: Tensor, sigma: float) -> Tensor:

@@ -185,6 +185,7 @@ class DenseCRF(nn.Module):
         if not _wanted(self.bilateral_weight):
             return lambda images: shared
         sigmas, intensity_sigma = [self.bilateral_sigma * s for s in scale], self.intensity_sigma / math.sqrt(3)
+        weight = self.bilateral_weight  # not ``self``, which keeps this function: memory would wait for the collector
         grid = PixelGrid(shape, sigmas, device, dtype) if self.backend == "grid" else None
 
         def of_images(images: Tensor) -> list[Filter]:
@@ -193,7 +194,7 @@ class DenseCRF(nn.Module):
                 bilateral = ExactBilateralFilter(images, sigmas, intensity_sigma)
             else:
                 bilateral = GridBilateralFilter(images, grid, intensity_sigma)
-            return [*shared, _normalized(bilateral, torch.ones_like(images), self.bilateral_weight)]
+            return [*shared, _normalized(bilateral, torch.ones_like(images), weight)]
 
         return of_images
 

@@ -88,11 +88,13 @@ class GridBilateralFilter:
 
     def __init__(self, image: Tensor, grid: PixelGrid, intensity_sigma: float) -> None:
         self.grid = grid
+        gray = grid.by_turns(image.flatten(1))
+        above = gray - gray.amin(dim=1, keepdim=True)
+        # Of what was subtracted and rounded: the difference of the ends may be a level less.
+        highest = float(above.amax())
         # Nodes for every level would outnumber the pixels by far where the sigma in space is small.
-        lowest, highest = (float(end) for end in torch.aminmax(image))
-        crowded = math.prod(grid.counts) * (highest - lowest) > CROWDED * image[0].numel()
-        above = grid.by_turns(image.flatten(1)) - lowest
-        levels = _Nodes.of_levels(above, highest - lowest, intensity_sigma, crowded)
+        crowded = math.prod(grid.counts) * highest > CROWDED * image[0].numel()
+        levels = _Nodes.of_levels(above, highest, intensity_sigma, crowded)
         self.shape = (len(image), levels.count, *grid.counts)
         self.kernels = [levels.kernel, *grid.kernels]
         sheet = math.prod(grid.counts)

@@ -71,7 +71,7 @@ class RefineWithCRF(Transform):
             raise ValueError(f"label_probability must lie between 0.5 and 1, not {label_probability}")
         if image_range is not None and not image_range[0] < image_range[1]:
             raise ValueError(f"image_range must be (low, high), not {tuple(image_range)}")
-        self.image_range = image_range
+        self.image_range = None if image_range is None else tuple(image_range)
         self.unary, self.score_power = unary, score_power
         self.label_probability, self.argmax, self.batch_size = label_probability, argmax, batch_size
         self.dimensions, self.in_mm = dimensions, in_mm
@@ -86,14 +86,15 @@ class RefineWithCRF(Transform):
         With ``iterations=0`` and ``argmax``, a one-channel mask or probability map is returned unchanged.
 
         Args:
-            mask: (1, X, Y, Z) or (1, X, Y) of 0 and 1, or probabilities (C, ...), C = 1 of foreground.
+            mask: (1, X, Y, Z) or (1, X, Y) of 0 and 1, or probabilities (C, ...), C = 1 of foreground. Of several, the
+                first is background, and gets what the others leave, as outside of a crop.
             image: the scan, (1, X, Y, Z) or (1, X, Y).
             score: (1, ...) in [0, 1] behind the mask; needed for ``unary="score"``.
 
         Returns:
             labels (1, ...), or probabilities (C, ...) with C >= 2, with the mask's metadata.
         """
-        mask, image = torch.as_tensor(mask), torch.as_tensor(image)
+        mask, image = (one if isinstance(one, torch.Tensor) else plain(np.asarray(one)) for one in (mask, image))
         if image.ndim not in (3, 4) or mask.shape[1:] != image.shape[1:] or len(image) != 1:
             raise ValueError(f"mask {tuple(mask.shape)} and image {tuple(image.shape)} must be (C, ...) and (1, ...)")
         if self.unary == "score" and (score is None or len(mask) != 1):
@@ -121,6 +122,10 @@ class RefineWithCRF(Transform):
             return _items(plain(values).float(), axis, whole).contiguous()
 
         p = items(mask)
+        if p.shape[1] > 1:
+            missing = 1 - p.sum(dim=1, keepdim=True)
+            if bool((missing > OVERLAP).any()):
+                p = torch.cat([p[:, :1] + missing.where(missing > OVERLAP, 0.0), p[:, 1:]], dim=1)
         low, high = self.image_range or gray_range(image)
         gray = ((items(image) - low) / (high - low) * 255).clamp(0, 255).round()
         touched = torch.ones(len(p), dtype=torch.bool)
