@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch.distributed as dist
 
@@ -20,6 +20,16 @@ def place_and_count() -> tuple[int, int]:
 def is_rank_zero() -> bool:
     """True in the process that writes files, and in any single process."""
     return place_and_count()[0] == 0
+
+
+def same_in_all_processes(value: Any) -> bool:
+    """True if each process of the group has the same value; it must be called by all of them."""
+    count = place_and_count()[1]
+    if count == 1:
+        return True
+    values: list[Any] = [None] * count
+    dist.all_gather_object(values, value)
+    return all(one == values[0] for one in values)
 
 
 def made_once(read: Callable[[], Made | None], make: Callable[[], Made]) -> Made:

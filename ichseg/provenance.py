@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import errno
 import functools
+import gzip
 import hashlib
 import json
 import logging
@@ -17,7 +18,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -26,6 +27,7 @@ from ichseg.io.atomic import write_text
 
 BLOCK = 2**20
 GZIP_END = 8  # bytes: CRC-32 and size of the content (RFC 1952)
+GZIP_EXTRA = 4  # flag of a header with an extra field, in which bgzip writes the size of each part
 RECORD = "made_of.json"
 EARLY_RECORDS = ("made_with.json", "preset.json", "settings.json", "complete")  # of versions before 0.7
 # How something is computed, where, and what MONAI keeps besides: the result is the same.
@@ -54,7 +56,8 @@ def file_hash(path: str | Path) -> str:
 
 
 def content_mark(path: str | Path) -> str:
-    """A checksum of what a file holds. That of a ``.gz`` file stands at its end, so that little is read.
+    """A checksum of what a file holds. That of a ``.gz`` file stands at its end, so that little is read; one of several
+    parts, as bgzip writes it, is read whole.
 
     Returns:
         in hexadecimal: CRC-32 and size of the content. Of a folder, a hash of the names and sizes in it. Empty if there
@@ -62,17 +65,27 @@ def content_mark(path: str | Path) -> str:
     """
     path = Path(path)
     if path.is_dir():
-        return value_hash(sorted([file.name, file.stat().st_size] for file in path.iterdir()))
+        return value_hash(sorted([file.name, file.stat().st_size] for file in path.iterdir() if file.is_file()))
     if not path.is_file():
         return ""
     found, size = 0, path.stat().st_size
     with path.open("rb") as stream:
+        content: IO[bytes] = stream
         if path.suffix == ".gz" and size > GZIP_END:
+            in_parts = stream.read(4)[3] & GZIP_EXTRA
             stream.seek(-GZIP_END, os.SEEK_END)
-            return stream.read()[::-1].hex()
-        while block := stream.read(BLOCK):
-            found = zlib.crc32(block, found)
-    return f"{size:08x}{found:08x}"
+            end = stream.read()
+            if not in_parts and any(end):
+                return end[::-1].hex()
+            stream.seek(0)
+            content, size = gzip.GzipFile(fileobj=stream), 0  # type: ignore[assignment]
+        try:
+            while block := content.read(BLOCK):
+                found = zlib.crc32(block, found)
+                size += len(block) if content is not stream else 0
+        except (EOFError, zlib.error, gzip.BadGzipFile):
+            return file_hash(path)  # whoever reads the scan says what is wrong with it
+    return f"{size & 0xFFFFFFFF:08x}{found:08x}"
 
 
 def value_hash(value: Any) -> str:
@@ -144,7 +157,7 @@ def describe(value: Any, _seen: dict[int, Any] | None = None) -> Any:
         return {f"{value.__module__}.{value.__qualname__}": describe(_code(value), seen)}
     if isinstance(value, functools.partial):
         return {"partial": describe([value.func, value.args, value.keywords], seen)}
-    if hasattr(value, "state_dict"):
+    if hasattr(value, "state_dict") and hasattr(value, "named_modules"):
         return {kind: network_hash(value)}
     if hasattr(value, "dtype") and hasattr(value, "shape"):  # an array, a tensor, or a number of numpy
         array = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
@@ -238,8 +251,8 @@ class Record:
             return False
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
-            before, complete = found["made_of"], bool(found["complete"])
-        except (ValueError, KeyError, TypeError):
+            before, complete = dict(found["made_of"]), bool(found["complete"])
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise IchsegError(f"{path}: damaged; remove it or choose another output folder") from None
         before = {**before, **{key: value for key, value in self.usual.items() if before.get(key) is None}}
         self.older = any(before.get(key) is None and self.made_of.get(key) is not None for key in self.optional)

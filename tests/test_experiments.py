@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -16,7 +17,8 @@ from ichseg.bundle import bundle_folder
 from ichseg.cli import main
 from ichseg.data import load_datalist
 from ichseg.defaults import METHODS
-from ichseg.experiments import DIFFERENCES, ROWS, TABLE4, THRESHOLDS, Counts, Row, differences, published
+from ichseg.errors import IchsegError
+from ichseg.experiments import DIFFERENCES, ROWS, TABLE4, THRESHOLDS, Counts, Row, Study, differences, published
 from ichseg.experiments.rivals import RIVALS
 from ichseg.io import read_mask
 
@@ -276,3 +278,14 @@ def test_what_cannot_be_measured_is_said(study, data, tmp_path, capsys):
         assert main(words) == 2
         assert told in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_images_of_the_benchmark_that_were_rewritten_are_noticed(data, tmp_path):
+    shutil.copytree(data / "data", tmp_path / "benchmark")
+    given = {"benchmark": tmp_path / "benchmark" / "datalist.json"}
+    Study(data / "data" / "datalist.json", tmp_path / "out", **given).claim()
+    Study(data / "data" / "datalist.json", tmp_path / "out", **given)
+    first, second, *_ = sorted((tmp_path / "benchmark" / "images").iterdir())
+    first.write_bytes(second.read_bytes())
+    with pytest.raises(IchsegError, match="a different benchmark_images; choose another output folder"):
+        Study(data / "data" / "datalist.json", tmp_path / "out", **given)

@@ -16,6 +16,7 @@ from ichseg.bundle import bundle_folder, config_values, run_bundle
 from ichseg.errors import IchsegError, chain
 from ichseg.networks import SegmenterSettings, read_settings
 from ichseg.training import PrepareMasked, TrainingCheckpoint, run_folder
+from ichseg.training.checkpoint import FORMAT
 from ichseg.transforms import head_ct_loader
 
 PARTS = {"train": (0, 1), "validate": (4,)}
@@ -151,7 +152,12 @@ def test_a_run_with_a_changed_part_is_another(bundle):
     (bundle / "runs" / "finetuned_1").mkdir(parents=True)
     part = {"train::trainer::amp": True}
     settings = {"seed": 0, "threshold": 0.25, **part}  # the second travels in the weight file
-    torch.save({"settings": settings}, bundle / "runs" / "finetuned_1" / "checkpoint.pt")
+    file = bundle / "runs" / "finetuned_1" / "checkpoint.pt"
+    torch.save({"settings": settings, "format": FORMAT - 1}, file)  # could not be resumed
+    assert run_folder(None, bundle, {"seed": 0, **part}).name == "finetuned_2"
+    file.write_bytes(b"cut off")
+    assert run_folder(None, bundle, {"seed": 0, **part}).name == "finetuned_2"
+    torch.save({"settings": settings, "format": FORMAT}, file)
     assert run_folder(None, bundle, {"seed": 0, **part}).name == "finetuned_1"
     assert (
         run_folder(None, bundle, {"seed": 0}).name

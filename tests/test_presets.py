@@ -142,6 +142,24 @@ def test_the_better_value_of_a_metric_is_kept():
         assert parts["select_mode"] == mode
 
 
+def test_the_papers_network_is_known_by_its_classifiers(phantoms, tmp_path, monkeypatch):
+    """Trained again, they make other pseudo-masks: a finished network of the former ones is not this one."""
+    marks = []
+
+    def trained(config, folder, overrides, settings, bundle="ich_segmentation", inputs=None):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "model.pt").write_bytes(f"{folder.name} {len(marks)}".encode())
+        marks.append(inputs)
+        return folder / "model.pt"
+
+    monkeypatch.setattr(preset, "trained", trained)
+    monkeypatch.setattr(preset, "run_bundle", lambda *args: None)
+    for _ in range(2):
+        preset.paper(preset.Plan(phantoms / "datalist.json", tmp_path / "out"))
+    first, again = marks[2], marks[5]
+    assert set(first["classifiers"]) == set(again["classifiers"]) and first != again
+
+
 @pytest.mark.parametrize(
     ("values", "said"),
     [

@@ -75,6 +75,13 @@ def test_an_option_that_is_left_out_is_a_difference(tmp_path):
         Record(tmp_path, {"size": 64}).check()
 
 
+@pytest.mark.parametrize("made_of", ["null", "[1]", '"text"', "[" * 100_000])
+def test_a_damaged_record_is_told(tmp_path, made_of):
+    (tmp_path / "made_of.json").write_text('{"complete": true, "made_of": ' + made_of + "}")
+    with pytest.raises(IchsegError, match=r"made_of\.json: damaged"):
+        Record(tmp_path, {"size": 64}).check()
+
+
 @pytest.mark.parametrize("name", ["made_with.json", "preset.json", "settings.json", "complete"])
 def test_folders_of_early_versions_are_refused(tmp_path, name):
     (tmp_path / name).write_text(json.dumps({"settings": "1"}))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import gzip
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser
+from monai.handlers import StatsHandler
 from torch import nn
 
 from ichseg.bundle import NONE, BundleParts, config_values, resource_folder
@@ -16,7 +18,7 @@ from ichseg.data.datalist import TABLE, images_hash
 from ichseg.errors import IchsegError
 from ichseg.provenance import content_mark, difference
 from ichseg.training import FitSettings, fit, run_settings, settings_of
-from ichseg.training.same_run import LENGTH, OF_THE_MACHINE, PLACES, SEVERAL_PROCESSES
+from ichseg.training.same_run import LENGTH, OF_THE_MACHINE, PLACES, SEVERAL_PROCESSES, WATCHING
 
 TRAININGS = sorted(
     (file.parts[-3], file.name)
@@ -45,6 +47,8 @@ def changed(bundle, config, **values):
         ({"preprocessing": None}, "preprocessing"),
         ({"packed_as": 0}, "packed_as"),
         ({"train::handlers::1::norm": 0.01}, "train::handlers::1::norm"),
+        ({"train::packed::data": "$@scans[:3]"}, "train::packed::data"),
+        ({"validate::packed::data": "$@scans[1:]"}, "validate::packed::data"),
     ],
 )
 def test_what_was_changed_is_named(values, path):
@@ -71,6 +75,39 @@ def test_folds_are_the_same_however_they_are_written():
     assert (
         difference(usual, changed("ich_segmentation", "train_recommended.yaml", val_folds=3, train_folds="0-2")) is None
     )
+    assert (
+        difference(usual, changed("ich_segmentation", "train_recommended.yaml", val_folds=[3], train_folds="2,1,0"))
+        is None
+    )
+
+
+def test_a_handler_that_watches_may_stand_anywhere():
+    usual = changed("ich_segmentation", "train_recommended.yaml")
+    own = config_values("ich_segmentation", "train_recommended.yaml")["train"]["handlers"]
+    for watching in ({"_target_": "StatsHandler"}, StatsHandler()):
+        other = changed("ich_segmentation", "train_recommended.yaml", **{"train::handlers": [watching, *own]})
+        assert difference(usual, other) is None
+    fewer = changed("ich_segmentation", "train_recommended.yaml", **{"train::handlers": own[1:]})
+    assert (difference(usual, fewer) is None) == (own[0]["_target_"].split(".")[-1] in WATCHING)
+
+
+def test_a_word_is_no_file(tmp_path, monkeypatch):
+    """What lies in the current folder under the name of an architecture is nothing of the training's."""
+    usual = changed("ich_segmentation", "train_recommended.yaml")
+    for name in ("lite", "data", "fp32"):
+        (tmp_path / name).write_text("something else")
+    monkeypatch.chdir(tmp_path)
+    assert difference(usual, changed("ich_segmentation", "train_recommended.yaml")) is None
+
+
+def test_a_file_that_a_part_names_counts_by_its_content(tmp_path):
+    for name, content in (("a.pt", b"1"), ("b.pt", b"1"), ("c.pt", b"2")):
+        (tmp_path / name).write_bytes(content)
+    path = "train::prepare::teacher::weights"
+    a, b, c = (
+        changed("ich_segmentation", "train_recommended.yaml", **{path: str(tmp_path / f"{name}.pt")}) for name in "abc"
+    )
+    assert difference(a, b) is None and path in difference(a, c)
 
 
 def test_how_it_runs_and_what_watches_does_not_count():
@@ -149,6 +186,24 @@ def test_files_are_told_apart_by_what_they_hold(tmp_path):
     assert content_mark(tmp_path / "none") == "" != content_mark(tmp_path)
 
 
+def test_files_of_several_parts_are_told_apart(tmp_path):
+    """bgzip's last part is empty in every file; and each of its parts says its size in an extra field."""
+    one, other = bytes(5000), bytes(2500) + b"b" + bytes(2499)
+    marks = []
+    for number, content in enumerate((one, other, one)):
+        parts = [gzip.compress(part, mtime=number) for part in (content[:3000], content[3000:], b"")]
+        (tmp_path / f"{number}.gz").write_bytes(b"".join(parts))
+        marks.append(content_mark(tmp_path / f"{number}.gz"))
+        in_parts = b"".join(part[:3] + b"\x04" + part[4:10] + b"\x02\0xx" + part[10:] for part in parts[:2])
+        (tmp_path / f"x{number}.gz").write_bytes(in_parts)
+        assert content_mark(tmp_path / f"x{number}.gz") == marks[-1]
+    whole = tmp_path / "whole.gz"
+    whole.write_bytes(gzip.compress(one))
+    assert marks[0] == marks[2] == content_mark(whole) != marks[1]
+    (tmp_path / "0.gz").write_bytes((tmp_path / "x0.gz").read_bytes()[:-30])
+    assert len(content_mark(tmp_path / "0.gz")) == 64, "cut off: its bytes count"
+
+
 def test_a_scan_rewritten_under_its_name_is_another(phantoms, tmp_path):
     scans = load_datalist(phantoms / "datalist.json")
     (tmp_path / "images").mkdir()
@@ -204,7 +259,7 @@ def test_a_training_without_a_bundle_does_not_resume_another(tmp_path):
         return fit(network, loss, batches, batches, tmp_path, FitSettings("x", 4, 50, 100), epochs, optimizer,
                    torch.device("cpu"))  # fmt: skip
 
-    assert run(0.1) == run(0.1, 3)
+    assert run(np.float64(0.1)) == run(0.1, 3)  # a number of NumPy is none that makes the file unsafe to read
     assert len((tmp_path / "history.csv").read_text().splitlines()) == 4
     with pytest.raises(Exception) as caught:
         run(0.2, 4)

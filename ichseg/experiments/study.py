@@ -106,16 +106,17 @@ class Study:
             "datalist": _digest(self.datalist),
             "images": images_hash(self.datalist),
             "benchmark": None if self.benchmark is None else _digest(self.benchmark),
+            "benchmark_images": None if self.benchmark is None else images_hash(self.benchmark),
             "classifiers": {name: _digest(path) for name, path in sorted(given.items())},
             "size": self.size,
             "epochs": self.epochs,
-            "folds": [list(parse_folds(f)) for f in (self.train_folds, self.val_folds, self.test_folds)],
+            "folds": [sorted(set(parse_folds(f))) for f in (self.train_folds, self.val_folds, self.test_folds)],
             "batch_size": self.batch_size,
             "precision": self.precision,
             "architecture": self.architecture,
             "settings": list(self.settings),
         }
-        record = Record(self.output, settings, optional=("benchmark", "images"))
+        record = Record(self.output, settings, optional=("benchmark", "benchmark_images", "images"))
         record.check()
         return record
 

@@ -20,8 +20,8 @@ from ichseg.io import write_csv
 from ichseg.networks import segmenter_settings
 from ichseg.presets.fitting import fit_reference, fit_score
 from ichseg.presets.join import join_members
-from ichseg.processes import is_rank_zero, place_and_count
-from ichseg.provenance import Record
+from ichseg.processes import is_rank_zero, place_and_count, same_in_all_processes
+from ichseg.provenance import Record, file_hash
 from ichseg.training import only_first_process_goes_on, settings_of
 from ichseg.training.same_run import SEVERAL_PROCESSES
 
@@ -168,7 +168,7 @@ def _fold_plans(name: str, plan: Plan, folds: Iterable[int]) -> dict[int, Plan]:
 SEEN = ("teacher_weights", "judge_weights", "init_weights", "train::prepare", "train::pool")
 # What the plan itself decides: settings that changed it would train on scans that are held out, or twice the same.
 DECIDED = ("bundle_root", "cache_dir", "datalist", "dataset_dir", "output_dir", "seed", "train_folds", "val_folds")
-ADDED = ("images", "masks")  # to the records of trainings, in version 0.9
+ADDED = ("images", "inputs", "masks")  # to the records of trainings, in version 0.9
 OF_EVERY_STEP = ("size", "window_level", "window_width", "precision", "device_name", "num_workers")
 # What --set reaches.
 CONFIGS = {"recommended": "train_recommended.yaml", "paper": "train_paper.yaml"}
@@ -270,7 +270,9 @@ def paper(plan: Plan) -> Path:
         "supervision": "pseudo",
         "architecture": "paper",
     }
-    weights = trained(CONFIGS["paper"], folder, overrides, plan.settings)
+    # The pseudo-masks are of these: trained again, they make others.
+    made_by = {"classifiers": {backbone: file_hash(file) for backbone, file in classifiers.items()}}
+    weights = trained(CONFIGS["paper"], folder, overrides, plan.settings, inputs=made_by)
     return Path(shutil.copyfile(weights, plan.output / "model.pt"))
 
 
@@ -356,7 +358,10 @@ def trained(
     begun, processes = (folder / "checkpoint.pt").is_file(), place_and_count()[1]
     usual = {"precision": config_values(bundle, config).get("precision")}
     record = Record(folder, made_of, ("processes", *ADDED), usual)
-    if record.check(begun) and weights.is_file():
+    done = record.check(begun) and weights.is_file()
+    if not same_in_all_processes(done):
+        raise IchsegError(f"{folder}: not the same for all processes; they need one output folder that all can read")
+    if done:
         if record.older and is_rank_zero():  # from now on it says as much
             record.write(complete=True)
         return weights

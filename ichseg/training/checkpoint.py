@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import Checkpoint, EarlyStopping
@@ -18,7 +20,7 @@ from torch import nn
 from ichseg.errors import IchsegError
 from ichseg.io import atomic_path
 from ichseg.networks import read_checkpoint, save_weights
-from ichseg.processes import is_rank_zero
+from ichseg.processes import is_rank_zero, same_in_all_processes
 from ichseg.provenance import difference
 
 logger = logging.getLogger(__name__)
@@ -76,7 +78,8 @@ class TrainingCheckpoint:
             raise ValueError(f"patience must be at least 1 epoch, not {patience}")
         self.folder, self.keep, self.settings, self.patience = Path(folder), keep, settings, patience
         self.start_counts = start_counts
-        self.made_of = {**asdict(settings), **(made_of or {})}
+        # Plain values only: a number of NumPy would make the file one that cannot be read safely. See also _write.
+        self.made_of = json.loads(json.dumps({**asdict(settings), **(made_of or {})}, default=str))
         self.evaluator, self.metric, self.sign = evaluator, metric, 1.0 if mode == "max" else -1.0
         network = network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
         self.parts: dict[str, Any] = {"network": network, "model": export or network, "optimizer": optimizer}
@@ -135,16 +138,18 @@ class TrainingCheckpoint:
     def _write(self, state: Mapping[str, Any], name: str) -> None:
         if is_rank_zero():
             with atomic_path(self.folder / name) as temporary:
-                torch.save(
-                    {**state, "epoch": self.engine.state.epoch, "settings": self.made_of, "format": FORMAT}, temporary
-                )
+                told = {"epoch": self.engine.state.epoch, "settings": self.made_of, "format": FORMAT}
+                plain = {key: _plain(state[key]) for key in ("optimizer", "scheduler") if key in state}
+                torch.save({**state, **plain, **told}, temporary)
 
     def _resume(self, engine: Engine) -> None:
         """Go on where ``checkpoint.pt`` says."""
         path = self.folder / CHECKPOINT
-        if not path.is_file():
+        state = read_checkpoint(path) if path.is_file() else None
+        if not same_in_all_processes(None if state is None else state.get("epoch")):
+            raise IchsegError(f"{path}: not the same for all processes; they need one output folder that all can read")
+        if state is None:
             return
-        state = read_checkpoint(path)
         if state.get("format") != FORMAT:
             raise IchsegError(f"{path}: written by another version of ichseg; choose another output folder")
         if what := difference(state.get("settings", {}), self.made_of):
@@ -167,3 +172,12 @@ class TrainingCheckpoint:
         engine.state.epoch = last if stopped else int(state["epoch"])
         engine.state.iteration = engine.state.epoch * (engine.state.epoch_length or 0)
         logger.info("resumed %s after epoch %d%s", path, state["epoch"], " (finished)" if finished else "")
+
+
+def _plain(state: Any) -> Any:
+    """The state of an optimizer or a schedule, with numbers of Python in the place of those of NumPy."""
+    if isinstance(state, np.generic):
+        return state.item()
+    if isinstance(state, Mapping):
+        return {key: _plain(value) for key, value in state.items()}
+    return type(state)(map(_plain, state)) if type(state) in (list, tuple) else state

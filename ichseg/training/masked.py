@@ -19,7 +19,7 @@ from ichseg.networks import SegmenterSettings, read_checkpoint
 from ichseg.networks.weights import without_subnormals
 from ichseg.processes import is_rank_zero
 from ichseg.provenance import difference
-from ichseg.training.checkpoint import CHECKPOINT, MODEL
+from ichseg.training.checkpoint import CHECKPOINT, FORMAT, MODEL
 
 logger = logging.getLogger(__name__)
 BEFORE = "model_before.pt"
@@ -66,7 +66,13 @@ def run_folder(
         return Path(output_dir)
     runs = Path(bundle_root) / "runs"
     for file in sorted(runs.glob(f"finetuned_*/{CHECKPOINT}")):
-        before = read_checkpoint(file).get("settings", {})
+        try:
+            state = read_checkpoint(file)
+        except IchsegError:  # what cannot be read is no run to go on with
+            continue
+        if state.get("format") != FORMAT:
+            continue
+        before = state.get("settings", {})
         # Besides them, a checkpoint has what travels in the weight file.
         same = {key: value for key, value in before.items() if key in (made_of or {}) or key not in TRAVELING}
         if not difference(same, made_of or {}):

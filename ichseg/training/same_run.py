@@ -22,8 +22,9 @@ LENGTH = ("epochs", "patience", "val_interval")
 # ... and what only starts or records it; the last five are of MONAI's tracking.
 AROUND = ("finalize", "imports", "initialize", "overrides_check", "run", "experiment_name", "is_not_rank0", "run_name",
           "save_execute_config", "tracking_uri")  # fmt: skip
-# Parts that do not count: data, of which there are hashes, and these themselves ...
-HASHED = ("data", "made_of", "scans")
+# Parts that do not count: scans in memory, of which there are hashes, and these themselves ...
+HASHED = ("data", "scans")
+OF_ITSELF = "made_of"
 # ... and handlers that only watch.
 WATCHING = ("EpochBar", "EpochHistory", "MLFlowHandler", "PrintMetrics", "ProgressBar", "StatsHandler",
             "TensorBoardImageHandler", "TensorBoardStatsHandler", "ValidationHandler")  # fmt: skip
@@ -80,8 +81,8 @@ def settings_of(
             continue
         elif not _plain(own.get(key)) or not _plain(value):
             parts[key] = value
-        elif key.endswith("_folds") and value is not None:
-            found[key] = list(parse_folds(value))  # "0-2" and [0, 1, 2] are the same
+        elif key in own and key.endswith("_folds") and value is not None:
+            found[key] = sorted(set(parse_folds(value)))  # "0-2" and [2, 1, 0] are the same
         else:
             found[key] = None if value == NONE else value
     if found.get("architecture") == "lite" and found.get("encoder_weights") in ("auto", "imagenet"):
@@ -102,22 +103,29 @@ def settings_of(
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Path and plain value of everything in nested dictionaries and lists."""
-    if isinstance(value, Mapping) and str(value.get("_target_")).split(".")[-1] in WATCHING:
-        return
     if isinstance(value, Mapping | list) and value:
-        pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
+        pairs = value.items() if isinstance(value, Mapping) else enumerate(one for one in value if not _watches(one))
         for key, inner in pairs:
-            if key not in HASHED:
+            if key != OF_ITSELF and not (key in HASHED and isinstance(inner, list)):
                 yield from _leaves(inner, f"{path}::{key}" if path else str(key))
+    elif _is_file(value):
+        yield path, file_hash(value)
     else:
         yield path, None if value == NONE else value if isinstance(value, dict | list) else describe(value)
 
 
+def _watches(value: Any) -> bool:
+    """True for a handler, or its part of the config, that changes nothing."""
+    name = value.get("_target_") if isinstance(value, Mapping) else type(value).__name__
+    return str(name).split(".")[-1] in WATCHING
+
+
 def _is_file(value: Any) -> bool:
+    """True for what names a file. A word alone, such as ``lite``, is none, whatever lies in the current folder."""
     if not isinstance(value, str | Path) or str(value).startswith(("@", "$")):
         return False
     try:
-        return Path(value).is_file()
+        return (Path(value).name != str(value) or bool(Path(value).suffix)) and Path(value).is_file()
     except (OSError, ValueError):  # no name of a file
         return False
 
