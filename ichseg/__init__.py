@@ -16,10 +16,10 @@ from ichseg.version import __version__
 if TYPE_CHECKING:
     from ichseg.folder.measure_masks import measure
     from ichseg.inference.segmenter import Segmenter, segment
-
-__getattr__ = imported_late(
-    __name__,
-    {"Segmenter": "inference.segmenter", "measure": "folder.measure_masks", "segment": "inference.segmenter"},
-)
+else:
+    __getattr__ = imported_late(
+        __name__,
+        {"Segmenter": "inference.segmenter", "measure": "folder.measure_masks", "segment": "inference.segmenter"},
+    )
 
 __all__ = ["IchsegError", "ScanError", "Segmenter", "__version__", "measure", "segment"]

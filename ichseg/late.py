@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from types import ModuleType
@@ -25,6 +26,7 @@ def imported_late(package: str, modules: Mapping[str, str]) -> Callable[[str], A
     return found
 
 
+_alone = threading.Lock()
 # What MONAI and Ignite import at once, and what only segments never calls -> the names taken from it, if without a
 # check whether it is there.
 UNUSED: dict[str, tuple[str, ...]] = {
@@ -38,17 +40,19 @@ def import_monai() -> None:
     """Import MONAI without ``UNUSED``, where nothing has imported it yet: in 3 s instead of 5, and 90 MiB less.
 
     For commands that only segment. MONAI's own functions that need a part of it, such as ``matshow3d``, then say that
-    it is missing; whoever imports one afterwards gets it.
+    it is missing, and Ignite's ``Checkpoint`` takes a ``ZeroRedundancyOptimizer`` for any other; whoever imports a part
+    afterwards gets it. Other threads must not import one meanwhile.
     """
-    if "monai" in sys.modules:
-        return
-    absent = {name: _stand_in(name, taken) for name, taken in UNUSED.items() if name not in sys.modules}
-    sys.modules.update(absent)  # type: ignore[arg-type]
-    try:
-        import monai  # noqa: F401
-    finally:
-        for name in absent:
-            del sys.modules[name]
+    with _alone:
+        absent = {name: _stand_in(name, taken) for name, taken in UNUSED.items() if name not in sys.modules}
+        if "monai" in sys.modules:
+            absent.clear()
+        sys.modules.update(absent)  # type: ignore[arg-type]
+        try:
+            import monai  # noqa: F401  # waits for a thread that has begun
+        finally:
+            for name in absent:
+                del sys.modules[name]
 
 
 def _stand_in(name: str, taken: Sequence[str]) -> ModuleType | None:

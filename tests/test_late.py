@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import typing
 
 import nibabel as nib
 import numpy as np
 import pytest
 from scipy.signal import find_peaks
 
+import ichseg
+from ichseg.check.names import resolved
 from ichseg.io.hounsfield import prominent_peaks
 from ichseg.late import UNUSED, imported_late
 
@@ -40,6 +43,22 @@ def test_what_is_there_already_stays():
         "assert has_iirnotch; late.import_monai(); print(sorted(set(late.UNUSED) & set(sys.modules)))"
     )
     assert told.strip() == "['scipy.signal']"
+
+
+def test_a_second_thread_waits_for_the_first():
+    in_new_process(
+        "import threading, ichseg.late as late; failed = [];\n"
+        "def use():\n"
+        "    late.import_monai()\n"
+        "    try:\n"
+        "        from monai.transforms import Compose\n"
+        "        from ichseg.folder import FolderRunner\n"
+        "    except ImportError as error:\n"
+        "        failed.append(error)\n"
+        "threads = [threading.Thread(target=use) for _ in range(3)]\n"
+        "[thread.start() for thread in threads], [thread.join() for thread in threads]\n"
+        "assert not failed, failed"
+    )
 
 
 def test_segmenting_leaves_them_out(tmp_path):
@@ -79,6 +98,17 @@ def test_commands_without_a_network_import_neither_torch_nor_monai(folder, comma
 def test_unknown_names_are_told():
     with pytest.raises(AttributeError, match=r"module 'ichseg\.data' has no attribute 'nothing'"):
         imported_late("ichseg.data", {})("nothing")
+
+
+@pytest.mark.parametrize(
+    ("meant", "named"), [("ichseg.folder.FolderRuner", "FolderRunner"), ("ichseg.metrics.dicee", "dice")]
+)
+def test_names_that_are_imported_late_are_suggested(meant, named):
+    assert f"did you mean '{named}'?" in str(resolved(meant))
+
+
+def test_types_of_the_python_calls_can_be_looked_up():
+    assert {"mask", "image", "return"} <= set(typing.get_type_hints(ichseg.measure))
 
 
 def test_names_that_are_modules_too_are_the_functions():

@@ -43,4 +43,11 @@ def test_slices_cropped_a_few_at_a_time_are_those_of_the_whole(axis, mode):
     whole = pad(slices[:, :, :16, 7:], (0, 5, 4, 0), value=fill).clamp(-20.0, 40.0)
     smooth = {"mode": "bilinear", "antialias": True} if mode == "bilinear" else {"mode": "nearest-exact"}
     expected = interpolate(whole, size=(12, 16), **smooth).movedim(0, 1 + axis)
+    for stored in (torch.uint16, torch.int32, torch.float64):
+        whole_numbers = volume.abs().round()
+        taken, again = (
+            resize_crops(one, axis, (-4, 7), (20, 28), (12, 16), mode)
+            for one in (whole_numbers.to(stored), whole_numbers)
+        )
+        assert torch.equal(taken, again), stored
     assert torch.equal(found, expected) and found.movedim(1 + axis, 1).is_contiguous()

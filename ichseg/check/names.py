@@ -138,7 +138,8 @@ def resolved(target: str) -> Any:
             try:
                 return functools.reduce(getattr, parts[count:], found)
             except AttributeError:
-                named = [name for name in dir(found) if not inspect.ismodule(getattr(found, name, None))]
+                known = sorted({*dir(found), *getattr(found, "__all__", ())})  # some are imported late
+                named = [name for name in known if not inspect.ismodule(getattr(found, name, None))]
                 return Lacking(f"'{target}' does not exist{near(parts[-1], named)}")
     return Lacking(f"'{target}' does not exist: there is no package '{parts[0]}'")
 

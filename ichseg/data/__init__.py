@@ -35,20 +35,20 @@ if TYPE_CHECKING:
     from ichseg.data.packed_subtypes import pack_subtypes
     from ichseg.data.slice_subtypes import SubtypeSlices
     from ichseg.data.slices import SliceDataset, balanced_sampler
-
-__getattr__ = imported_late(
-    __name__,
-    {
-        "PackedSlices": "packed",
-        "SliceDataset": "slices",
-        "SubtypeSlices": "slice_subtypes",
-        "balanced_sampler": "slices",
-        "pack_masks": "packed_masks",
-        "pack_scans": "packed",
-        "pack_subtypes": "packed_subtypes",
-        "prepare_compact": "compact",
-    },
-)
+else:
+    __getattr__ = imported_late(
+        __name__,
+        {
+            "PackedSlices": "packed",
+            "SliceDataset": "slices",
+            "SubtypeSlices": "slice_subtypes",
+            "balanced_sampler": "slices",
+            "pack_masks": "packed_masks",
+            "pack_scans": "packed",
+            "pack_subtypes": "packed_subtypes",
+            "prepare_compact": "compact",
+        },
+    )
 
 __all__ = [
     "SUBTYPES",

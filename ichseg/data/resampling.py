@@ -65,7 +65,7 @@ def resize_crops(
         clip: values outside of this are brought to its ends before they are averaged; None leaves them.
     """
     slices = volume.movedim(1 + axis, 0)
-    fill = float(volume.amin()) if mode == "bilinear" else 0.0
+    fill = min(float(few.float().amin()) for few in slices.split(SLICES_AT_ONCE)) if mode == "bilinear" else 0.0
     found = torch.empty([*slices.shape[:2], *size], device=volume.device)
     for few, place in zip(slices.split(SLICES_AT_ONCE), found.split(SLICES_AT_ONCE), strict=True):
         window = _cropped(few.float(), starts, spans, fill)

@@ -12,8 +12,8 @@ from ichseg.late import imported_late
 if TYPE_CHECKING:
     from ichseg.folder.runner import FolderRunner
     from ichseg.folder.scans import ScanDataset
-
-__getattr__ = imported_late(__name__, {"FolderRunner": "runner", "ScanDataset": "scans"})
+else:
+    __getattr__ = imported_late(__name__, {"FolderRunner": "runner", "ScanDataset": "scans"})
 
 __all__ = [
     "FolderRunner",

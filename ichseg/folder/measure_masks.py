@@ -22,6 +22,8 @@ from ichseg.metrics import measure_mask
 
 if TYPE_CHECKING:
     from ichseg.inference.images import Image
+else:  # its definition imports torch and MONAI
+    Image = Any
 
 MOST_CODES = 64
 

@@ -18,8 +18,8 @@ from ichseg.metrics.measures import (
 if TYPE_CHECKING:
     from ichseg.metrics.overlap import DatasetIoU, dice
     from ichseg.metrics.roc import roc_auc
-
-__getattr__ = imported_late(__name__, {"DatasetIoU": "overlap", "dice": "overlap", "roc_auc": "roc"})
+else:
+    __getattr__ = imported_late(__name__, {"DatasetIoU": "overlap", "dice": "overlap", "roc_auc": "roc"})
 
 __all__ = [
     "MEASURES",

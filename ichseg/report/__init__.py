@@ -9,9 +9,8 @@ from ichseg.report.page import FolderReport, merge_report, run_facts, write_repo
 
 if TYPE_CHECKING:
     from ichseg.report.case import KeepForReportd
-
-
-__getattr__ = imported_late(__name__, {"KeepForReportd": "case"})
+else:
+    __getattr__ = imported_late(__name__, {"KeepForReportd": "case"})
 
 __all__ = [
     "FolderReport",
