@@ -277,6 +277,8 @@ def _normalized(kernel: Filter, ones: Tensor, weight: float | Tensor) -> Filter:
     last = root * weight if fixed else root
 
     def whole(values: Tensor) -> Tensor:
+        if isinstance(kernel, GridBilateralFilter):
+            return kernel.scaled(values, root, last)
         return kernel(root * values).mul_(last)
 
     def weighted(values: Tensor) -> Tensor:

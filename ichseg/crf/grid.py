@@ -50,17 +50,21 @@ class PixelGrid:
         self.lower = self.by_turns(lower.flatten())  # (N,) index of every pixel's first corner
         self.corners = list(zip(steps, shares, strict=True))  # how much further a corner lies, what it gets (N,)
 
-    def by_turns(self, values: Tensor) -> Tensor:
-        """(..., N) pixels in the order of the image -> in the order of strips by turns; always a copy."""
-        lead = values.shape[:-1]
+    def by_turns(self, values: Tensor, factors: Tensor | None = None) -> Tensor:
+        """(..., N) pixels in the order of the image, times factors -> in that of strips by turns; always a copy."""
         turned = values.new_empty(values.shape)
-        turned.view(*lead, -1, self.strips).copy_(values.reshape(*lead, self.strips, -1).transpose(-1, -2))
+        _copy(self._strips(values).transpose(-1, -2), turned.view(*values.shape[:-1], -1, self.strips),
+              None if factors is None else self._strips(factors).transpose(-1, -2))  # fmt: skip
         return turned
 
-    def in_order(self, values: Tensor, out: Tensor) -> None:
-        """The way back, into ``out``."""
-        lead = values.shape[:-1]
-        out.view(*lead, self.strips, -1).copy_(values.view(*lead, -1, self.strips).transpose(-1, -2))
+    def in_order(self, values: Tensor, out: Tensor, factors: Tensor | None = None) -> None:
+        """The way back, times factors, into ``out``."""
+        turned = values.view(*values.shape[:-1], -1, self.strips).transpose(-1, -2)
+        target = out.view(*out.shape[:-1], self.strips, -1)
+        _copy(turned, target, None if factors is None else self._strips(factors))
+
+    def _strips(self, values: Tensor) -> Tensor:
+        return values.reshape(*values.shape[:-1], self.strips, -1)
 
 
 class GridBilateralFilter:
@@ -111,14 +115,20 @@ class GridBilateralFilter:
 
     def __call__(self, values: Tensor) -> Tensor:
         """(B, C, *S), without gradient -> same shape."""
+        return self.scaled(values, None, None)
+
+    def scaled(self, values: Tensor, before: Tensor | None, after: Tensor | None) -> Tensor:
+        """``after * filter(before * values)``, with factors (B, 1, *S), which cost nothing while values are moved."""
         filtered = torch.empty(values.shape, dtype=values.dtype, device=values.device)
-        for channel, result in zip(values.flatten(2).unbind(1), filtered.flatten(2).unbind(1), strict=True):
-            self.grid.in_order(self._filter(channel), result)
+        first, last = (None if factors is None else factors.flatten(1) for factors in (before, after))
+        for channel, result in zip(values.flatten(2).unbind(1), filtered.view(*values.shape[:2], -1).unbind(1),
+                                   strict=True):  # fmt: skip
+            self.grid.in_order(self._filter(channel, first), result, last)
         return filtered
 
-    def _filter(self, values: Tensor) -> Tensor:
+    def _filter(self, values: Tensor, factors: Tensor | None) -> Tensor:
         """(B, N) in the order of the image -> (B, N) by turns."""
-        values = self.grid.by_turns(values)  # whose memory is used again
+        values = self.grid.by_turns(values, factors)  # whose memory is used again
         part = torch.empty_like(values)
         nodes = self._spread(values, part)
         for axis, kernel in enumerate(self.kernels, start=1):
@@ -150,6 +160,13 @@ class GridBilateralFilter:
         for step, share in self.corners:
             whole[step:].scatter_add_(0, self.index, (values.double() * share / unit).round().long().flatten())
         return (whole.double() * unit).to(values.dtype).reshape(self.shape)
+
+
+def _copy(values: Tensor, out: Tensor, factors: Tensor | None) -> None:
+    if factors is None:
+        out.copy_(values)
+    else:
+        torch.mul(values, factors, out=out)
 
 
 def _zeros(axes: Sequence[_Nodes]) -> Tensor:
