@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch.distributed as dist
+
+from ichseg.errors import IchsegError
 
 Made = TypeVar("Made")
 
@@ -22,14 +25,21 @@ def is_rank_zero() -> bool:
     return place_and_count()[0] == 0
 
 
-def same_in_all_processes(value: Any) -> bool:
-    """True if each process of the group has the same value; it must be called by all of them."""
-    count = place_and_count()[1]
-    if count == 1:
-        return True
-    values: list[Any] = [None] * count
-    dist.all_gather_object(values, value)
-    return all(one == values[0] for one in values)
+def check_same_files(path: str | Path, value: Any) -> None:
+    """Refuse to go on where the processes of the group see different files; called by all of them.
+
+    Args:
+        path: the file or folder.
+        value: what a process has found there.
+
+    Raises:
+        IchsegError: not all have found the same.
+    """
+    values: list[Any] = [value] * place_and_count()[1]
+    if len(values) > 1:
+        dist.all_gather_object(values, value)
+    if any(one != value for one in values):
+        raise IchsegError(f"{path}: not the same for all processes; they need one output folder that all can read")
 
 
 def made_once(read: Callable[[], Made | None], make: Callable[[], Made]) -> Made:

@@ -20,7 +20,7 @@ from forked import run_module, run_together, start_module
 from ichseg.bundle import bundle_folder
 from ichseg.errors import IchsegError
 from ichseg.networks import segmenter_settings
-from ichseg.processes import same_in_all_processes
+from ichseg.processes import check_same_files
 from ichseg.synthetic.phantom import prepare_phantom
 
 
@@ -93,22 +93,25 @@ def trained(name: str, processes: int, phantoms: Path, out: Path) -> tuple[dict[
 
 
 TWO_FOLDERS = """
-import os, sys
 import torch.distributed as dist
-from ichseg.processes import same_in_all_processes
+from ichseg.errors import IchsegError
+from ichseg.processes import check_same_files
 dist.init_process_group("gloo")
-rank = dist.get_rank()
-print(rank, same_in_all_processes((1, "a")), same_in_all_processes(None if rank else 3), flush=True)
+check_same_files("out", (1, "a"))
+try:
+    check_same_files("out/checkpoint.pt", None if dist.get_rank() else 3)
+except IchsegError as error:
+    print(error, flush=True)
 dist.destroy_process_group()
 """
 
 
 def test_processes_that_see_different_files_are_told_apart(tmp_path):
     (tmp_path / "two.py").write_text(TWO_FOLDERS)
-    words = ["torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29571", str(tmp_path / "two.py")]
+    words = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(tmp_path / "two.py")]
     done = subprocess.run([sys.executable, "-m", *words], capture_output=True, text=True)
-    assert sorted(done.stdout.split("\n"))[-2:] == ["0 True False", "1 True False"], done.stderr
-    assert same_in_all_processes("alone")
+    assert done.stdout.count("out/checkpoint.pt: not the same for all processes") == 2, done.stderr
+    check_same_files("out", "alone")
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from ichseg.io import write_csv
 from ichseg.networks import segmenter_settings
 from ichseg.presets.fitting import fit_reference, fit_score
 from ichseg.presets.join import join_members
-from ichseg.processes import is_rank_zero, place_and_count, same_in_all_processes
+from ichseg.processes import check_same_files, is_rank_zero, place_and_count
 from ichseg.provenance import Record, file_hash
 from ichseg.training import only_first_process_goes_on, settings_of
 from ichseg.training.same_run import SEVERAL_PROCESSES
@@ -359,8 +359,7 @@ def trained(
     usual = {"precision": config_values(bundle, config).get("precision")}
     record = Record(folder, made_of, ("processes", *ADDED), usual)
     done = record.check(begun) and weights.is_file()
-    if not same_in_all_processes(done):
-        raise IchsegError(f"{folder}: not the same for all processes; they need one output folder that all can read")
+    check_same_files(folder, done)
     if done:
         if record.older and is_rank_zero():  # from now on it says as much
             record.write(complete=True)

@@ -20,7 +20,7 @@ from torch import nn
 from ichseg.errors import IchsegError
 from ichseg.io import atomic_path
 from ichseg.networks import read_checkpoint, save_weights
-from ichseg.processes import is_rank_zero, same_in_all_processes
+from ichseg.processes import check_same_files, is_rank_zero
 from ichseg.provenance import difference
 
 logger = logging.getLogger(__name__)
@@ -146,8 +146,7 @@ class TrainingCheckpoint:
         """Go on where ``checkpoint.pt`` says."""
         path = self.folder / CHECKPOINT
         state = read_checkpoint(path) if path.is_file() else None
-        if not same_in_all_processes(None if state is None else state.get("epoch")):
-            raise IchsegError(f"{path}: not the same for all processes; they need one output folder that all can read")
+        check_same_files(path, None if state is None else state.get("epoch"))
         if state is None:
             return
         if state.get("format") != FORMAT:
