@@ -26,7 +26,7 @@ def imported_late(package: str, modules: Mapping[str, str]) -> Callable[[str], A
     return found
 
 
-_alone = threading.Lock()
+_one_at_a_time = threading.Lock()
 # What MONAI and Ignite import at once, and what only segments never calls -> the names taken from it, if without a
 # check whether it is there.
 UNUSED: dict[str, tuple[str, ...]] = {
@@ -43,7 +43,7 @@ def import_monai() -> None:
     it is missing, and Ignite's ``Checkpoint`` takes a ``ZeroRedundancyOptimizer`` for any other; whoever imports a part
     afterwards gets it. Other threads must not import one meanwhile.
     """
-    with _alone:
+    with _one_at_a_time:
         absent = {name: _stand_in(name, taken) for name, taken in UNUSED.items() if name not in sys.modules}
         if "monai" in sys.modules:
             absent.clear()

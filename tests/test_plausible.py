@@ -7,8 +7,9 @@ import pytest
 import torch
 from monai.data import MetaTensor
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
-from ichseg.anatomy import intracranial_mask, mask_doubts, midline_of, shell_of
+from ichseg.anatomy import intracranial_mask, mask_doubts, midline_of, on_grid, shell_of
 from ichseg.folder.measure_masks import measure_with_doubts
 from ichseg.synthetic.phantom import phantom_scan
 from ichseg.transforms import RemoveShelld
@@ -19,6 +20,20 @@ KINDS = ("EDH", "IPH", "IVH", "SDH")
 def doubts(mask, head, image=None):
     image = (head.image if image is None else image).astype(np.float32)
     return "; ".join(mask_doubts(mask, head.affine, image, head.affine, 2, midline_of(image, head.affine, 2)))
+
+
+@pytest.mark.parametrize("turned", [(0, 0, 0), (0.1, -0.3, 0.2)])
+def test_every_place_of_a_grid_gets_its_nearest_voxel(turned):
+    random = np.random.default_rng(0)
+    mask, shape = random.random((12, 15, 6)) > 0.5, (9, 10, 7)
+    affine, grid = np.diag([0.5, 0.6, 5.0, 1.0]), np.diag([0.9, 0.7, 4.0, 1.0])[:, [1, 0, 2, 3]]
+    grid[:3, :3] = Rotation.from_euler("xyz", turned).as_matrix() @ grid[:3, :3]
+    grid[:3, 3] = -0.713, 0.371, -1.317  # no place lies midway
+    expected = np.zeros(shape, bool)
+    for place in np.ndindex(shape):
+        voxel = np.rint(np.linalg.solve(affine, grid @ [*place, 1])[:3]).astype(int)
+        expected[place] = (voxel >= 0).all() and (voxel < mask.shape).all() and mask[tuple(voxel)]
+    assert expected.any() and np.array_equal(on_grid(mask, affine, shape, grid), expected)
 
 
 def brain_of(head):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import nibabel as nib
 import numpy as np
@@ -30,12 +30,13 @@ def given_volume(image: Image, affine: np.ndarray | None) -> Volume:
     """
     if isinstance(image, str | Path):
         return read_volume(image)
-    if isinstance(image, np.ndarray | torch.Tensor) or is_sitk(image):
+    if is_array(image):
         array, affine = given_array(image, affine)
         volume = checked_volume(three_d(array, NAMELESS), given_affine(affine), NAMELESS)
         return replace(volume, flags=(LOST, *volume.flags)) if is_unit(volume.affine) else volume
-    believed, flags = affine_of(image)
-    volume = checked_volume(three_d(np.asanyarray(image.dataobj), NAMELESS), believed, NAMELESS)
+    scan = cast("nib.Nifti1Image", image)
+    believed, flags = affine_of(scan)
+    volume = checked_volume(three_d(np.asanyarray(scan.dataobj), NAMELESS), believed, NAMELESS)
     return replace(volume, flags=(*flags, *volume.flags))
 
 

@@ -135,10 +135,11 @@ def _peaks(values: np.ndarray) -> list[float]:
 
 
 def prominent_peaks(heights: np.ndarray) -> list[tuple[int, float]]:
-    """Place and prominence of each peak of a curve: how far it stands above the higher of the two lows beside it.
+    """Place and prominence of each peak of a curve, as ``scipy.signal.find_peaks`` gives them.
 
-    As ``scipy.signal.find_peaks``: a plateau counts as its middle, the ends of the curve are no peaks, and a low is
-    looked for up to where the curve is higher than the peak. SciPy's takes half a second to import.
+    SciPy's takes half a second to import, which is more than reading a scan. The prominence is the height above the
+    higher of two minima, one on each side, each searched up to where the curve exceeds the peak. The middle of a
+    plateau is its place; the ends of the curve are no peaks.
     """
     starts = np.flatnonzero(np.diff(heights, prepend=np.nan))
     lasts = np.append(starts[1:], len(heights)) - 1

@@ -22,9 +22,9 @@ LENGTH = ("epochs", "patience", "val_interval")
 # ... and what only starts or records it; the last five are of MONAI's tracking.
 AROUND = ("finalize", "imports", "initialize", "overrides_check", "run", "experiment_name", "is_not_rank0", "run_name",
           "save_execute_config", "tracking_uri")  # fmt: skip
-# Parts that do not count: scans in memory, of which there are hashes, and these themselves ...
-HASHED = ("data", "scans")
+# Parts that do not count: the answer itself, scans in memory, of which there are hashes ...
 OF_ITSELF = "made_of"
+HASHED = ("data", "scans")
 # ... and handlers that only watch.
 WATCHING = ("EpochBar", "EpochHistory", "MLFlowHandler", "PrintMetrics", "ProgressBar", "StatsHandler",
             "TensorBoardImageHandler", "TensorBoardStatsHandler", "ValidationHandler")  # fmt: skip
