@@ -102,6 +102,7 @@ class FolderRunner:
             parquet_package(self.output_dir)  # before the work, not after it
         never_stop_printing()
         return_freed_memory()
+        return_small_blocks()  # of imports and of reading the weights
         try:
             if self.journal is None:
                 self._run()
