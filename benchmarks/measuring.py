@@ -29,6 +29,7 @@ def machine(device: torch.device) -> dict[str, Any]:
         "cores": cores(),
         "subnormals_flushed": bool(torch.tensor(1e-30) * 1e-10 == 0),
         "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        **({"tf32_convolutions": torch.backends.cudnn.allow_tf32} if device.type == "cuda" else {}),
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
@@ -101,10 +102,12 @@ def require(*modules: str) -> None:
 def commit() -> str:
     """Commit of the checkout the benchmark stands in."""
     here = Path(__file__).parent
-    found = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True, check=False
-    )
-    return found.stdout.strip() or "unknown"
+    try:
+        words = ["git", "rev-parse", "--short", "HEAD"]
+        found = subprocess.run(words, cwd=here, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:  # no git
+        found = ""
+    return found or os.environ.get("COMMIT", "unknown")
 
 
 def kib_of(process: int) -> int:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import difflib
 import inspect
+import logging
 import re
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +21,7 @@ from ichseg.errors import INTERRUPTED, USAGE, IchsegError, chain, first_cause, i
 from ichseg.logs import hush_monai
 from ichseg.overrides import check_kind, check_nested, check_numbers, check_value
 
+logger = logging.getLogger(__name__)
 # What ``monai.bundle run`` itself takes.
 RUN_ARGUMENTS = ("run_id", "init_id", "final_id", "meta_file", "config_file", "logging_file", "tracking", "args_file",
                  "workflow_type", "workflow_name", "workflow", "bundle_root", "help")  # fmt: skip
@@ -52,13 +54,19 @@ def weight_file(weights: str | Path | None = None, bundle_root: str | Path = "."
 
     Args:
         weights: the ones asked for; None: ``models/model.pt`` of the bundle.
-        bundle_root: the bundle; where it has no such file, such as in another working directory, the model shipped with
-            ichseg is taken.
+        bundle_root: the bundle; where it has no such file, such as in another working directory, the bundle is taken
+            whose config is run, and else the model shipped with ichseg.
     """
     if weights is not None:
         return Path(weights)
-    own = Path(bundle_root) / "models" / "model.pt"
-    return own if own.is_file() else bundle_folder("ich_segmentation") / "models" / "model.pt"
+    run = _folder_of_run()
+    for folder in (Path(bundle_root), *([] if run is None else [run.parent])):
+        if (own := folder / "models" / "model.pt").is_file():
+            return own
+    shipped = bundle_folder("ich_segmentation") / "models" / "model.pt"
+    if run is not None:
+        logger.warning("%s: no models/model.pt there; the model shipped with ichseg is used", run.resolve().parent)
+    return shipped
 
 
 def config_file(bundle: str, config: str) -> Path:
@@ -241,14 +249,25 @@ def guard_bundle_run(bundle: str, config: str, words: Sequence[str] | None = Non
 
 def surrounding_config() -> dict[str, Any]:
     """The config that this is called from, with what was laid over it; empty if called from elsewhere."""
+    for caller in _callers():
+        if type(caller).__name__ == "ConfigParser" and isinstance(config := vars(caller).get("config"), dict):
+            return dict(config)
+    return {}
+
+
+def _folder_of_run() -> Path | None:
+    """The folder of the config that a workflow of MONAI runs, if this is called from one."""
+    return next((Path(own["config_root_path"]) for own in map(vars, _callers()) if "config_root_path" in own), None)
+
+
+def _callers() -> Iterator[Any]:
+    """The objects whose methods have led here, nearest first."""
     frame = inspect.currentframe()
     while frame is not None:
         owner = frame.f_locals.get("self")
-        config = getattr(owner, "config", None)
-        if type(owner).__name__ == "ConfigParser" and isinstance(config, dict):
-            return dict(config)
+        if hasattr(owner, "__dict__"):
+            yield owner
         frame = frame.f_back
-    return {}
 
 
 def _check_content(file: Path, content: Mapping[str, Any]) -> None:
@@ -263,7 +282,8 @@ def _check_content(file: Path, content: Mapping[str, Any]) -> None:
     known = {key for other in file.parent.glob("*.yaml") for key in _values(other)}
     for key in content:
         near = difflib.get_close_matches(key, own, 1, 0.8) if key not in known else []
-        if near and near[0] not in key:  # "my_threshold" and "thresholds" may be a user's own
+        # "my_threshold" and "thresholds" may be a user's own, and so is what other values refer to.
+        if near and near[0] not in key and not re.search(rf"@{re.escape(key)}\b", repr(content)):
             raise IchsegError(f"{key}: not a key of {file}; did you mean {near[0]}?")
     for key, value in content.items():
         if key in own:

@@ -8,13 +8,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from conftest import classifier_file
 from experiment_data import data  # noqa: F401
 
 from ichseg.cli import main
-from ichseg.comparison import FIGURES, MASKS, Bench, methods
+from ichseg.comparison import FIGURES, MASKS, Bench, Scans, methods
 from ichseg.comparison.bench import BACKBONE, masked_patients
-from ichseg.defaults import METHODS
+from ichseg.data import load_datalist
+from ichseg.defaults import METHODS, PAPER_PAIR
+from ichseg.experiments import Study
+from ichseg.io import read_mask
 from ichseg.networks.lite_unet import imagenet_file
 from ichseg.presets import Plan
 
@@ -131,6 +135,31 @@ def test_rivals_see_what_the_given_classifier_saw(data, tmp_path):  # noqa: F811
         seen[strip] = Bench(plan, 64, 1, given={BACKBONE: file}).slices["train"][0]
     assert seen[True].shape == seen[False].shape and bool((seen[True] <= seen[False]).all())
     assert 0 < (seen[True] > 0).sum() < 0.9 * (seen[False] > 0).sum()
+
+
+def test_masks_are_made_of_the_slices_that_the_gate_lets_pass(data, tmp_path):  # noqa: F811
+    plan = Plan(data / "data" / "datalist.json", tmp_path)
+    given = {name: classifier_file(tmp_path / f"{name}.pt", name, 64, window_width=100) for name in PAPER_PAIR}
+    scans = Scans(plan.datalist, "4")
+    labels = {s["case"]: s["slice_labels"] for s in load_datalist(scans.datalist, scans.folds)}
+    for gating, passing in (
+        ({"gate_by": "label"}, lambda label: label),
+        ({"gate_by": "both", "gate": 0}, lambda label: label),
+        ({"gate_by": "prediction", "gate": 0}, lambda label: 1),
+        ({"gate_by": "prediction", "gate": 1.01}, lambda label: 0),
+    ):
+        bench = Bench(plan, 64, 1, given=given, gating=gating)
+        folder = bench.masked(tmp_path / f"{gating}", lambda images: torch.ones(len(images), 64, 64), scans)
+        for case, expected in labels.items():
+            mask = read_mask(folder / f"{case}_pseudo.nii.gz")[0]
+            assert mask.any(axis=(0, 1)).tolist() == [bool(passing(label)) for label in expected], gating
+
+
+def test_a_study_gates_its_rivals_as_its_own_masks(data, tmp_path):  # noqa: F811
+    datalist = data / "data" / "datalist.json"
+    assert Study(datalist, tmp_path).gating == {"gate": 0.5, "gate_rule": "mean", "gate_by": "prediction"}
+    assert Study(datalist, tmp_path, settings=["gate_by=label"]).gating["gate_by"] == "label"
+    assert Bench(Plan(datalist, tmp_path), 64, 1).gating == {"gate_by": "label"}
 
 
 def test_implants_are_measured_apart(compared, data):  # noqa: F811

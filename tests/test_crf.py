@@ -15,7 +15,7 @@ from subnormals import Subnormals
 
 from ichseg.crf import DenseCRF
 from ichseg.crf.axis import AxisProduct, gaussian_matrix
-from ichseg.crf.filters import SpatialFilter
+from ichseg.crf.filters import SpatialFilter, squared_distances
 from ichseg.crf.grid import GridBilateralFilter, PixelGrid
 
 
@@ -474,3 +474,9 @@ def test_what_was_made_goes_with_the_last_reference():
         assert reference() is None
     finally:
         gc.enable()
+
+
+def test_squared_distances_of_a_gpu_are_those_of_a_cpu():
+    generator = torch.Generator().manual_seed(0)
+    some, others = (torch.rand(2, count, 3, generator=generator, dtype=torch.float64) for count in (5, 7))
+    torch.testing.assert_close(squared_distances(some, others), torch.cdist(some, others).square())

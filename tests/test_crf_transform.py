@@ -30,6 +30,7 @@ def test_crf_from_the_score_behind_the_mask():
     with pytest.raises(ValueError, match="unary must be one of label, score"):
         DenseCRF(unary="both")
     assert torch.equal(DenseCRF(unary="score", iterations=0)(mask, image, score), mask)
+    assert torch.equal(DenseCRF(iterations=0)(1.5 * score, image), 1.5 * score)  # maps that are swept, not refined
 
 
 def test_crf_follows_edges_and_takes_probabilities():

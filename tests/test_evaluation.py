@@ -15,6 +15,7 @@ from ichseg.cli import main
 from ichseg.data import load_datalist
 from ichseg.errors import IchsegError
 from ichseg.evaluation import COLUMNS, Tally, evaluate_masks, evaluate_slices, surface_agreement, true_scans
+from ichseg.evaluation.volume_agreement import write_agreement
 from ichseg.io import read_mask, write_volume
 from ichseg.metrics import Calibration, limits_of_agreement
 
@@ -254,6 +255,13 @@ def test_a_true_probability_is_calibrated():
     assert calibration.error(skip=0) < 0.01
     calibration.update(p, rng.random(p.shape) < p**3)  # too sure
     assert calibration.error() > 0.05
+
+
+def test_agreement_tells_empty_scans_from_those_of_unknown_size(tmp_path):
+    rows = [(5.0, 4.0), (0.0, 0.0), (float("nan"), float("nan")), (2.0, 2.5)]
+    write_agreement(tmp_path, [{"true_ml": true, "predicted_ml": found} for true, found in rows])
+    told = json.loads((tmp_path / "agreement.json").read_text())
+    assert (told["scans"], told["left_out_empty"], told["left_out_unknown_size"]) == (2, 1, 1)
 
 
 def test_agreement_and_calibration_of_masks(masks):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
+import nibabel as nib
 import numpy as np
 import pytest
 import yaml
@@ -19,6 +21,7 @@ from ichseg.data import load_datalist
 from ichseg.defaults import METHODS
 from ichseg.errors import IchsegError
 from ichseg.experiments import DIFFERENCES, ROWS, TABLE4, THRESHOLDS, Counts, Row, Study, differences, published
+from ichseg.experiments.counting import rule_of
 from ichseg.experiments.rivals import RIVALS
 from ichseg.io import read_mask
 
@@ -173,6 +176,21 @@ def test_a_row_is_what_the_pseudo_mask_bundle_makes_with_its_switches(study, dat
         )
     assert float(line["foreground_iou"]) == pytest.approx(hit / union) and hit > 0
     assert float(line["background_iou"]) == pytest.approx(missing / (total - hit))
+
+
+def test_the_axes_that_a_true_mask_is_stored_with_do_not_matter(data, tmp_path, monkeypatch):
+    scan = next(
+        s for s in Study(data / "data" / "datalist.json", tmp_path).scans("real") if read_mask(s.label)[0].any()
+    )
+    truth, affine = read_mask(scan.label)
+    turn = np.diag([-1.0, 1, 1, 1])
+    turn[0, 3] = len(truth) - 1
+    nib.save(nib.Nifti1Image(truth[::-1].astype(np.uint8), affine @ turn), tmp_path / "turned.nii.gz")
+    monkeypatch.setattr("ichseg.experiments.counting.hu_rule", lambda hounsfield, spacing: hounsfield > 20)
+    here, turned = (rule_of(replace(scan, label=label)) for label in (scan.label, str(tmp_path / "turned.nii.gz")))
+    assert here.true[:, 0].sum() > 0
+    for name, value in vars(here).items():
+        np.testing.assert_array_equal(value, vars(turned)[name], name)
 
 
 def test_gates_and_probabilities_follow_scans_stored_upside_down(study, data):

@@ -272,6 +272,22 @@ def test_subtypes_are_told_apart_and_maps_explain_any(tmp_path):
         SwinSettings("swin_nano", 96, [[40, 80]], head="five")
 
 
+def _turned_upside_down(folder, scans):
+    """Store the true masks with their slices in the other order; only the slices with hemorrhage are annotated."""
+    told = json.loads((folder / "datalist.json").read_text())
+    by_name = {
+        entry["label"]: entry for part in told.values() if isinstance(part, list) for entry in part if "label" in entry
+    }
+    for scan in scans:
+        truth, affine = read_mask(scan["label"])
+        entry = next(value for name, value in by_name.items() if scan["label"].endswith(name))
+        entry["label_slices"] = np.flatnonzero((truth > 0).any(axis=(0, 1))).tolist()
+        turn = np.eye(4)
+        turn[2, 2], turn[2, 3] = -1, truth.shape[2] - 1
+        nibabel.save(nibabel.Nifti1Image(truth[..., ::-1].astype(np.uint8), affine @ turn), scan["label"])
+    (folder / "datalist.json").write_text(json.dumps(told))
+
+
 def test_thresholds_are_all_tried(tmp_path):
     """On maps whose best threshold is known; slices that are not annotated and scans without a mask do not choose."""
     prepare_phantom(tmp_path / "data", scans=6, seed=1, size=48, slices=6)
@@ -300,6 +316,8 @@ def test_thresholds_are_all_tried(tmp_path):
     run_bundle("hgi_sam", "threshold.yaml", {"dataset_dir": str(tmp_path / "data"), "scores": str(scores), "folds": [0],
                                              "output_dir": str(tmp_path / "chosen")})  # fmt: skip
     assert (tmp_path / "chosen" / "threshold.csv").is_file()
+    _turned_upside_down(tmp_path / "data", scans)
+    assert best_threshold(scores, tmp_path / "data" / "datalist.json", output=table) == best
     next(scores.iterdir()).unlink()
     with pytest.raises(IchsegError, match="make maps with save_scores"):
         best_threshold(scores, tmp_path / "data" / "datalist.json")

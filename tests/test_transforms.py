@@ -170,6 +170,13 @@ def test_slice_dataset_keeps_annotated_slices_only(phantoms):
     assert empty and {i for _, i in SliceDataset([claimed], steps, None, "mask", False).index} == set(range(8)) - set(
         empty
     )
+    # ... or taken for background, unless nobody has annotated them,
+    believed = SliceDataset([claimed], steps, None, "mask", False, empty_masks="background")
+    assert len(believed) == 8 and [i for i in range(8) if not believed[i]["label"].any()] == empty
+    some = scan | {"slice_labels": [1] * 8}
+    assert [i for _, i in SliceDataset([some], steps, None, "mask", False, empty_masks="background").index] == [1, 5]
+    with pytest.raises(IchsegError, match="empty_masks must be unknown or background, not 'skip'"):
+        SliceDataset([claimed], steps, None, "mask", False, empty_masks="skip")
     # ... or kept with a mask of -1 all over, and so are positive slices nobody has annotated
     kept = SliceDataset([claimed], steps, None, "mask", False, keep_unmasked=True)
     assert len(kept) == 8 and kept.positive.all()
@@ -452,7 +459,7 @@ def test_gates():
     }
     gated = {by: GateSlicesd("pred", by=by)(item)["pred"].tolist() for by in ("prediction", "label", "both")}
     assert gated["prediction"] == pytest.approx([0.9, 0.2, 0.8])
-    assert gated["label"] == [1, 1, 0] and gated["both"] == pytest.approx([0.9, 0.2, 0])
+    assert gated["label"] == [1, 1, -1] and gated["both"] == pytest.approx([0.9, 0.2, -1])  # below a gate of 0 too
     with pytest.raises(IchsegError, match="needs key 'slice_labels'"):
         GateSlicesd("pred", by="label")({k: v for k, v in item.items() if k != "slice_labels"})
 

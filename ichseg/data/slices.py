@@ -80,6 +80,9 @@ def slab_means(values: torch.Tensor, step_mm: float, slab_mm: float, axis: int) 
     return total / weights.reshape(shape)
 
 
+EMPTY_MASKS = ("unknown", "background")
+
+
 class SliceDataset(Dataset):
     """Every slice of some scans, read once and kept in memory at half precision.
 
@@ -89,11 +92,13 @@ class SliceDataset(Dataset):
             (1, X, Y, Z).
         augment: slice transform applied to every item each time it is drawn; it may add a ``mask``.
         target: ``"slice"`` gives ``label`` as the slice label (int 0 or 1); ``"mask"`` as mask (1, H, W), and
-            leaves out slices that ``label_slices`` of the datalist says are not annotated, and slices labeled
-            positive whose mask is empty.
+            leaves out slices that ``label_slices`` of the datalist says are not annotated, and, unless told otherwise,
+            slices labeled positive whose mask is empty.
         progress: show a progress bar while reading.
         keep_unmasked: with ``"mask"``, keep slices labeled positive whose mask is not known or empty: their ``label``
             is -1 everywhere, see :class:`ichseg.training.WeakSegmentationLoss`.
+        empty_masks: what the empty masks of slices labeled positive are taken for (decision D29): ``"unknown"``, or
+            ``"background"``, which is kept and learned from.
 
     Items: ``image`` (C, H, W) float32, ``label``, ``case``, ``slice_index`` (in stored order).
 
@@ -109,12 +114,15 @@ class SliceDataset(Dataset):
         target: str = "slice",
         progress: bool = True,
         keep_unmasked: bool = False,
+        empty_masks: str = EMPTY_MASKS[0],
     ) -> None:
         if target not in ("slice", "mask"):
             raise IchsegError(f"target must be slice or mask, not '{target}'")
+        if empty_masks not in EMPTY_MASKS:
+            raise IchsegError(f"empty_masks must be {' or '.join(EMPTY_MASKS)}, not '{empty_masks}'")
         if not data:
             raise IchsegError("no scans to train or validate on")
-        self.augment, self.target, self.keep_unmasked = augment, target, keep_unmasked
+        self.augment, self.target, self.keep_unmasked, self.empty_masks = augment, target, keep_unmasked, empty_masks
         images, labels, unmasked = [], [], []
         self.index: list[tuple[str, int]] = []
         for scan in with_progress(data, "reading scans") if progress else data:
@@ -150,8 +158,8 @@ class SliceDataset(Dataset):
             annotated = set(scan.get("label_slices", stored))
             # A slice labeled positive whose mask is empty has hemorrhage nobody knows where: it teaches nothing but
             # to miss. (Pseudo-masks miss some, and a lesion of a few pixels can vanish in resizing.)
-            bleeding = scan.get("slice_labels", [0] * len(image))
-            unmasked = [bool(bleeding[i]) and not (i in annotated and bool(mask[at].any()))
+            bleeding, believed = scan.get("slice_labels", [0] * len(image)), self.empty_masks == "background"
+            unmasked = [bool(bleeding[i]) and not (i in annotated and (believed or bool(mask[at].any())))
                         for at, i in enumerate(stored)]  # fmt: skip
             kept = [at for at, i in enumerate(stored)
                     if (self.keep_unmasked if unmasked[at] else i in annotated)]  # fmt: skip

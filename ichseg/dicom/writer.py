@@ -23,6 +23,7 @@ from ichseg.overrides import object_kinds
 from ichseg.provenance import file_hash
 from ichseg.transforms.base import SingleKeyTransform
 from ichseg.transforms.saver import BEFORE_WRITE
+from ichseg.transforms.volumes import remarks_of
 
 
 class WriteDicomd(SingleKeyTransform):
@@ -98,7 +99,7 @@ class WriteDicomd(SingleKeyTransform):
         if "sr" in self.kinds:
             with _doubted(item, "SR"):
                 measured = item[self.measured_key]
-                doubts = [*getattr(item.get(self.image_key), "meta", {}).get("flags", ()), *item.get("flags", ())]
+                doubts = [*remarks_of(item.get(self.image_key)), *item.get("flags", ())]
                 told = report(measured, stack, sources, origin, segmented, item.get(self.probability_key), doubts)
                 found[_file(name, "sr")] = told
         if "capture" in self.kinds:

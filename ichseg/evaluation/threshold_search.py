@@ -11,7 +11,7 @@ import numpy as np
 
 from ichseg.errors import IchsegError
 from ichseg.evaluation.truth import true_scans
-from ichseg.io import read_mask, read_volume, scan_name, slice_axis
+from ichseg.io import header_affine, read_mask, read_volume, scan_name, slice_axis
 from ichseg.io.lay import laid_on
 from ichseg.io.tables import write_csv
 
@@ -50,9 +50,10 @@ def best_threshold(
         file = Path(scores) / f"{scan_name(scan.image or '')}_score.nii.gz"
         if not file.is_file():
             raise IchsegError(f"{file}: file not found; make maps with save_scores")
-        score = read_volume(file)
-        truth, affine = read_mask(scan.label or "")
-        maps = laid_on(score.array, score.affine, affine, file, scan.label or "")
+        score, (truth, truth_affine) = read_volume(file), read_mask(scan.label or "")
+        affine = header_affine(scan.image or "")  # numbers of annotated slices are those of the scan
+        maps = laid_on(score.array, score.affine, affine, file, scan.image or "")
+        truth = laid_on(truth, truth_affine, affine, scan.label or "", scan.image or "")
         axis = slice_axis(affine)
         maps, truth = np.moveaxis(maps, axis, 0), np.moveaxis(truth > 0, axis, 0)
         for index in range(len(truth)) if scan.slices is None else scan.slices:

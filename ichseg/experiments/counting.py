@@ -17,6 +17,7 @@ from ichseg.evaluation.hu_rule import hu_rule
 from ichseg.evaluation.truth import TrueScan
 from ichseg.experiments.sweep import Counts
 from ichseg.io import atomic_path, read_mask, read_volume, slice_axis, spacing_mm
+from ichseg.io.lay import laid_on
 from ichseg.precision import lower_type
 
 GENERATE = ("ich_pseudo_segmentation", "inference.yaml")
@@ -54,7 +55,7 @@ class Chains:
         stored = np.asarray(image.meta.get("original_affine", image.affine))
         order = slice_labels_in_order(range(image.shape[-1]), stored, np.asarray(image.affine))
         scores = self._scores(image.as_tensor())
-        known = None if scan.label is None else read_mask(scan.label)[0] > 0
+        known = None
         results = {}
         for name in names:
             models, maps, masks, own_grid = self.rows[name]
@@ -65,9 +66,8 @@ class Chains:
             shown = own_grid(one)["pred"]
             score = np.asarray(shown[0])
             axis = slice_axis(np.asarray(shown.affine))
-            truth = np.zeros(score.shape, bool) if known is None else known
-            if truth.shape != score.shape:
-                raise IchsegError(f"case {scan.case}: scan {score.shape} and mask {truth.shape} differ in shape")
+            known = _truth(scan, score.shape, np.asarray(shown.affine)) if known is None else known
+            truth = known
             chosen = list(range(score.shape[axis])) if scan.slices is None else scan.slices
             score, truth = (np.moveaxis(a, axis, 0)[chosen] for a in (score, truth))
             # The bundle turns scans upright; truth and score are in the order the file has.
@@ -94,10 +94,21 @@ def rule_of(scan: TrueScan) -> Counts:
     axis = slice_axis(volume.affine)
     chosen = list(range(volume.array.shape[axis])) if scan.slices is None else scan.slices
     in_plane = [s for i, s in enumerate(spacing_mm(volume.affine)) if i != axis]
-    truth = np.zeros(volume.array.shape, bool) if scan.label is None else read_mask(scan.label)[0] > 0
+    truth = _truth(scan, volume.array.shape, volume.affine)
     hounsfield, truth = (np.moveaxis(a, axis, 0)[chosen] for a in (volume.array, truth))
     mask = np.stack([hu_rule(one, (in_plane[0], in_plane[1])) for one in hounsfield])
     return Counts.of_scan(mask.astype(np.float32), truth, scan.case, fold_of(scan))
+
+
+def _truth(scan: TrueScan, shape: tuple[int, ...], affine: np.ndarray) -> np.ndarray:
+    """The true mask with its axes as those of the scan; nothing where there is none."""
+    if scan.label is None:
+        return np.zeros(shape, bool)
+    truth, own = read_mask(scan.label)
+    truth = laid_on(truth, own, affine, scan.label, str(scan.image)) > 0
+    if truth.shape != shape:
+        raise IchsegError(f"case {scan.case}: scan {shape} and mask {truth.shape} differ in shape")
+    return truth
 
 
 def fold_of(scan: TrueScan) -> int:

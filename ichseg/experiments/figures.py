@@ -72,7 +72,7 @@ def figure7(study: Study) -> str:
     text = (
         "# Figure 7: pseudo-masks per slice\n\nTwo-class mIoU of each slice with true hemorrhage; slices without "
         "hemorrhage have no foreground IoU and are excluded. AffinityNet, EDAM, RCA, and AE are measured on real scans "
-        "only; AE marks slices the classifier takes for positive. The paper shows box plots without numbers.\n\n"
+        "only, in the slices that may get a pseudo-mask of ours. The paper shows box plots without numbers.\n\n"
         + "\n".join(pages)
     )
     save(study, "figure7", ("set", "row", "case", "threshold", "miou"), rows, text)

@@ -60,4 +60,4 @@ def _bench(study: Study) -> Bench:
     plan = Plan(study.datalist, study.output / "rivals", study.train_folds, study.val_folds, study.test_folds,
                 device=study.device, precision=study.precision, progress=study.progress, overrides=budget)  # fmt: skip
     given = {backbone: study.weights(backbone, study.size) for backbone in PAPER_PAIR}
-    return Bench(plan, study.size, study.epochs, study.architecture, given=given)
+    return Bench(plan, study.size, study.epochs, study.architecture, given=given, gating=study.gating)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ichseg.bundle import parse_settings, run_bundle
+from ichseg.bundle import config_values, parse_settings, run_bundle
 from ichseg.data import check_folds, load_datalist, parse_folds
 from ichseg.data.datalist import images_hash
 from ichseg.defaults import MASK_ARCHITECTURES, PAPER_EPOCHS, PAPER_SIZE, TEST_FOLDS, TRAIN_FOLDS, VAL_FOLDS
@@ -284,6 +284,12 @@ class Study:
             "maps_dir": self.output / "maps",
             **self._values,
         }
+
+    @property
+    def gating(self) -> dict[str, Any]:
+        """The values of the pseudo-mask config that say which slices may get a mask."""
+        known = {**config_values("ich_pseudo_segmentation", "inference.yaml"), **self._values}
+        return {key: known[key] for key in ("gate", "gate_rule", "gate_by")}
 
     def _training(self) -> dict[str, Any]:
         return {

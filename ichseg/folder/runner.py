@@ -32,6 +32,7 @@ from ichseg.metrics import measure_mask
 from ichseg.progress import Progress, never_stop_printing, progress
 from ichseg.provenance import describe, file_hash, network_hash
 from ichseg.transforms.saver import BEFORE_WRITE
+from ichseg.transforms.volumes import remarks_of
 
 logger = logging.getLogger(__name__)
 
@@ -298,10 +299,9 @@ class FolderRunner:
             if isinstance(cause, OSError) and cause.errno in NO_ROOM:
                 raise cause from None
             return self._failure("write" if isinstance(cause, OSError) else "mask", work, error)
-        meta = item["image"].meta
-        flags = [*meta.get("flags", []), *item.get("flags", [])]
+        flags = [*remarks_of(item["image"]), *item.get("flags", [])]
         flags += map(kept_aside, moved)
-        said = [*flags, *(f"{NOTE}{note}" for note in meta.get("notes", []))]
+        said = [*flags, *(f"{NOTE}{note}" for note in remarks_of(item["image"], "notes"))]
         scored = {name: item[name] for name in SCORES if name in item}
         return {"status": "flagged" if flags else "ok", **scored, **measured, "message": "; ".join(said)}
 

@@ -12,8 +12,15 @@ from torch.utils.data import Dataset
 from ichseg.errors import NO_ROOM, NotAScan, ScanError, chain, first_cause, one_line
 from ichseg.folder.journal import kept_aside
 from ichseg.folder.ondisk import Items
+from ichseg.io import scan_name
 from ichseg.io.geometry import SLABS, TILTED
 from ichseg.io.urls import DICOM
+from ichseg.transforms.volumes import joined_remarks, remarks_of
+
+
+def _named(entry: dict[str, Any]) -> dict[str, Any]:
+    """An entry with a name for its outputs: that of its file, unless it has one."""
+    return entry if "case" in entry or "image" not in entry else {"case": scan_name(str(entry["image"])), **entry}
 
 
 class ScanDataset(Dataset):
@@ -22,12 +29,12 @@ class ScanDataset(Dataset):
     What is no scan at all, such as a scout, becomes ``{"skipped": reason}``.
 
     Args:
-        data: data dictionaries with ``image``.
+        data: data dictionaries with ``image``, a file; its name without ending is the ``case``, if there is none.
         transform: the preprocessing.
     """
 
     def __init__(self, data: Sequence[dict[str, Any]], transform: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-        self.data: Sequence[dict[str, Any]] = data if isinstance(data, Items) else list(data)
+        self.data: Sequence[dict[str, Any]] = data if isinstance(data, Items) else [_named(entry) for entry in data]
         self.transform = transform
         self.make_way: Callable[[Path], str | None] | None = None  # see :meth:`ichseg.folder.Journal.make_way`
 
@@ -61,7 +68,8 @@ class ScanDataset(Dataset):
         item = self.transform(item)
         for value in item.values():
             if isinstance(value, MetaTensor):
-                flags = [flag for flag in value.meta.get("flags", []) if flag != TILTED]
-                notes = [*value.meta.get("notes", []), *known["notes"]]
-                value.meta.update({SLABS: known[SLABS], "flags": [*doubts, *flags], "notes": notes})
+                flags = [flag for flag in remarks_of(value) if flag != TILTED]
+                notes = [*remarks_of(value, "notes"), *known["notes"]]
+                remarks = {"flags": joined_remarks([*doubts, *flags]), "notes": joined_remarks(notes)}
+                value.meta.update({SLABS: known[SLABS], **remarks})
         return item

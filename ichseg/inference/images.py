@@ -16,6 +16,7 @@ from ichseg.errors import ScanError
 from ichseg.io import Volume, checked_volume, read_volume
 from ichseg.io.geometry import LOST, believed_affine, is_unit, usable
 from ichseg.io.volume import NAMELESS
+from ichseg.transforms.volumes import in_ras, joined_remarks
 
 # A SimpleITK image is one too; the package is imported only where one is given.
 Image = str | Path | nib.Nifti1Image | np.ndarray | torch.Tensor
@@ -45,6 +46,7 @@ def given_array(image: Any, affine: np.ndarray | None) -> tuple[np.ndarray, np.n
     if is_sitk(image):
         return from_sitk(image)
     if isinstance(image, torch.Tensor):
+        image = in_ras(image)
         affine = np.asarray(image.affine) if isinstance(image, MetaTensor) and affine is None else affine
         tensor = image.detach().cpu()
         image = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
@@ -140,6 +142,6 @@ def as_tensor(volume: Volume) -> MetaTensor:
         MetaKeys.SPATIAL_SHAPE: np.asarray(volume.array.shape),
         MetaKeys.ORIGINAL_AFFINE: volume.affine.copy(),
         MetaKeys.ORIGINAL_CHANNEL_DIM: float("nan"),
-        "flags": list(volume.flags),
+        "flags": joined_remarks(volume.flags),
     }
     return MetaTensor(array, affine=torch.as_tensor(volume.affine), meta=meta)

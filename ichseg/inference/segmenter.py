@@ -20,6 +20,7 @@ from ichseg.io.volume import NAMELESS
 from ichseg.networks import segmenter_settings
 from ichseg.overrides import check_numbers, check_value
 from ichseg.transforms.mask import HemorrhageMaskd
+from ichseg.transforms.volumes import like
 
 BUNDLE = "ich_segmentation"
 # Keys of its config that say what is read and written; here that is up to the caller.
@@ -123,7 +124,7 @@ def segment(
 
     Returns:
         the mask in the shape and geometry of the scan: a nibabel image for files and nibabel images, a SimpleITK image
-        for one of those, an array for arrays, a tensor for tensors; the path if ``output`` is given.
+        for one of those, an array for arrays, a tensor with the meta data for tensors; the path if ``output`` is given.
 
     Raises:
         ScanError: the scan cannot be used; one line that says why.
@@ -140,7 +141,7 @@ def segment(
     if isinstance(image, np.ndarray):
         return mask.reshape(image.shape)
     if isinstance(image, torch.Tensor):
-        return torch.from_numpy(mask).reshape(image.shape)
+        return like(torch.from_numpy(mask).reshape(image.shape), image)
     if is_sitk(image):
         return sitk_like(mask, image)
     if isinstance(image, str | Path):

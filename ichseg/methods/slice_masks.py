@@ -49,7 +49,7 @@ class SliceMasksd(SingleKeyTransform, ThreadUnsafe):
             image = item[key]
             slices = plain(image)[0].movedim(-1, 0)[:, None].float()
             masks = torch.zeros(slices[:, 0].shape, dtype=torch.uint8)
-            chosen = torch.as_tensor(item[self.probability_key]).flatten() >= self.gate
+            chosen = torch.as_tensor(item[self.probability_key]).flatten().cpu() >= self.gate
             places = chosen.nonzero()[:, 0]
             for some in places.split(self.batch_size) if len(places) else ():
                 masks[some] = self.maker(slices[some]).cpu().to(torch.uint8)

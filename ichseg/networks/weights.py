@@ -107,7 +107,7 @@ def save_weights(path: str | Path, state: Mapping[str, torch.Tensor], settings: 
         state: of the network.
         settings: :class:`ichseg.networks.SegmenterSettings`, :class:`ichseg.networks.ClassifierSettings` or a mapping.
     """
-    content = OrderedDict(state)
+    content = OrderedDict((key, value.detach().cpu()) for key, value in state.items())  # readable without a GPU
     values = settings if isinstance(settings, Mapping) else dataclasses.asdict(settings)
     content._metadata = {**getattr(state, "_metadata", {}), SETTINGS: {**values}}  # type: ignore[attr-defined]
     with atomic_path(path) as temporary:

@@ -38,11 +38,13 @@ class GraphedInferer(PrecisionInferer):
         if self.shape is None:
             self.shape = inputs.shape
             # Recording runs the network a few times: its statistics and random numbers are those of before.
-            before, random = {k: v.clone() for k, v in network.state_dict().items()}, torch.cuda.get_rng_state()
-            with self.lowered(inputs.device.type, cache_enabled=False):  # casts of weights belong into the graph
+            device = inputs.device
+            before, random = {k: v.clone() for k, v in network.state_dict().items()}, torch.cuda.get_rng_state(device)
+            # Casts of weights belong into the graph, and the stream that is recorded to the network's GPU.
+            with torch.cuda.device(device), self.lowered(device.type, cache_enabled=False):
                 torch.cuda.make_graphed_callables(network, (inputs.clone(),), allow_unused_input=True)
             network.load_state_dict(before)
-            torch.cuda.set_rng_state(random)
+            torch.cuda.set_rng_state(random, device)
             logger.info("training with CUDA graphs")
         if inputs.shape != self.shape:
             return super().__call__(inputs, lambda x: type(network).forward(network, x))  # as it was before

@@ -36,7 +36,7 @@ class EpochHistory:
     def __init__(self, folder: str | Path, evaluator: Engine, optimizer) -> None:
         self.path = Path(folder) / "history.csv"
         self.evaluator, self.optimizer = evaluator, optimizer
-        self.losses: list[float] = []
+        self.losses: list[torch.Tensor] = []
         self.started = 0.0
         self.board: SummaryWriter | None = None
 
@@ -49,14 +49,16 @@ class EpochHistory:
         self.losses, self.started = [], time.perf_counter()
 
     def _iteration(self, engine: Engine) -> None:
-        self.losses.append(float(torch.as_tensor(cast(dict, engine.state.output)["loss"]).detach()))
+        # A copy, for graphs write the next loss to the same place; read once per epoch, for reading waits for a GPU.
+        self.losses.append(torch.as_tensor(cast(dict, engine.state.output)["loss"]).detach().clone())
 
     def _write(self, engine: Engine) -> None:
+        losses = torch.stack(self.losses).tolist() if self.losses else []
         row = {
             "epoch": engine.state.epoch,
             "seconds": round(time.perf_counter() - self.started, 1),
             "learning_rate": self.optimizer.param_groups[0]["lr"],
-            "train_loss": round(sum(self.losses) / max(len(self.losses), 1), 5),
+            "train_loss": round(sum(losses) / max(len(losses), 1), 5),
             **{name: round(float(value), 5) for name, value in sorted(self.evaluator.state.metrics.items())},
         }
         if not is_rank_zero():

@@ -10,7 +10,7 @@ from monai.transforms import Transform
 from ichseg.anatomy.cupping import cupping
 from ichseg.io import USUAL_STEP_MM, spacing_mm
 from ichseg.transforms.base import BACKENDS, DictionaryTransform
-from ichseg.transforms.volumes import like, plain, volume_slice_axis
+from ichseg.transforms.volumes import like, plain, tensor_of, volume_slice_axis
 
 
 class RemoveCupping(Transform):
@@ -33,7 +33,7 @@ class RemoveCupping(Transform):
 
     def __call__(self, volume: torch.Tensor) -> torch.Tensor:
         if not self.enabled:
-            return volume
+            return tensor_of(volume)
         axis, values = volume_slice_axis(volume), plain(volume)
         if len(values) != 1:
             raise ValueError(f"expected a volume (1, X, Y, Z) in HU, not shape {tuple(values.shape)}")

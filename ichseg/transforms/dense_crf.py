@@ -101,7 +101,7 @@ class RefineWithCRF(Transform):
             raise ValueError("unary 'score' needs a one-channel mask and the score map it was thresholded from")
         if self.unary == "score" and score is not None and score.shape != mask.shape:
             raise ValueError(f"score {tuple(score.shape)} must have the shape of the mask, {tuple(mask.shape)}")
-        if mask.numel() == 0:
+        if mask.numel() == 0 or (self.crf.iterations == 0 and self.argmax and len(mask) == 1):
             return mask
         if not bool((mask >= -ROUNDING).all() and (mask <= 1 + ROUNDING).all()):
             raise ValueError(
@@ -113,8 +113,6 @@ class RefineWithCRF(Transform):
                 f"the {len(mask)} channels sum to up to {float(plain(mask).sum(dim=0).amax()):g}, but must sum to 1 "
                 "(softmax); for overlapping classes (sigmoid), refine one channel at a time"
             )
-        if self.crf.iterations == 0 and self.argmax and len(mask) == 1:
-            return mask
         whole = self.dimensions == 3 and image.ndim == 4
         axis = volume_slice_axis(image) if image.ndim == 4 else None
 

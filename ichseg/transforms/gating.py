@@ -15,7 +15,7 @@ from ichseg.anatomy import intracranial_mask
 from ichseg.data.slices import slice_labels_in_order
 from ichseg.errors import IchsegError
 from ichseg.transforms.base import BACKENDS, DictionaryTransform
-from ichseg.transforms.volumes import like, plain, volume_slice_axis, windowed_hounsfield
+from ichseg.transforms.volumes import like, plain, tensor_of, volume_slice_axis, windowed_hounsfield
 
 GATES = ("prediction", "label", "both")
 
@@ -27,7 +27,8 @@ class GateSlicesd(MapTransform):
         keys: probabilities (slices,) of hemorrhage, in the order of the volume; NaN where they are unknown.
         labels_key: slice labels of the datalist, in stored order; needed unless ``by`` is ``"prediction"``.
         image_key: the volume.
-        by: ``"prediction"`` (the paper), ``"label"`` (1 or 0 by the label), ``"both"`` (0 where the label is 0).
+        by: ``"prediction"`` (the paper), ``"label"`` (1 where the label is 1), ``"both"``. By the last two, slices
+            labeled 0 get -1, which no gate lets pass.
         allow_missing_keys: leave out probabilities that are not there.
     """
 
@@ -48,7 +49,7 @@ class GateSlicesd(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         item = dict(data)
-        if self.by == "prediction":
+        if self.by == "prediction" or not any(True for _ in self.key_iterator(item)):
             return item
         image = item[self.image_key]
         if not isinstance(image, MetaTensor):
@@ -61,7 +62,8 @@ class GateSlicesd(MapTransform):
         )
         for key in self.key_iterator(item):
             probabilities = torch.as_tensor(item[key])
-            item[key] = (labels if self.by == "label" else torch.where(labels > 0, probabilities, 0)).to(probabilities)
+            passing = torch.ones_like(probabilities) if self.by == "label" else probabilities
+            item[key] = torch.where(labels.to(passing.device) > 0, passing, -1)
         return item
 
 
@@ -81,7 +83,7 @@ class KeepIntracranial(Transform):
     def __call__(self, mask: torch.Tensor, image: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         """Mask (C, X, Y, Z) and windowed scan (1, X, Y, Z) in [0, 1] -> mask; or (C, H, W) and (1, H, W)."""
         if not self.enabled:
-            return mask
+            return tensor_of(mask)
         if image.ndim == 3 and len(image) == 1:
             inside = intracranial_mask(windowed_hounsfield(image, self.level, self.width))
             return like(plain(mask) * torch.from_numpy(inside).to(plain(mask)), mask)

@@ -46,12 +46,17 @@ class HeadCrop(InvertibleTransform):
         Args:
             volume: what is cut; HU, or a mask.
             image: (1, X, Y, Z) in HU, in which the head is looked for; ``volume`` itself if None.
+
+        Raises:
+            ValueError: the two are not on one grid.
         """
         axis, before = volume_slice_axis(volume), tuple(volume.shape[1:])
         mode = self.mode or (
             "nearest" if image is not None and image is not volume and is_label(volume) else "bilinear"
         )
         where = volume if image is None else image
+        if tuple(where.shape[1:]) != before:
+            raise ValueError(f"volume {before} and image {tuple(where.shape[1:])} must be on one grid")
         affine = np.asarray(volume.affine, dtype=float) if isinstance(volume, MetaTensor) else np.eye(4)
         lengths = np.delete(np.linalg.norm(affine[:3, :3], axis=0), axis)
         box = head_box(plain(where)[0].movedim(axis, 0).cpu().numpy(), (float(lengths[0]), float(lengths[1])))

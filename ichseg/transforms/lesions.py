@@ -22,7 +22,9 @@ from ichseg.transforms.volumes import (
     checked_mask,
     like,
     plain,
+    remarks_of,
     slabs_of,
+    tensor_of,
     volume_slice_axis,
     windowed_hounsfield,
 )
@@ -52,13 +54,13 @@ class RemoveSmallLesions(Transform):
 
     def __call__(self, mask: torch.Tensor) -> torch.Tensor:
         if not self.min_volume_ml:
-            return mask
+            return tensor_of(mask)
         axis, values = volume_slice_axis(mask), checked_mask(plain(mask))
         affine = affine_of(mask, "a volume in mL", self.spacing)
         array = values[0].cpu().numpy()
         removed = (array != 0) & ~without_small_lesions(array, affine, self.min_volume_ml, axis, slabs_of(mask))
         if not removed.any():
-            return mask
+            return tensor_of(mask)
         return like(values.masked_fill(torch.from_numpy(removed)[None].to(values.device), 0), mask)
 
 
@@ -86,14 +88,14 @@ class FillSmallHoles(Transform):
 
     def __call__(self, mask: torch.Tensor) -> torch.Tensor:
         if not self.max_area_mm2:
-            return mask
+            return tensor_of(mask)
         axis, values = volume_slice_axis(mask), checked_mask(plain(mask))
         affine = affine_of(mask, "an area in mm²", self.spacing)
         array = values[0].cpu().numpy()
         marked = array > 0
         holes = without_small_holes(array, affine, self.max_area_mm2, axis) & ~marked
         if not holes.any():
-            return mask
+            return tensor_of(mask)
         codes, filled = array[marked], array.copy(order="K")
         if (codes == codes[0]).all():
             filled[holes] = codes[0]
@@ -152,7 +154,7 @@ class MeasureHemorrhaged(SingleKeyTransform):
                 plane = midline_of(*where)
                 item["flags"] = [*item.get("flags", ()), *mask_doubts(voxels, affine, *where, plane)]
                 item[MIDLINE] = plane
-                if set(SIDE_UNKNOWN) & set(image.meta.get("flags", ())):
+                if set(SIDE_UNKNOWN) & set(remarks_of(image)):
                     plane = item[MIDLINE] = None
             item[self.output_key] = measure_mask(voxels, affine, axis, plane, slabs_of(mask))
         return item

@@ -50,6 +50,8 @@ class RandImplantHemorrhaged(RandomizableTransform, MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         item = dict(data)
         image = item[self.image_key]
+        if len(image) != 1:
+            raise ValueError(f"key '{self.image_key}': expected one channel, not shape {tuple(image.shape)}")
         self.randomize(None)
         seed = int(self.R.randint(2**31))
         if self.lookalike_prob and self.R.uniform() < self.lookalike_prob:

@@ -16,6 +16,7 @@ from monai.utils.enums import MetaKeys, SpaceKeys, TraceKeys
 from ichseg.errors import ScanError
 from ichseg.io import SIZE_LIMIT, read_mask, read_volume, slice_axis
 from ichseg.transforms.same_grid import CheckSameGridd
+from ichseg.transforms.volumes import in_ras, joined_remarks
 
 
 class HeadCTReader(ImageReader):
@@ -57,8 +58,8 @@ class HeadCTReader(ImageReader):
             MetaKeys.SPACE: SpaceKeys.RAS,
             MetaKeys.SPATIAL_SHAPE: np.asarray(array.shape),
             MetaKeys.ORIGINAL_CHANNEL_DIM: float("nan"),
-            "flags": list(flags),
-            "notes": list(notes),
+            "flags": joined_remarks(flags),
+            "notes": joined_remarks(notes),
         }
         return array, meta
 
@@ -83,7 +84,8 @@ class SlicesLastd(Orientationd):
     def __call__(self, data: Any, lazy: bool | None = None) -> Any:
         item = dict(data)
         for key in self.key_iterator(item):
-            affine = np.asarray(item[key].affine)
+            item[key] = in_ras(item[key])
+            affine = np.asarray(item[key].peek_pending_affine())
             world = int(np.argmax(np.abs(affine[:3, slice_axis(affine)])))
             item[key] = self.of_world_axis[world](item[key], lazy=self.lazy if lazy is None else lazy)
         return item

@@ -35,8 +35,8 @@ class CheckSameGridd(MapTransform):
         self.reference = reference
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        scan: MetaTensor = data[self.reference]
         for key in self.key_iterator(dict(data)):
+            scan: MetaTensor = data[self.reference]
             mask: MetaTensor = data[key]
             shape, wanted = tuple(mask.shape[1:]), tuple(scan.shape[1:])
             if not same_grid(shape, np.asarray(mask.affine), wanted, np.asarray(scan.affine)):

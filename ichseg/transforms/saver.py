@@ -11,9 +11,11 @@ from monai.config import KeysCollection
 from monai.transforms import SaveImaged
 
 from ichseg.errors import ScanError
-from ichseg.io import scan_name, write_like
+from ichseg.io import header_affine, same_grid, scan_name, write_like
 from ichseg.io.folder import ROOT, subfolder
+from ichseg.io.lay import has_lost
 from ichseg.transforms.base import BACKENDS
+from ichseg.transforms.volumes import plain
 
 BEFORE_WRITE = "before_write"  # a key of the data dictionary
 
@@ -67,10 +69,20 @@ class SaveImageMaskd(SaveImaged):
                 raise ScanError(f"key '{key}': the scan of the mask is unknown (no 'filename_or_obj')")
             folder = self.output_dir / subfolder(source, item.get(ROOT, self.root))
             path = folder / f"{scan_name(source)}_{self.postfix}.nii.gz"
-            values = np.asarray(item[key][0])
+            self._check_place(item[key], key, source)
+            values = plain(item[key])[0].cpu().numpy()
             if self.dtype.kind in "ui" and values.dtype.kind == "f":
                 values = np.rint(values)
             item.get(BEFORE_WRITE, bool)(path)
             write_like(path, values.astype(self.dtype, copy=False), source)
             item["saved"] = [*item.get("saved", ()), path]
         return item
+
+    def _check_place(self, mask: Any, key: Hashable, source: str) -> None:
+        """Refuse a mask that says it lies elsewhere than the file: its voxels would be written to the wrong places."""
+        own = np.asarray(getattr(mask, "affine", np.eye(4)), dtype=float)
+        if has_lost(own):
+            return
+        shape, wanted = tuple(mask.shape[1:]), header_affine(source)
+        if not has_lost(wanted) and not same_grid(shape, own, shape, wanted):
+            raise ScanError(f"key '{key}': not on the grid of {source} (its affine differs); Invertd brings it back")

@@ -135,10 +135,10 @@ class ShallowFeatureCAM(Transform, ThreadUnsafe):
         content = (
             None
             if self.cache_dir is None
-            else hashlib.sha256(repr(slices.shape).encode() + slices.numpy().tobytes()).hexdigest()
+            else hashlib.sha256(repr(slices.shape).encode() + slices.cpu().numpy().tobytes()).hexdigest()
         )
         known = torch.full((len(slices),), torch.nan) if probabilities is None else torch.as_tensor(probabilities)
-        known = known.flatten().clone()
+        known = known.detach().flatten().clone().cpu()
         if len(known) != len(slices):
             raise ValueError(f"{len(slices)} slices need the same number of probabilities, not {len(known)}")
         bank = MemoryBank()
@@ -326,8 +326,8 @@ class ShallowFeatureCAMd(
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         item = dict(data)
-        (known,) = self.companion_values(item)
         for key in self.key_iterator(item):
+            (known,) = self.companion_values(item)
             maps, item[f"{key}_probability"] = self.transform(item[key], known)
             item |= {f"{key}_cam_{number}": volume for number, volume in enumerate(maps, start=1)}
         return item

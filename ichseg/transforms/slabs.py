@@ -10,7 +10,7 @@ from monai.transforms import Transform
 from ichseg.data.slices import slab_means
 from ichseg.io import spacing_mm
 from ichseg.transforms.base import BACKENDS, DictionaryTransform
-from ichseg.transforms.volumes import like, plain, volume_slice_axis
+from ichseg.transforms.volumes import like, plain, tensor_of, volume_slice_axis
 
 # Slices that are thicker than this share of the slab stay as they are.
 THICK_ENOUGH = 0.7
@@ -39,7 +39,7 @@ class AverageSlabs(Transform):
 
     def __call__(self, volume: torch.Tensor) -> torch.Tensor:
         if not self.slab_mm or not isinstance(volume, MetaTensor):
-            return volume
+            return tensor_of(volume)
         axis = 1 + volume_slice_axis(volume)
         step = float(spacing_mm(np.asarray(volume.affine))[axis - 1])
         count = volume.shape[axis]

@@ -47,9 +47,9 @@ class SaveSliceProbabilityd(SingleKeyTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         item = dict(data)
-        meta, affine = item[self.image_key].meta, np.asarray(item[self.image_key].affine)
-        source = meta.get("filename_or_obj")
         for key in self.key_iterator(item):
+            meta, affine = item[self.image_key].meta, np.asarray(item[self.image_key].affine)
+            source = meta.get("filename_or_obj")
             if source is None:
                 raise ScanError(f"key '{key}': the scan of the slices is unknown (no 'filename_or_obj')")
             shown = [float(value) for value in item[key]]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
 
 import numpy as np
 import torch
 from monai.data import MetaTensor
+from monai.utils.enums import MetaKeys, SpaceKeys
 
 from ichseg.io import slice_axis
 from ichseg.io.geometry import SLABS, axis_along, is_unit
@@ -80,12 +81,44 @@ def plain(volume: torch.Tensor | np.ndarray) -> torch.Tensor:
     return volume
 
 
+def tensor_of(volume: torch.Tensor | np.ndarray) -> torch.Tensor:
+    """A tensor as it is, with its meta data; of a NumPy array, its tensor."""
+    return volume if isinstance(volume, torch.Tensor) else plain(volume)
+
+
+def in_ras(volume: Any) -> Any:
+    """A MetaTensor whose affine leads to the left, back and head (LPS), as some readers give it, with that to RAS."""
+    if not isinstance(volume, MetaTensor) or volume.meta.get(MetaKeys.SPACE) != SpaceKeys.LPS:
+        return volume
+    turned = cast(MetaTensor, like(volume.as_tensor(), volume))
+    turn = torch.diag(torch.tensor([-1.0, -1.0, 1.0, 1.0], dtype=torch.float64))
+    for name in (MetaKeys.AFFINE, MetaKeys.ORIGINAL_AFFINE):
+        if name in turned.meta:
+            turned.meta[name] = turn @ torch.as_tensor(turned.meta[name], dtype=torch.float64)
+    turned.meta[MetaKeys.SPACE] = SpaceKeys.RAS
+    return turned
+
+
+def joined_remarks(remarks: Iterable[str]) -> str:
+    """Flags or notes as one text for meta data: lists of different lengths cannot be put into a batch."""
+    return "\n".join(remarks)
+
+
+def remarks_of(volume: Any, name: str = "flags") -> list[str]:
+    """The flags or notes in a volume's meta data."""
+    told = getattr(volume, "meta", {}).get(name) or ()
+    return told.split("\n") if isinstance(told, str) else list(told)
+
+
 def like(values: torch.Tensor, reference: torch.Tensor | np.ndarray) -> torch.Tensor:
     """Values with the reference's meta data; only its direction is right where sizes differ."""
     if not isinstance(reference, MetaTensor):
         return values
+    made = MetaTensor(values)
     # Copies: what happens to the result must not change the trace of the volume it came from.
-    return MetaTensor(values, meta=dict(reference.meta), applied_operations=list(reference.applied_operations))
+    made.meta, made.applied_operations = dict(reference.meta), list(reference.applied_operations)
+    made.is_batch = reference.is_batch
+    return made
 
 
 def affine_of(volume: Any, what: str, spacing: tuple[float, ...] | None = None) -> np.ndarray:

@@ -13,7 +13,7 @@ from monai.transforms import ScaleIntensityRange, Transform
 
 from ichseg.defaults import ROUNDING
 from ichseg.transforms.base import BACKENDS, DictionaryTransform
-from ichseg.transforms.volumes import like, plain
+from ichseg.transforms.volumes import like, plain, tensor_of
 
 LOWEST_TOP, CLIP_TOLERANCE, LEAST_BONE = 60.0, 1.0, 0.02  # HU, HU, and share of all voxels at the upper end
 OVERSHOOT = 2.0  # a picture of 255 gray levels is not as dark, if it has fractions of them
@@ -159,13 +159,13 @@ class RestoreBone(Transform):
         """Any shape in HU -> the same."""
         values = plain(image)
         if not self.enabled or not values.numel():
-            return image
+            return tensor_of(image)
         highest = float(values.max())
         if not LOWEST_TOP <= highest < self.top:
-            return image
+            return tensor_of(image)
         clipped = values >= highest - CLIP_TOLERANCE
         if float(clipped.float().mean()) < LEAST_BONE:
-            return image
+            return tensor_of(image)
         return like(torch.where(clipped, torch.as_tensor(self.top, dtype=values.dtype), values), image)
 
 

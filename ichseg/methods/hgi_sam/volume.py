@@ -79,7 +79,7 @@ class AttentionMapsd(SingleKeyTransform, ThreadUnsafe):
             for start in range(0, len(positive), self.batch_size):
                 some = positive[start : start + self.batch_size]
                 brain = torch.from_numpy(np.stack([self._brain(hounsfield[index]) for index in some]))
-                maps[some] = self._maps(slices[some].to(self.device), brain.to(self.device)).cpu()
+                maps[some] = self._maps(slices[some].to(self.device), brain.to(self.device)).to(maps.device)
             item[self.output_key] = like(maps.movedim(0, axis)[None], image)
         return item
 
