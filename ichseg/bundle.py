@@ -19,7 +19,7 @@ import yaml
 
 from ichseg.errors import INTERRUPTED, USAGE, IchsegError, chain, first_cause, is_set_up, one_line
 from ichseg.logs import hush_monai
-from ichseg.overrides import check_kind, check_nested, check_numbers, check_value
+from ichseg.overrides import check_kind, check_nested, check_numbers, check_text, check_value
 
 logger = logging.getLogger(__name__)
 # What ``monai.bundle run`` itself takes.
@@ -336,6 +336,7 @@ def _check_words(file: Path, given: dict[str, str]) -> None:
             taken = "reads this as text" if text == "null" else "takes this for not given"
             raise IchsegError(f"--{key} {text}: MONAI {taken}; write '{NONE}' in single quotes")
         if key in values and key not in RUN_ARGUMENTS:
+            check_text(f"--{key}", text)  # before YAML takes what follows a blank and '#' for a comment
             try:
                 value = _yaml_value(text)
             except yaml.YAMLError:

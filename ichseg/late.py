@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
 from typing import Any
+
+from ichseg.errors import INTERRUPTED
 
 
 def imported_late(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
@@ -44,7 +49,7 @@ def import_monai() -> None:
     it is missing, and Ignite's ``Checkpoint`` takes a ``ZeroRedundancyOptimizer`` for any other; whoever imports a part
     afterwards gets it. Other threads must not import one meanwhile.
     """
-    with _one_at_a_time:
+    with _one_at_a_time, _ended_at_once():
         absent = {name: _stand_in(name, taken) for name, taken in UNUSED.items() if name not in sys.modules}
         if "monai" in sys.modules:
             absent.clear()
@@ -54,6 +59,25 @@ def import_monai() -> None:
         finally:
             for name in absent:
                 del sys.modules[name]
+
+
+@contextmanager
+def _ended_at_once() -> Iterator[None]:
+    """Ctrl-C ends the process: libraries that are being imported pass an exception on as another, or not at all."""
+    usual = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or usual is not signal.default_int_handler:
+        yield
+        return
+
+    def end(*_: Any) -> None:
+        os.write(2, b"ichseg: interrupted; rerun the same command to resume\n")
+        os._exit(INTERRUPTED)
+
+    signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
 
 
 def _stand_in(name: str, taken: Sequence[str]) -> ModuleType | None:

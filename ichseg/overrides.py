@@ -64,8 +64,18 @@ def check_value(name: str, default: Any, value: Any) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if isinstance(default, int | float) and not isinstance(default, bool) and not number:
         raise IchsegError(f"{name}: expected a number, not '{value}'")
-    if isinstance(value, str) and "#" in value:
-        raise IchsegError(f"{name}: MONAI reads the '#' of '{value}' as '::'; rename it or use an option of 'ichseg'")
+    if isinstance(value, str):
+        check_text(name, value)
+
+
+def check_text(name: str, text: str) -> None:
+    """Text that MONAI leaves as it is, or an expression.
+
+    Raises:
+        IchsegError: MONAI would change it.
+    """
+    if text[:1] not in ("@", "$", "%") and "#" in text:
+        raise IchsegError(f"{name}: MONAI reads the '#' of '{text}' as '::'; rename it or use an option of 'ichseg'")
 
 
 def check_numbers(values: Mapping[str, Any]) -> None:

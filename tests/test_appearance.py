@@ -36,7 +36,7 @@ def test_scans_like_those_of_training_are_near(reference):
     [
         (lambda scan: scan + 25 * (scan < 100), "brain density"),
         (lambda scan: scan + np.random.default_rng(1).normal(0, 18, scan.shape) * (scan < 100), "noise"),
-        (lambda scan: head(amount=35.0), "excess near bone"),
+        (lambda scan: head(amount=35.0), "brain near the skull"),
     ],
 )
 def test_what_is_unlike_them_is_named(reference, change, named):

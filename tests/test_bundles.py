@@ -551,6 +551,7 @@ def test_mistyped_overrides_are_refused(tmp_path, capsys):
         (["--report", "maybe"], "--report: expected true or false, not 'maybe'"),
         (["--size_limit_gib", "high"], "--size_limit_gib: expected a number, not 'high'"),
         (["--output_dir", "a#b"], "--output_dir: MONAI reads the '#' of 'a#b' as '::'"),
+        (["--output_dir", "a #b"], "--output_dir: MONAI reads the '#' of 'a #b' as '::'"),
         (["--threshold", "null"], r"--threshold null: MONAI reads this as text; write '\$None' in single quotes"),
         (["--device_name=None"], r"--device_name None: MONAI takes this for not given; write '\$None'"),
     ):

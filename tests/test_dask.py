@@ -168,20 +168,24 @@ def test_wrong_usage(words, told, scans, tmp_path, capsys, monkeypatch):
     assert told in capsys.readouterr().err
 
 
-def test_nobody_answers(scans, tmp_path, capsys, monkeypatch):
+def test_nobody_answers(scans, tmp_path, capsys, caplog, monkeypatch):
     from ichseg.folder import dask_engine
 
     monkeypatch.setattr(dask_engine, "CONNECT_S", 1.0)
-    monkeypatch.setattr(dask_engine, "run_on_dask", _impatient(dask_engine.run_on_dask))
+    monkeypatch.setattr(dask_engine, "LOOK_S", 0.1)
+    monkeypatch.setattr(dask_engine, "run_on_dask", _impatient(dask_engine.run_on_dask, 1.5))
     words = ["--engine", "dask", "--scheduler", f"tcp://127.0.0.1:{free_port()}"]
-    assert main(["segment", str(scans), str(tmp_path / "out"), *OPTIONS, *words]) == 2
-    assert "no Dask scheduler at tcp://127.0.0.1" in capsys.readouterr().err
+    with caplog.at_level("INFO", logger="ichseg"):
+        assert main(["segment", str(scans), str(tmp_path / "out"), *OPTIONS, *words]) == 2
+    said = capsys.readouterr().err
+    assert "no Dask scheduler at tcp://127.0.0.1" in said
+    assert caplog.text.count("waiting up to 2 s") == 1
     with Journal(tmp_path / "out").opened():
         pass  # the folder is free again
 
 
-def _impatient(run):
-    return lambda *words, **engine: run(*words, **engine, patience_s=0.0)
+def _impatient(run, patience_s=0.0):
+    return lambda *words, **engine: run(*words, **engine, patience_s=patience_s)
 
 
 def test_a_share_that_is_gone_for_a_while(scans, tmp_path):

@@ -88,6 +88,25 @@ def test_even_slices_measure_the_same_with_and_without_slabs(volume):
         measure_mask(mask, affine, 2, slabs_mm=[5.0] * 3)
 
 
+def test_a_series_asked_for_by_number_does_not_replace_another_of_its_folder(tmp_path, volume):
+    both, alone = tmp_path / "in" / "both", tmp_path / "in" / "alone"
+    save_series(both, volume, series="1.1", SeriesNumber=1, ConvolutionKernel="soft", study="5.1")
+    save_series(both / "more", volume, series="1.2", SeriesNumber=2, ConvolutionKernel="bone", study="5.1")
+    for path in (both / "more").iterdir():
+        path.rename(both / f"more_{path.name}")
+    save_series(alone, volume, series="2.7", SeriesNumber=7, study="5.2")
+
+    def names(series):
+        found = list_series([tmp_path / "in"], str(tmp_path / "in"), tmp_path / "out", series)
+        return {entry["case"]: entry["dicom"]["notes"] for entry in found if "dicom" in entry}
+
+    assert names("best") == {"both": ["series 1; also in this folder: 2"], "alone": []}
+    assert names("2") == {"both_series2": ["series 2; also in this folder: 1"]} and list(names("7")) == ["alone"]
+    assert sorted(names("all")) == ["alone", "both_series1", "both_series2"]
+    with pytest.raises(IchsegError, match=r"--series 3: no series has .*; found: 1, 2, 7"):
+        names("3")
+
+
 def test_missing_and_copied_slices_are_named(tmp_path, volume):
     paths = save_series(tmp_path / "a", volume, shuffle=False)
     paths[3].unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
 
@@ -29,7 +30,9 @@ def test_a_folder(phantoms, tmp_path, capsys):
                  "--set", "size=64", "--json"]) == 0  # fmt: skip
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (found["scans"], found["sample"], found["failed"], found["machines"]) == (4, 4, 1, 2)
-    assert 0 < found["low"] <= found["machine_hours"] <= found["high"]
+    assert (
+        0 < found["low"] <= found["machine_hours"] <= found["high"] and found["start_s"] > 0.1 and found["spread_s"] > 0
+    )
     assert found["hours"] == pytest.approx(found["machine_hours"] / 2, abs=1e-4)
     assert found["cost"] == pytest.approx(3 * found["machine_hours"], abs=1e-3)
     assert found["output_mib_per_scan"] > 0 and sorted(p.name for p in scans.iterdir())[0] == "broken.nii.gz"
@@ -52,6 +55,19 @@ def test_settings_reach_the_run_as_they_were_given(phantoms, monkeypatch, capsys
     assert main(["estimate", str(phantoms / "images"), "--precision", "fp32", *words]) == 2
     assert "enough seen" in capsys.readouterr().err
     assert (seen[0]["dicom_objects"], seen[0]["threshold"], seen[0]["precision"]) == (None, 0.4, "bf16")
+
+
+def test_bad_files_do_not_spoil_what_is_known_of_the_others(phantoms, tmp_path, capsys):
+    """One scan that works, a copy of it that is refused, and broken files, the first of which is tried first."""
+    scan = next((phantoms / "images").glob("*.nii.gz")).read_bytes()
+    (tmp_path / "a.nii.gz").write_bytes(scan)
+    (tmp_path / "a.nii").write_bytes(gzip.decompress(scan))
+    for number in range(3):
+        (tmp_path / f"broken_{number}.nii.gz").write_bytes(b"no scan" * len(scan))
+    found = estimate(tmp_path, {"device_name": "cpu", "size": 64}, sample=5, imported_s=100)
+    assert (found["sample"], found["failed"]) == (5, 4) and found["spread_s"] is None and found["start_s"] >= 100
+    assert "standard deviation" not in estimate_text(found)
+    assert capsys.readouterr().out.count("broken_1.nii.gz") == 1
 
 
 def test_what_cannot_be_estimated(tmp_path):

@@ -213,3 +213,18 @@ def test_find_scans_leaves_out_hidden_files_and_own_outputs(tmp_path):
         find_scans(tmp_path / "absent")
     with pytest.raises(IchsegError, match=r"no \.nii"):
         find_scans(tmp_path / "sub", exclude=None) if (tmp_path / "sub" / "b.nii").unlink() is None else None
+
+
+def test_folders_that_cannot_be_written_to_are_named(tmp_path, monkeypatch):
+    from ichseg.io.folder import check_output_folder
+
+    check_output_folder(tmp_path)
+    monkeypatch.setattr("ichseg.io.folder.os.access", lambda *_: False)  # nobody refuses root
+    with pytest.raises(IchsegError, match=r"cannot be written to \(permission denied\)"):
+        check_output_folder(tmp_path)
+
+
+def test_a_named_file_of_another_format_is_told_as_in_a_folder(tmp_path):
+    (tmp_path / "a.nrrd").write_bytes(b"NRRD0004")
+    with pytest.raises(IchsegError, match=r"not a .nii or .nii.gz file but NRRD: convert to NIfTI first"):
+        find_scans(tmp_path / "a.nrrd")

@@ -45,6 +45,31 @@ def test_what_is_there_already_stays():
     assert told.strip() == "['scipy.signal']"
 
 
+def test_an_interruption_while_importing_ends_with_one_line():
+    code = ("import os, signal, time, ichseg.late as late\n"
+            "with late._ended_at_once():\n    os.kill(os.getpid(), signal.SIGINT); time.sleep(5)")  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr == "ichseg: interrupted; rerun the same command to resume\n"
+    in_new_process("import signal, ichseg.late as late; late.import_monai();"
+                   "assert signal.getsignal(signal.SIGINT) is signal.default_int_handler")  # fmt: skip
+
+
+def test_an_interruption_that_a_library_wraps_is_one(monkeypatch, capsys):
+    from ichseg import cli
+    from ichseg.cli import status
+
+    def run(args):
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as error:
+            raise RuntimeError("cannot be resolved") from error
+
+    monkeypatch.setattr(status, "run", run)
+    assert cli.main(["status", "x"]) == 130
+    assert capsys.readouterr().err == "ichseg: interrupted; rerun the same command to resume\n"
+
+
 def test_a_second_thread_waits_for_the_first():
     in_new_process(
         "import threading, ichseg.late as late; failed = [];\n"

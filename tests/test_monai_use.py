@@ -1,4 +1,4 @@
-"""Our transforms, data sets and bundles in the hands of MONAI: batches, readers of its own, other folders, lazy steps."""
+"""Our transforms, data sets and bundles in the hands of MONAI: batches, its readers, other folders, lazy steps."""
 
 from __future__ import annotations
 

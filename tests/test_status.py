@@ -129,7 +129,10 @@ def test_parts_of_a_folder(tmp_path, capsys):
     assert main(["merge", str(tmp_path)]) == 1
     told = capsys.readouterr()
     assert "3 ok" in told.out
-    assert "part 2/3 is not started" in told.err and "part 3/3 is interrupted; 1 of its scans are missing" in told.err
+    assert (
+        "part 2/3 has not been started" in told.err
+        and "part 3/3 is interrupted; 1 of its scans are missing" in told.err
+    )
     assert [part.name for part in read_status(tmp_path)] == ["1/3", "2/3", "3/3"], "the joined table is no run"
     with Journal(tmp_path).opened({}) as whole:
         pass

@@ -224,3 +224,21 @@ def test_what_was_not_measured_is_said(tmp_path):
     fake.checkpoint.attach(trainer)
     with pytest.raises(IchsegError, match="score was not measured after epoch 1: set val_interval to 1"):
         trainer.run([0], max_epochs=1)
+
+
+def test_in_a_log_the_bar_is_a_line_now_and_then(monkeypatch, caplog):
+    from ignite.engine import Engine
+
+    from ichseg.training import EpochBar, history
+
+    def lines(seconds):
+        monkeypatch.setattr(history, "LINE_SECONDS", seconds)
+        engine = Engine(lambda *_: None)
+        EpochBar().attach(engine)
+        caplog.clear()
+        with caplog.at_level("INFO", logger="ichseg"):
+            engine.run(range(2), max_epochs=2)
+        return [record.getMessage() for record in caplog.records]
+
+    assert lines(60.0) == []
+    assert lines(-1.0) == [f"epoch {epoch} of 2: {batch} of 2 batches" for epoch in (1, 2) for batch in (1, 2)]

@@ -14,12 +14,14 @@ from ichseg.anatomy.cupping import brain_depth
 NAMES: dict[str, Callable[[float], str]] = {
     "brain density": "{:.0f} HU".format,
     "noise": "{:.1f} HU".format,
-    "grain": "{:.2f}".format,  # correlation of the noise in neighboring pixels
+    "coarseness of the noise": "{:.2f}".format,  # correlation between neighboring pixels
     "bright tissue": "{:.0f} HU above the median".format,
     "dark tissue": "{:.0f} HU below the median".format,
-    "excess near bone": "{:.0f} HU".format,
+    "brain near the skull": lambda excess: (
+        f"{abs(excess):.0f} HU {'darker' if excess < 0 else 'brighter'} than deep brain"
+    ),
     # Measured as its square root: between young and old brains the share itself differs tenfold.
-    "share of fluid": lambda root: f"{root * root:.0%}",
+    "share of fluid in the brain": lambda root: f"{root * root:.0%}",
 }
 DEEP_MM, NEAR_MM = 10.0, (3.0, 6.0)
 FLUID_HU, SMOOTH_MM = 15.0, 1.7

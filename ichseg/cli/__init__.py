@@ -13,9 +13,10 @@ import sys
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 
 from ichseg.cli.options import Parser
-from ichseg.errors import INTERRUPTED, NO_ROOM, USAGE, first_cause, is_set_up, one_line
+from ichseg.errors import INTERRUPTED, NO_ROOM, USAGE, chain, first_cause, is_set_up, one_line
 from ichseg.progress import never_stop_printing
 from ichseg.version import __version__
 
@@ -69,28 +70,44 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     never_stop_printing()
-    args = build_parser().parse_args(arguments)
-    _quiet(args.debug)
+    try:
+        args = build_parser().parse_args(arguments)
+        _quiet(args.debug)
+    except KeyboardInterrupt:
+        return _interrupted()
     try:
         return args.run(args)
     except KeyboardInterrupt:
-        print("ichseg: interrupted; rerun the same command to resume", file=sys.stderr)
-        return INTERRUPTED
+        return _interrupted()
     except SystemExit as stop:  # a bundle's own exit code
         return int(stop.code or 0)
     except Exception as error:
         if args.debug:
             raise
+        if any(isinstance(link, KeyboardInterrupt) for link in chain(error)):  # in an import that MONAI wraps
+            return _interrupted()
         cause = first_cause(error)
         kinds = (FileExistsError, NotADirectoryError, PermissionError)
         if isinstance(cause, OSError) and (isinstance(cause, kinds) or cause.errno in NO_ROOM):
-            where = "" if cause.filename is None else f"{cause.filename}: "
+            where = "" if cause.filename is None else f"{_told(Path(str(cause.filename)))}: "
             print(f"ichseg: error: {where}{cause.strerror}", file=sys.stderr)
             return USAGE
         print(f"ichseg: error: {one_line(error)}", file=sys.stderr)
         if not is_set_up(error):
             print("ichseg: this looks like a bug in ichseg; --debug shows where", file=sys.stderr)
         return USAGE
+
+
+def _interrupted() -> int:
+    print("ichseg: interrupted; rerun the same command to resume", file=sys.stderr)
+    return INTERRUPTED
+
+
+def _told(path: Path) -> Path:
+    """The folder of a file that only this program knows, or the path itself."""
+    from ichseg.io.atomic import TEMPORARY_PREFIX
+
+    return path.parent if path.name.startswith(TEMPORARY_PREFIX) else path
 
 
 def _quiet(debug: bool) -> None:

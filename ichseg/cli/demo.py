@@ -68,7 +68,7 @@ def _phantoms(folder: Path, scans: int, seed: int) -> Path:
 
     datalist = folder / "datalist.json"
     if not datalist.is_file():
-        print(f"creating {scans} phantoms ...")
+        print(f"creating {scans} phantom{'s' * (scans > 1)} ...")
         prepare_phantom(folder, scans, seed, size=192, slices=20, progress=progress)
     count = len(load_datalist(datalist))
     drawn = json.loads(datalist.read_text(encoding="utf-8")).get("seed")

@@ -30,15 +30,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     import logging
+    import time
 
     from ichseg.late import import_monai
 
+    begun = time.perf_counter()
     import_monai()
     from ichseg.bundle import weight_file
     from ichseg.folder.estimate import estimate, estimate_text
     from ichseg.logs import hush_monai, quieter
     from ichseg.networks import segmenter_settings
 
+    imported_s = time.perf_counter() - begun
     hush_monai()
     inputs = [Path(one).absolute() for one in args.input]
     weights = weight_file(args.weights).resolve()
@@ -52,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
         "device_name": args.device,
     }
     with quieter(logging.WARNING, "ichseg.folder.runner", "ichseg.devices"):  # masks and report are thrown away
-        found = estimate(inputs, values, args.sample, args.machines, args.price, config=config, settings=args.set)
+        found = estimate(inputs, values, args.sample, args.machines, args.price, config=config, settings=args.set,
+                         imported_s=imported_s)  # fmt: skip
     print(json.dumps(found) if args.json else estimate_text(found))
     return DONE

@@ -34,6 +34,7 @@ def run(args: argparse.Namespace) -> int:
             results.write_parquet()
         print(f"{results.summary()} -> {results.path}\nreport: {page}")
     for part in unfinished:
+        state = "has not been started" if part.state == NOT_STARTED else f"is {part.state}"
         told = "" if part.state == NOT_STARTED else f"; {part.missing} of its scans are missing" if part.missing else ""
-        print(f"ichseg: {args.output}: part {part.name} is {part.state}{told}", file=sys.stderr)
+        print(f"ichseg: {args.output}: part {part.name} {state}{told}", file=sys.stderr)
     return SOME_FAILED if unfinished or results.count("failed") else DONE

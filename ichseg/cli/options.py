@@ -62,7 +62,7 @@ def training_options(parser: argparse.ArgumentParser) -> None:
         "--workers",
         type=int,
         metavar="N",
-        help="processes that prepare slices, or draw implants in the recommended preset (default: the config's)",
+        help="processes that prepare slices (the recommended preset: that draw implants; default: the config's)",
     )
     run_options(parser)
 

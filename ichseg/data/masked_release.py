@@ -197,7 +197,9 @@ def converted_scan(
         raise IchsegError(f"{mask_file}: shape {mask.shape} differs from the scan's {volume.array.shape}")
     unknown = sorted(set(np.unique(mask).tolist()) - {0, *codes})
     if unknown:
-        raise IchsegError(f"{mask_file}: unknown mask codes {unknown}; {release} has 0 to {max(codes)}")
+        raise IchsegError(
+            f"{mask_file}: unknown mask codes {unknown}; those of {release} are {', '.join(map(str, (0, *codes)))}"
+        )
     offset = lost_intercept(volume.array)
     if offset:
         warn(f"{image_file}: no rescale intercept in the file; subtracted {offset} from every voxel")

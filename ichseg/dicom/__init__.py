@@ -1,7 +1,7 @@
 """DICOM: series of head CT as scans, and results as DICOM objects. Needs ``pip install "ichseg[dicom]"``."""
 
 from ichseg.dicom.choice import ALL, BEST, choose
-from ichseg.dicom.extra import dicom_package, has_dicom
+from ichseg.dicom.extra import dicom_package
 from ichseg.dicom.files import Source, find_sources
 from ichseg.dicom.headers import Instance, read_dataset, read_instances
 from ichseg.dicom.listing import SCANS, list_series, stack_of, write_scan

@@ -28,6 +28,12 @@ HEAD = ("HEAD", "BRAIN", "SKULL", "NEURO", "CEREBR", "ENCEPH", "ENCEF", "CRANI",
         "TETE", "TESTA", "CABEZA", "CABECA", "HOOFD", "HUVUD", "HOVED", "HODE", "GLOWA", "HLAVA")  # fmt: skip
 
 
+def series_name(stack: Stack) -> str:
+    """The number of a series, or its identifier where it has none."""
+    number = stack.first.series_number
+    return stack.first.series if number is None else str(number)
+
+
 def choose(found: Sequence[Stack], rule: str = BEST) -> list[Stack]:
     """The same stacks; those that are not to be segmented say why.
 
@@ -43,7 +49,8 @@ def choose(found: Sequence[Stack], rule: str = BEST) -> list[Stack]:
     if rule not in (BEST, ALL):
         chosen = {id(s) for s in found if rule in (s.first.series, str(s.first.series_number))}
         if not chosen:
-            raise IchsegError(f"--series {rule}: no series has this number or SeriesInstanceUID")
+            there = ", ".join(sorted({series_name(s) for s in found})) or "none"
+            raise IchsegError(f"--series {rule}: no series has this number or SeriesInstanceUID; found: {there}")
         return [
             s if id(s) in chosen or s.skip else replace(s, skip=f"not the series asked for ({rule})") for s in found
         ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from typing import Any
 
 from ichseg.errors import IchsegError
@@ -23,8 +22,3 @@ def dicom_package(name: str, purpose: str) -> Any:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         raise IchsegError(f'{purpose} needs {error.name}: pip install "ichseg[dicom]"') from None
-
-
-def has_dicom() -> bool:
-    """True if DICOM can be read."""
-    return importlib.util.find_spec("pydicom") is not None

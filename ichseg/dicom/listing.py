@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ichseg.dicom.choice import BEST, choose
+from ichseg.dicom.choice import ALL, BEST, choose, series_name
 from ichseg.dicom.files import Source, find_sources
 from ichseg.dicom.headers import Instance, read_instances
 from ichseg.dicom.pixels import read_stack
@@ -55,7 +56,7 @@ def list_series(
             broken.append({"case": _relative(source.folder / source.name, root), "image": str(source),
                            "broken": str(error)})  # fmt: skip
     chosen = choose(stacks(found), series)
-    names = _names(chosen, root)
+    names, chosen = _names(chosen, root, series), _with_their_number(chosen)
     folder = output / SCANS
     entries: list[dict[str, Any]] = []
     for stack, name in zip(chosen, names, strict=True):
@@ -117,10 +118,29 @@ def write_scan(item: Mapping[str, Any], before: Callable[[Path], Any] = bool) ->
     return doubts
 
 
-def _names(found: Sequence[Stack], root: str) -> list[str]:
-    """A name for each: its folder; with the number of the series where several share one."""
+def _with_their_number(found: Sequence[Stack]) -> list[Stack]:
+    """Stacks that share a folder with other series say which series they are."""
+    shared: defaultdict[str, set[str]] = defaultdict(set)
+    folders = [str(_common_folder(stack)) for stack in found]
+    for folder, stack in zip(folders, found, strict=True):
+        shared[folder].add(series_name(stack))
+    told = []
+    for folder, stack in zip(folders, found, strict=True):
+        others = ", ".join(sorted(shared[folder] - {series_name(stack)}))
+        note = f"series {series_name(stack)}; also in this folder: {others}"
+        told.append(replace(stack, notes=(*stack.notes, note)) if others and not stack.skip else stack)
+    return told
+
+
+def _names(found: Sequence[Stack], root: str, rule: str) -> list[str]:
+    """A name for each: its folder; with the number of the series where several share one.
+
+    A series that was asked for by its number has it too, so that it does not replace the one that is usually taken.
+    """
     folders = [_relative(_common_folder(stack), root) for stack in found]
     segmented = Counter(folder for folder, stack in zip(folders, found, strict=True) if not stack.skip)
+    if str(rule) not in (BEST, ALL):
+        segmented.update(folder for folder, stack in zip(folders, found, strict=True) if stack.skip)
     taken: set[str] = set()
     names = []
     for folder, stack in zip(folders, found, strict=True):

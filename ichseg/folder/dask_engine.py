@@ -210,7 +210,7 @@ class DaskEngine:
             where = {"scheduler_file": self.scheduler}
         else:
             where = {"address": self.scheduler}
-        until = time.monotonic() + self.patience_s
+        until, told = time.monotonic() + self.patience_s, False
         while True:
             try:
                 client = self._distributed.Client(**where, timeout=CONNECT_S, set_as_default=False)
@@ -218,6 +218,10 @@ class DaskEngine:
             except (OSError, TimeoutError, ValueError) as error:
                 if time.monotonic() > until or isinstance(error, ValueError):
                     raise IchsegError(f"no Dask scheduler at {self.scheduler}: {error}") from None
+                if not told:
+                    wait = f"waiting up to {self.patience_s:.0f} s"
+                    logger.info("no answer from a Dask scheduler at %s; %s", self.scheduler or cluster, wait)
+                told = True
                 time.sleep(LOOK_S)
         if dashboard := client.dashboard_link:
             logger.info("dashboard: %s", dashboard)

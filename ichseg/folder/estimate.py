@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from ichseg.io.urls import DICOM
 
 SURE = 2.0  # standard errors on either side of an estimate
 HOUR, GIB = 3600.0, 2.0**30
+WORKED = ("ok", "flagged")
 
 
 def estimate(
@@ -32,6 +34,7 @@ def estimate(
     bundle: str = "ich_segmentation",
     config: str = "inference.yaml",
     settings: Sequence[str] = (),
+    imported_s: float = 0.0,
 ) -> dict[str, Any]:
     """Segment some scans of a folder into a folder that is thrown away, and reckon what all of them take.
 
@@ -42,6 +45,7 @@ def estimate(
         machines: like this one, that share the work.
         price: of one of them for an hour, in any currency.
         bundle, config: what segments.
+        imported_s: seconds that importing took before, which belong to the startup.
 
     Returns:
         what was measured (``scans``, ``sample``, ``failed``, ``list_s``, ``start_s``, ``scan_s``, ``spread_s``,
@@ -55,7 +59,10 @@ def estimate(
         raise IchsegError("sample and machines must be at least 1, and price must not be negative")
     with tempfile.TemporaryDirectory(prefix="ichseg-estimate-") as folder:
         output, begun = Path(folder), time.perf_counter()
-        given = {**given_values(bundle, config, overrides or {}, settings), "output_dir": output / "first"}
+        given = {
+            **given_values(bundle, config, {"dataset_dir": scans, **(overrides or {})}, settings),
+            "output_dir": output / "first",
+        }
         series = str(given.get("series") or BEST)
         cases = [case for case in list_scans(scans, output, series) if not {"skip", "broken"} & case.keys()]
         if not cases:
@@ -65,24 +72,30 @@ def estimate(
         count = min(sample, len(cases))
         chosen = [cases[order[(2 * place + 1) * len(cases) // (2 * count)]] for place in range(count)]
         first = cases[order[len(cases) // 2]]
-        begun_start = time.perf_counter()
-        _run(bundle, config, given, [first])  # loads the model, and fills caches
-        started = time.perf_counter()
+        for one in (first, *chosen):  # loads the model, and fills caches
+            begun_start = time.perf_counter()
+            with contextlib.redirect_stdout(io.StringIO()):  # what fails is told when it is measured
+                tried, _ = _run(bundle, config, given, [one])
+            started = time.perf_counter()
+            if _done(tried):
+                break
         given["output_dir"] = output / "masks"
-        runner, seconds = _run(bundle, config, given, chosen)
-        done = [row for row in runner.results.rows if row["status"] in ("ok", "flagged")]
+        runner, measured = _run(bundle, config, given, chosen)
+        done = _done(runner)
         if not done:
             raise IchsegError(f"{runner.results.rows[0]['message']}; none of {count} scans could be segmented")
         written = sum(path.stat().st_size for path in (output / "masks").rglob("*") if path.is_file())
-        mean = statistics.fmean(seconds)
-        spread = statistics.stdev(seconds) if len(seconds) > 1 else mean
-        start = max(started - begun_start - mean, 0.0)
+        worked, of_all = [took for took, ok in measured if ok], statistics.fmean(took for took, _ in measured)
+        mean = statistics.fmean(worked)
+        spread = statistics.stdev(worked) if len(worked) > 1 else None
+        start = imported_s + max(started - begun_start - mean, 0.0)
         return {
             "scans": len(cases), "sample": count, "failed": count - len(done), "list_s": round(listed - begun, 2),
-            "start_s": round(start, 1), "scan_s": round(mean, 3), "spread_s": round(spread, 3),
+            "start_s": round(start, 1), "scan_s": round(mean, 3),
+            "spread_s": None if spread is None else round(spread, 3),
             "peak_mib": _peak_mib(), "input_gib": round(sum(sizes) / GIB, 3),
             "output_mib_per_scan": round(written / count / 2**20, 3),
-            **reckoned(len(cases), mean, spread / count**0.5, start, machines, price),
+            **reckoned(len(cases), of_all, (mean if spread is None else spread) / count**0.5, start, machines, price),
             "output_gib": round(written / count * len(cases) / GIB, 3),
         }  # fmt: skip
 
@@ -110,10 +123,11 @@ def reckoned(
 
 def estimate_text(found: Mapping[str, Any]) -> str:
     """The same to read."""
+    spread = "" if found["spread_s"] is None else f" (standard deviation {found['spread_s']:.2f})"
     lines = [
         f"{found['scans']} scans, {found['input_gib']:.2f} GiB, listed in {found['list_s']} s",
         f"{found['sample']} measured, {found['failed']} of them failed",
-        f"a scan takes {found['scan_s']:.2f} s (standard deviation {found['spread_s']:.2f}) and "
+        f"a scan takes {found['scan_s']:.2f} s{spread} and "
         f"{found['output_mib_per_scan']:.2f} MiB of disk, startup {found['start_s']} s, memory "
         f"{found['peak_mib']} MiB",
         f"all scans: {_time(found['machine_hours'])} on one machine like this one "
@@ -126,25 +140,32 @@ def estimate_text(found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _done(runner: FolderRunner) -> list[dict[str, Any]]:
+    return [row for row in runner.results.rows if row["status"] in WORKED]
+
+
 def _run(
     bundle: str, config: str, values: Mapping[str, Any], scans: Sequence[dict[str, Any]]
-) -> tuple[FolderRunner, list[float]]:
-    """A runner that has run, and seconds from one finished scan to the next."""
+) -> tuple[FolderRunner, list[tuple[float, bool]]]:
+    """A runner that has run, and of each scan that it did: seconds since the one before, and whether it worked."""
     runner = configured_runner(bundle, config, values, scans)
-    times: list[float] = []
+    measured: list[tuple[float, bool]] = []
 
     def timed(one: FolderRunner, todo: Sequence[int], take: Callable[[int, Any], None]) -> None:
-        times.append(time.perf_counter())
+        last = time.perf_counter()
 
         def took(number: int, row: Any) -> None:
+            nonlocal last
             take(number, row)
-            times.append(time.perf_counter())
+            now = time.perf_counter()
+            measured.append((now - last, row["status"] in WORKED))
+            last = now
 
         one.do_here(todo, took)
 
     runner.engine, runner.keep_rows = timed, False
     runner.run()
-    return runner, [after - before for before, after in pairwise(times)]
+    return runner, measured
 
 
 def _bytes(case: Mapping[str, Any]) -> int:

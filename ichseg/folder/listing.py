@@ -18,7 +18,7 @@ from ichseg.io import scan_name
 from ichseg.io.copies import copy_of
 from ichseg.io.folder import each_mask, each_scan, is_own_mask
 from ichseg.io.nifti import is_nifti
-from ichseg.io.other_files import other_formats, what_to_do
+from ichseg.io.other_files import has_dicom, other_formats, what_to_do
 from ichseg.io.walk import Unreadable
 from ichseg.progress import progress
 
@@ -77,7 +77,7 @@ def list_scans(folder: Inputs, exclude: str | Path | None = None, series: str = 
             if exclude is not None and Path(exclude).resolve() != one.resolve():
                 listed.set_missing((str(path), OWN) for path in each_mask(one, exclude))
             others = other_formats(one, None if exclude is None else Path(exclude).resolve())
-            if from_dicom:
+            if has_dicom():  # what it holds was looked for
                 others.pop("DICOM", None)
             if others:
                 logger.warning("%s: ignored %s", one, what_to_do(others))
@@ -101,7 +101,7 @@ def _dicom_scans(
     inputs: Sequence[Path], root: str, output: str | Path | None, series: str, unreadable: Unreadable
 ) -> list[dict[str, Any]]:
     """Scans of DICOM series; none where DICOM cannot be read or there is nowhere to put them."""
-    from ichseg.dicom import has_dicom, list_series
+    from ichseg.dicom import list_series
 
     if output is None or not has_dicom():
         return []

@@ -170,8 +170,8 @@ class FolderRunner:
         if not suffix:
             remove_parts(self.output_dir)
         if self.journal is not None and not self.keep_rows and (gone := self.journal.other_cases(self.dataset.data)):
-            logger.info("%s: also contains masks of %d scans that are not in this input, such as %s; not in the table",
-                        self.told_folder or self.output_dir, len(gone), gone[0])  # fmt: skip
+            logger.info("%s: also contains masks of %d other scan%s, such as %s; not in the table",
+                        self.told_folder or self.output_dir, len(gone), "s" * (len(gone) > 1), gone[0])  # fmt: skip
 
     def _is_mine(self, case: Item) -> bool:
         return self.journal is None or self.journal.shard.holds(str(case["case"]))

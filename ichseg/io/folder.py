@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ichseg.errors import IchsegError, ScanError
 from ichseg.io.nifti import SUFFIXES, is_nifti, read_header, scan_name
-from ichseg.io.other_files import other_formats, what_to_do
+from ichseg.io.other_files import other_format, other_formats, what_to_do
 from ichseg.io.volume import OWN_MASK, OWN_SCAN
 from ichseg.io.walk import Unreadable, refuse, walk
 
@@ -44,12 +44,14 @@ def _says(path: Path) -> str:
 
 
 def check_output_folder(path: str | Path) -> None:
-    """Refuse a file's name where a folder for masks is meant.
+    """Refuse a file's name where a folder for masks is meant, and a folder that nothing can be written to.
 
     Raises:
         IchsegError: it is one.
     """
     path = Path(path)
+    if path.is_dir() and not os.access(path, os.W_OK):
+        raise IchsegError(f"{path}: cannot be written to (permission denied)")
     if path.is_file() or (is_nifti(path) and not path.is_dir()):
         raise IchsegError(f"{path}: OUTPUT is a folder that gets one mask per scan; name a folder, not a file "
                           "(for one file: ichseg.segment in Python)")  # fmt: skip
@@ -134,7 +136,10 @@ def each_mask(path: str | Path, exclude: str | Path | None = None) -> Iterator[P
 
 def _named_nifti(path: Path) -> list[Path]:
     if not path.name.lower().endswith(SUFFIXES):
-        raise IchsegError(f"{path}: not a .nii or .nii.gz file")
+        other = other_format(path)
+        raise IchsegError(
+            f"{path}: not a .nii or .nii.gz file{f' but {other}: convert to NIfTI first' if other else ''}"
+        )
     return [path]
 
 

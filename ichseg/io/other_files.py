@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections import Counter
 from pathlib import Path
@@ -41,12 +42,17 @@ def other_picture(path: Path, stored: np.ndarray, affine: np.ndarray) -> str | N
     return None
 
 
+def has_dicom() -> bool:
+    """True if DICOM can be read."""
+    return importlib.util.find_spec("pydicom") is not None
+
+
 def other_formats(folder: Path, exclude: Path | None = None) -> Counter[str]:
     """How many files below a folder are images of formats that are not read here."""
     found: Counter[str] = Counter()
     for here, _, names in walk(folder, exclude, lambda error: None):  # told when scans were looked for
         for name in names:
-            if not is_nifti(name) and (kind := _format(here / name)):
+            if not is_nifti(name) and (kind := other_format(here / name)):
                 found[kind] += 1
     return found
 
@@ -56,12 +62,13 @@ def what_to_do(found: Counter[str]) -> str:
     kinds = " and ".join(f"{count} {kind}" for kind, count in sorted(found.items()))
     files = f"{kinds} file{'s' if sum(found.values()) > 1 else ''}"
     if set(found) == {"DICOM"}:
-        return f'{files}: pip install "ichseg[dicom]" to read them'
-    how = '; for DICOM: pip install "ichseg[dicom]"' if "DICOM" in found else ""
+        return f'{files}: pip install "ichseg[dicom]" to read them' if not has_dicom() else f"{files} without images"
+    how = '; for DICOM: pip install "ichseg[dicom]"' if "DICOM" in found and not has_dicom() else ""
     return f"{files}: convert to NIfTI first{how}"
 
 
-def _format(path: Path) -> str | None:
+def other_format(path: Path) -> str | None:
+    """``DICOM``, ``NRRD``, ...: what images that are not read here are, by their names or first bytes."""
     return OTHER_FORMATS.get(path.suffix.lower()) or ("DICOM" if is_dicom(path) else None)
 
 

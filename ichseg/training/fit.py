@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ignite.handlers import ProgressBar
 from ignite.metrics import Loss
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.handlers import LrScheduleHandler, ValidationHandler
@@ -18,7 +17,7 @@ from ichseg.errors import IchsegError
 from ichseg.networks import read_settings
 from ichseg.provenance import describe, network_hash
 from ichseg.training.checkpoint import MODEL, TrainingCheckpoint
-from ichseg.training.history import EpochHistory
+from ichseg.training.history import EpochBar, EpochHistory
 from ichseg.training.steps import poly_decay
 
 Batch = dict[str, Any]
@@ -100,7 +99,7 @@ def fit(
                                     key_val_metric={"val_loss": watched}, decollate=False)  # fmt: skip
     handlers = [
         LrScheduleHandler(scheduler, print_lr=False),
-        ProgressBar(desc=description or settings.method),
+        EpochBar(desc=description or settings.method),
         ValidationHandler(interval=1, validator=evaluator, epoch_level=True),
         EpochHistory(folder, evaluator, optimizer),
         TrainingCheckpoint(

@@ -17,6 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ichseg.io import write_text
 from ichseg.processes import is_rank_zero
+from ichseg.progress import LINE_SECONDS
 
 logger = logging.getLogger(__name__)
 
@@ -85,11 +86,23 @@ class EpochHistory:
 
 
 class EpochBar(ProgressBar):
-    """Ignite's progress bar, in the first of the processes only."""
+    """Ignite's progress bar on a terminal, now and then a line in a log; in the first of the processes only."""
 
     def attach(self, engine: Engine, *args: Any, **kwargs: Any) -> Any:
         """See ``ignite.handlers.ProgressBar``."""
-        return super().attach(engine, *args, **kwargs) if is_rank_zero() else None
+        if not is_rank_zero():
+            return None
+        if sys.stderr.isatty():
+            return super().attach(engine, *args, **kwargs)
+        self.next = time.monotonic() + LINE_SECONDS
+        return engine.add_event_handler(Events.ITERATION_COMPLETED, self._line)
+
+    def _line(self, engine: Engine) -> None:
+        if time.monotonic() > self.next:
+            self.next = time.monotonic() + LINE_SECONDS
+            length = engine.state.epoch_length or 1
+            done = (engine.state.iteration - 1) % length + 1
+            logger.info("epoch %d of %s: %d of %d batches", engine.state.epoch, engine.state.max_epochs, done, length)
 
 
 class PrintMetrics:

@@ -60,7 +60,7 @@ class ClassActivationMap(Transform, ThreadUnsafe):
         CAMExtractor(network, layers, method, target, **options)  # wrong names are told now, not at the first image
 
     def __call__(self, image: torch.Tensor) -> list[torch.Tensor]:
-        """(C, H, W) or (C, X, Y, Z) -> one (1, ...) map per layer."""
+        """(C, H, W) or (C, X, Y, Z) -> one (1, ...) map per layer, with the affine of the image at any size."""
         by_slice = self.spatial_dims == 2 and image.ndim == 4
         if image.ndim != self.spatial_dims + 1 and not by_slice:
             wanted = "(C, X, Y, Z) or (C, H, W)" if self.spatial_dims == 2 else "(C, X, Y, Z)"

@@ -126,7 +126,8 @@ class ShallowFeatureCAM(Transform, ThreadUnsafe):
                 asked; None asks for all.
 
         Returns:
-            one volume of maps (1, ...) per layer at the layer's own size, and (slices,) the probabilities.
+            one volume of maps (1, ...) per layer at the layer's own size, and (slices,) the probabilities. The maps
+            keep the affine of the scan, on whose grid the steps after them lay them.
         """
         if volume.ndim != 4 or volume.shape[0] != 1:
             raise ValueError(f"expected a scan of shape (1, X, Y, Z), not {tuple(volume.shape)}")
