@@ -288,7 +288,7 @@ def test_masks_without_a_scan_are_told(scans, tmp_path, caplog):
     assert run(scans, out) == 0 and "also contains masks" not in caplog.text
     (scans / "b.nii.gz").unlink()
     assert run(scans, out) == 0
-    assert "also contains masks of 1 scans that are not in this input, such as b;" in caplog.text
+    assert "also contains masks of 1 other scan, such as b;" in caplog.text
     assert (out / "b_ich.nii.gz").is_file() and "b" not in rows(out)
 
 

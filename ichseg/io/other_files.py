@@ -62,7 +62,7 @@ def what_to_do(found: Counter[str]) -> str:
     kinds = " and ".join(f"{count} {kind}" for kind, count in sorted(found.items()))
     files = f"{kinds} file{'s' if sum(found.values()) > 1 else ''}"
     if set(found) == {"DICOM"}:
-        return f'{files}: pip install "ichseg[dicom]" to read them' if not has_dicom() else f"{files} without images"
+        return files if has_dicom() else f'{files}: pip install "ichseg[dicom]" to read them'
     how = '; for DICOM: pip install "ichseg[dicom]"' if "DICOM" in found and not has_dicom() else ""
     return f"{files}: convert to NIfTI first{how}"
 
