@@ -49,21 +49,23 @@ def bundle_folder(name: str) -> Path:
     return folder
 
 
-def weight_file(weights: str | Path | None = None, bundle_root: str | Path = ".") -> Path:
+def weight_file(weights: str | Path | None = None, bundle_root: str | Path | None = None) -> Path:
     """The weights of a run of ``ich_segmentation``.
 
     Args:
         weights: the ones asked for; None: ``models/model.pt`` of the bundle.
-        bundle_root: the bundle; where it has no such file, such as in another working directory, the bundle is taken
-            whose config is run, and else the model shipped with ichseg.
+        bundle_root: of a config; where it has no such file, such as in another working directory, the bundle is taken
+            whose config is run. None, and where there is none either: the model shipped with ichseg.
     """
     if weights is not None:
         return Path(weights)
+    shipped = bundle_folder("ich_segmentation") / "models" / "model.pt"
+    if bundle_root is None:
+        return shipped
     run = _folder_of_run()
     for folder in (Path(bundle_root), *([] if run is None else [run.parent])):
         if (own := folder / "models" / "model.pt").is_file():
             return own
-    shipped = bundle_folder("ich_segmentation") / "models" / "model.pt"
     if run is not None:
         logger.warning("%s: no models/model.pt there; the model shipped with ichseg is used", run.resolve().parent)
     return shipped

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from monai.inferers import SliceInferer
 from monai.transforms import Compose, Spacingd
 
 from ichseg import transforms
-from ichseg.bundle import bundle_folder
+from ichseg.bundle import bundle_folder, weight_file
 from ichseg.data import load_datalist
 from ichseg.errors import ScanError
 from ichseg.folder import ScanDataset
@@ -56,6 +57,24 @@ def test_a_bundle_run_from_elsewhere_uses_its_own_weights(config, tmp_path, monk
     workflow.parser["run"] = ["$@" + key]
     assert workflow._run_expr("run") == [bundle_folder("ich_segmentation") / "models" / "model.pt"]
     assert "the model shipped with ichseg is used" in caplog.text
+
+
+def test_a_model_in_the_current_folder_is_not_taken_for_the_shipped_one(tmp_path, monkeypatch):
+    (tmp_path / "models").mkdir()
+    segmenter_file(tmp_path / "models" / "model.pt", "lite")
+    monkeypatch.chdir(tmp_path)
+
+    class Workflow:
+        """A bundle of another kind, with a transform that calls ``ichseg.segment``."""
+
+        def __init__(self):
+            self.config_root_path = tmp_path / "configs"
+
+        def run(self):
+            return weight_file()
+
+    assert weight_file() == Workflow().run() == bundle_folder("ich_segmentation") / "models" / "model.pt"
+    assert weight_file(None, ".") == Path("models/model.pt")
 
 
 def test_keys_of_a_users_own_may_be_like_the_bundles(scan, tmp_path):
