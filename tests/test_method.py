@@ -33,7 +33,7 @@ def test_one_page_and_the_bundle_give_the_same_masks(phantoms, tmp_path, monkeyp
     # Between two scores: one at a score would hang on how it was rounded.
     ranked = torch.cat(scores).sort().values[2:-2]
     widest = int(ranked.diff().argmax())
-    gate = float(ranked[widest : widest + 2].mean())
+    gate = float(ranked[widest : widest + 2].detach().mean())
     monkeypatch.setattr(method, "GATE", gate)
     values |= {"gate": gate, "device_name": "cpu", "batch_size": 1}
     rows = BundleParts("ich_pseudo_segmentation", "inference.yaml", values)["evaluator"].run()
