@@ -10,6 +10,7 @@ import pytest
 
 from ichseg.cli import main
 from ichseg.errors import IchsegError
+from ichseg.folder import estimate as module
 from ichseg.folder.estimate import estimate, estimate_text, reckoned
 
 
@@ -57,14 +58,17 @@ def test_settings_reach_the_run_as_they_were_given(phantoms, monkeypatch, capsys
     assert (seen[0]["dicom_objects"], seen[0]["threshold"], seen[0]["precision"]) == (None, 0.4, "bf16")
 
 
-def test_bad_files_do_not_spoil_what_is_known_of_the_others(phantoms, tmp_path, capsys):
+def test_bad_files_do_not_spoil_what_is_known_of_the_others(phantoms, tmp_path, capsys, monkeypatch):
     """One scan that works, a copy of it that is refused, and broken files, the first of which is tried first."""
     scan = next((phantoms / "images").glob("*.nii.gz")).read_bytes()
     (tmp_path / "a.nii.gz").write_bytes(scan)
     (tmp_path / "a.nii").write_bytes(gzip.decompress(scan))
     for number in range(3):
         (tmp_path / f"broken_{number}.nii.gz").write_bytes(b"no scan" * len(scan))
+    runs, really = [], module._run
+    monkeypatch.setattr(module, "_run", lambda *given: runs.append([s["case"] for s in given[3]]) or really(*given))
     found = estimate(tmp_path, {"device_name": "cpu", "size": 64}, sample=5, imported_s=100)
+    assert [len(run) for run in runs] == [1, 1, 5] and runs[0] == ["broken_0"] and runs[1] == ["a"]
     assert (found["sample"], found["failed"]) == (5, 4) and found["spread_s"] is None and found["start_s"] >= 100
     assert "standard deviation" not in estimate_text(found)
     assert capsys.readouterr().out.count("broken_1.nii.gz") == 1

@@ -317,7 +317,9 @@ def test_thresholds_are_all_tried(tmp_path):
                                              "output_dir": str(tmp_path / "chosen")})  # fmt: skip
     assert (tmp_path / "chosen" / "threshold.csv").is_file()
     _turned_upside_down(tmp_path / "data", scans)
+    before = table.read_text()
     assert best_threshold(scores, tmp_path / "data" / "datalist.json", output=table) == best
+    assert table.read_text() == before
     next(scores.iterdir()).unlink()
     with pytest.raises(IchsegError, match="make maps with save_scores"):
         best_threshold(scores, tmp_path / "data" / "datalist.json")
