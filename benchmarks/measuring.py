@@ -107,7 +107,7 @@ def commit() -> str:
         found = subprocess.run(words, cwd=here, capture_output=True, text=True, check=False).stdout.strip()
     except OSError:  # no git
         found = ""
-    return found or os.environ.get("COMMIT", "unknown")
+    return found or "unknown"
 
 
 def kib_of(process: int) -> int:

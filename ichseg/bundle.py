@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import yaml
 
-from ichseg.errors import INTERRUPTED, USAGE, IchsegError, chain, first_cause, is_set_up, one_line
+from ichseg.errors import INTERRUPTED, INTERRUPTION, USAGE, IchsegError, chain, first_cause, is_set_up, one_line
 from ichseg.logs import hush_monai
 from ichseg.overrides import check_kind, check_nested, check_numbers, check_text, check_value
 
@@ -349,7 +349,7 @@ def _check_words(file: Path, given: dict[str, str]) -> None:
 def _end(elsewhere: Path | None, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """The hook for errors that nobody caught; ``elsewhere``: the bundle, if the run was started outside of it."""
     if isinstance(error, KeyboardInterrupt):
-        print("interrupted; rerun the same command to resume", file=sys.stderr)
+        print(INTERRUPTION, file=sys.stderr)
         raise SystemExit(INTERRUPTED)
     if is_set_up(error):
         line = one_line(error)

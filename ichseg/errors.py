@@ -8,6 +8,7 @@ import errno
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 # Exit codes of every command, whichever way it was started.
 DONE, SOME_FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+INTERRUPTION = "interrupted; rerun the same command to resume"
 
 
 class IchsegError(Exception):

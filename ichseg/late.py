@@ -12,7 +12,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from ichseg.errors import INTERRUPTED
+from ichseg.errors import INTERRUPTED, INTERRUPTION
 
 
 def imported_late(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
@@ -46,8 +46,8 @@ def import_monai() -> None:
     """Import MONAI without ``UNUSED``, where nothing has imported it yet: in half of the time, and with 100 MiB less.
 
     For commands that only segment. MONAI's own functions that need a part of it, such as ``matshow3d``, then say that
-    it is missing, and Ignite's ``Checkpoint`` takes a ``ZeroRedundancyOptimizer`` for any other; whoever imports a part
-    afterwards gets it. Other threads must not import one meanwhile.
+    it is missing, and Ignite's ``Checkpoint`` takes a ``ZeroRedundancyOptimizer`` for any other; a part can be
+    imported afterwards. Other threads must not import one meanwhile.
     """
     with _one_at_a_time, _ended_at_once():
         absent = {name: _stand_in(name, taken) for name, taken in UNUSED.items() if name not in sys.modules}
@@ -70,7 +70,7 @@ def _ended_at_once() -> Iterator[None]:
         return
 
     def end(*_: Any) -> None:
-        os.write(2, b"ichseg: interrupted; rerun the same command to resume\n")
+        os.write(2, f"ichseg: {INTERRUPTION}\n".encode())
         os._exit(INTERRUPTED)
 
     signal.signal(signal.SIGINT, end)

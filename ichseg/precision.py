@@ -43,14 +43,9 @@ def warn_of_slow_bf16() -> None:
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Everything in fp32 inside the block, whatever was chosen: to see what the choice changes.
-
-    That is without TensorFloat-32, which rounds the inputs of a GPU's convolutions to 10 bits unless it is turned off.
-    """
-    token, rounding = _full.set(True), torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
+    """Everything in fp32 inside the block, whatever was chosen: to see what the choice changes."""
+    token = _full.set(True)
     try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32 = rounding
         _full.reset(token)

@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 
 from ichseg.cli.options import Parser
-from ichseg.errors import INTERRUPTED, NO_ROOM, USAGE, chain, first_cause, is_set_up, one_line
+from ichseg.errors import INTERRUPTED, INTERRUPTION, NO_ROOM, USAGE, chain, first_cause, is_set_up, one_line
 from ichseg.progress import never_stop_printing
 from ichseg.version import __version__
 
@@ -99,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _interrupted() -> int:
-    print("ichseg: interrupted; rerun the same command to resume", file=sys.stderr)
+    print(f"ichseg: {INTERRUPTION}", file=sys.stderr)
     return INTERRUPTED
 
 

@@ -6,6 +6,7 @@ A filter maps values (B, C, *S) to ``sum_j k(i, j) v_j`` with the self term kept
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -77,8 +78,5 @@ class ExactBilateralFilter:
 
 def squared_distances(some: Tensor, all_of_them: Tensor) -> Tensor:
     """(B, M, F) and (B, N, F) features -> (B, M, N)."""
-    squares: Tensor | None = None
-    for one, other in zip(some.unbind(2), all_of_them.unbind(2), strict=True):
-        square = (one[:, :, None] - other[:, None, :]).square_()
-        squares = square if squares is None else squares.add_(square)
-    return squares if squares is not None else some.new_zeros(len(some), some.shape[1], all_of_them.shape[1])
+    pairs = zip(some.unbind(2), all_of_them.unbind(2), strict=True)
+    return reduce(Tensor.add_, ((one[:, :, None] - other[:, None, :]).square_() for one, other in pairs))

@@ -17,6 +17,7 @@ from ichseg.processes import place_and_count
 from ichseg.progress import progress as with_progress
 
 NEIGHBOR_MM = 5.0  # a neighbor is this far away, however thin the slices are
+EMPTY_MASKS = ("unknown", "background")
 
 
 def slice_labels_in_order(labels: Sequence[float], stored_affine: np.ndarray, shown_affine: np.ndarray) -> np.ndarray:
@@ -78,9 +79,6 @@ def slab_means(values: torch.Tensor, step_mm: float, slab_mm: float, axis: int) 
     shape = [1] * values.ndim
     shape[axis] = count
     return total / weights.reshape(shape)
-
-
-EMPTY_MASKS = ("unknown", "background")
 
 
 class SliceDataset(Dataset):

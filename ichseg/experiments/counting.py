@@ -55,7 +55,7 @@ class Chains:
         stored = np.asarray(image.meta.get("original_affine", image.affine))
         order = slice_labels_in_order(range(image.shape[-1]), stored, np.asarray(image.affine))
         scores = self._scores(image.as_tensor())
-        known = None
+        known: np.ndarray | None = None
         results = {}
         for name in names:
             models, maps, masks, own_grid = self.rows[name]
@@ -66,10 +66,10 @@ class Chains:
             shown = own_grid(one)["pred"]
             score = np.asarray(shown[0])
             axis = slice_axis(np.asarray(shown.affine))
-            known = _truth(scan, score.shape, np.asarray(shown.affine)) if known is None else known
-            truth = known
+            if known is None:
+                known = _truth(scan, score.shape, np.asarray(shown.affine))
             chosen = list(range(score.shape[axis])) if scan.slices is None else scan.slices
-            score, truth = (np.moveaxis(a, axis, 0)[chosen] for a in (score, truth))
+            score, truth = (np.moveaxis(a, axis, 0)[chosen] for a in (score, known))
             # The bundle turns scans upright; truth and score are in the order the file has.
             shown_at = np.argsort(order)[chosen]
             seen = np.asarray(probability)[shown_at], np.asarray(gated)[shown_at]

@@ -77,7 +77,7 @@ def list_scans(folder: Inputs, exclude: str | Path | None = None, series: str = 
             if exclude is not None and Path(exclude).resolve() != one.resolve():
                 listed.set_missing((str(path), OWN) for path in each_mask(one, exclude))
             others = other_formats(one, None if exclude is None else Path(exclude).resolve())
-            if has_dicom():  # what it holds was looked for
+            if exclude is not None and has_dicom():  # DICOM was looked at, see _dicom_scans
                 others.pop("DICOM", None)
             if others:
                 logger.warning("%s: ignored %s", one, what_to_do(others))

@@ -139,7 +139,7 @@ def prominent_peaks(heights: np.ndarray) -> list[tuple[int, float]]:
 
     SciPy's takes half a second to import, which is more than reading a scan. The prominence is the height above the
     higher of two minima, one on each side, each searched up to where the curve exceeds the peak. The middle of a
-    plateau is its place; the ends of the curve are no peaks.
+    plateau is its place; the ends of the curve are not peaks.
     """
     starts = np.flatnonzero(np.diff(heights, prepend=np.nan))
     lasts = np.append(starts[1:], len(heights)) - 1

@@ -49,7 +49,7 @@ class GateSlicesd(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         item = dict(data)
-        if self.by == "prediction" or not any(True for _ in self.key_iterator(item)):
+        if self.by == "prediction" or not list(self.key_iterator(item)):
             return item
         image = item[self.image_key]
         if not isinstance(image, MetaTensor):

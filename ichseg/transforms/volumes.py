@@ -9,6 +9,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from monai.data import MetaTensor
+from monai.data.utils import orientation_ras_lps
 from monai.utils.enums import MetaKeys, SpaceKeys
 
 from ichseg.io import slice_axis
@@ -91,10 +92,9 @@ def in_ras(volume: Any) -> Any:
     if not isinstance(volume, MetaTensor) or volume.meta.get(MetaKeys.SPACE) != SpaceKeys.LPS:
         return volume
     turned = cast(MetaTensor, like(volume.as_tensor(), volume))
-    turn = torch.diag(torch.tensor([-1.0, -1.0, 1.0, 1.0], dtype=torch.float64))
     for name in (MetaKeys.AFFINE, MetaKeys.ORIGINAL_AFFINE):
         if name in turned.meta:
-            turned.meta[name] = turn @ torch.as_tensor(turned.meta[name], dtype=torch.float64)
+            turned.meta[name] = orientation_ras_lps(torch.as_tensor(turned.meta[name], dtype=torch.float64))
     turned.meta[MetaKeys.SPACE] = SpaceKeys.RAS
     return turned
 
